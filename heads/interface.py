@@ -1,0 +1,58 @@
+"""The contract between a backbone, a context head and the training loss.
+
+Axes: N images, K classes, C channels, (H, W) image pixels, (h, w) feature pixels, height first.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+Implementation = Literal["fast", "reference"]
+
+
+class Features(NamedTuple):
+    """Backbone stages, shallow to deep. (h, w) is the image size over the output stride."""
+
+    layer1: Tensor  # (N, C1, H/4, W/4)
+    layer2: Tensor  # (N, C2, H/8, W/8)
+    layer3: Tensor  # (N, C3, h, w) for output strides 8 and 16
+    layer4: Tensor  # (N, C4, h, w)
+
+
+class Channels(NamedTuple):
+    """Channel count of each stage of `Features`."""
+
+    layer1: int
+    layer2: int
+    layer3: int
+    layer4: int
+
+
+class HeadOutput(NamedTuple):
+    """Logits only: nothing resized to the image, nothing activated."""
+
+    logits: Tensor  # (N, K, h, w)   scored at evaluation
+    pixel_aux: dict[str, Tensor]  # each (N, K, h', w'), compared with the label map
+    image_aux: dict[str, Tensor]  # each (N, K), compared with the set of classes present
+
+
+class ContextHead(nn.Module):
+    """A context module with its classifier and its auxiliary branches.
+
+    `context` holds what the papers count (reduction, context, fusion); `classifier` is dropout and
+    a 1x1 convolution on its output. `loss_weights` names every auxiliary term that the head emits
+    in training, with its published weight; the main term always has weight 1.
+    """
+
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+
+    context: nn.Module
+    classifier: nn.Module
+
+    def context_inputs(self, features: Features) -> tuple[Tensor, ...]:
+        """What `context` is called with; cost in the scope `context` is counted on it alone."""
+        return (features.layer4,)
+
+    def forward(self, features: Features) -> HeadOutput:
+        raise NotImplementedError
