@@ -1,0 +1,263 @@
+"""Protocols and heads as files: frozen models read from YAML, without inheritance.
+
+A protocol (data, schedule, backbone, evaluation) is shared by all heads of a comparison; a head's
+file holds its options and loss weights and nothing else. This module does not import torch.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a change of the code changes what a protocol measures; part of fingerprints."""
+
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # height, width in pixels
+Positive = Annotated[int, Field(ge=1)]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration. The message names the file, the key and what is allowed."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(_Frozen):
+    name: str
+    root: str | None = None
+    train: str = "train"
+    evaluate: str = "val"
+    options: dict[str, Any] = {}
+
+
+class BackboneConfig(_Frozen):
+    name: str
+    stem: Literal["basic", "deep"] = "basic"
+    output_stride: Literal[8, 16, 32] = 8
+    multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
+    width: Positive = 64
+    weights: str | None = None
+
+
+class ScheduleConfig(_Frozen):
+    """Learning rate times (1 - step / steps) ** power, after a linear warm-up."""
+
+    name: Literal["poly"] = "poly"
+    power: float = Field(0.9, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+
+
+class LossConfig(_Frozen):
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+class TrainConfig(_Frozen):
+    crop: Size
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    jitter: float = Field(0.0, ge=0, le=1)  # strength of brightness, contrast, saturation changes
+    batch: Positive
+    steps: Positive
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # SGD only
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: ScheduleConfig = ScheduleConfig()
+    head_lr_factor: float = Field(10.0, gt=0)
+    clip_norm: float | None = Field(None, gt=0)
+    loss: LossConfig = LossConfig()
+
+    @model_validator(mode="after")
+    def _ordered_scale(self) -> Self:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {[low, high]}")
+        return self
+
+
+class EvaluateConfig(_Frozen):
+    mode: Literal["whole"] = "whole"
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    flip: bool = False
+
+
+class Protocol(_Frozen):
+    """Everything that the heads of one comparison share.
+
+    `head_width_factor` multiplies every width of every head alike, so that a narrow backbone
+    carries heads of the papers' proportions (512 of 2048 channels, say 128 of 512).
+    """
+
+    name: str
+    dataset: DatasetConfig
+    backbone: BackboneConfig
+    head_width_factor: float = Field(1.0, gt=0)
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def fingerprint(self, dataset_fingerprint: str) -> str:
+        """Hex digest over all that changes what is measured, where the data lies left out."""
+        content = self.model_dump(mode="json", exclude={"name": True, "dataset": {"root"}})
+        content["dataset_fingerprint"] = dataset_fingerprint
+        content["protocol_version"] = PROTOCOL_VERSION
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class HeadConfig(_Frozen):
+    """One row of a comparison: a registered head with its options.
+
+    `name` is the file's stem and labels the row; `loss_weights` override the published ones.
+    """
+
+    name: str
+    head: str
+    options: dict[str, Any] = {}
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+
+
+def configs_folder() -> Path:
+    """The shipped `configs/`: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names_in(kind: str) -> list[str]:
+    """Names of the shipped files of one kind: `protocols` or `heads`."""
+    return sorted(path.stem for path in (configs_folder() / kind).glob("*.yaml"))
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: nearest valid name, then all of them."""
+    choices = sorted(allowed)
+    close = difflib.get_close_matches(given, choices, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed: {', '.join(choices)}"
+
+
+def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
+    """Read a shipped protocol by name, or any file by path; apply `key.key=value` overrides.
+
+    Raises `ConfigError` for an unknown name, an unreadable file, and unknown or invalid keys.
+    """
+    path = _find(name, "protocols")
+    content = _read_mapping(path)
+    for override in overrides:
+        content = _overridden(content, override)
+    return _validated(Protocol, {"name": path.stem, **content}, str(path))
+
+
+def load_head(name: str, known: Iterable[str]) -> HeadConfig:
+    """Read a head's file by name or path; a registered head without a file has default options.
+
+    `known` are the registered names. Raises `ConfigError` as `load_protocol` does.
+    """
+    heads = set(known)
+    if name in heads and name not in names_in("heads"):
+        return HeadConfig(name=name, head=name)
+    path = _find(name, "heads", extra=heads)
+    config = _validated(HeadConfig, {"name": path.stem, **_read_mapping(path)}, str(path))
+    if config.head not in heads:
+        raise ConfigError(f"{path}: head {config.head!r} is unknown; {nearest(config.head, heads)}")
+    return config
+
+
+def data_root(config: DatasetConfig, given: Path | None) -> Path | None:
+    """Where a dataset lies: `--data-root`, then CONTEXTBENCH_DATA, then the protocol's own path.
+
+    A data root that holds a folder named like the dataset means that folder.
+    """
+    parent = given or (Path(value) if (value := os.environ.get("CONTEXTBENCH_DATA")) else None)
+    if parent is None:
+        return Path(config.root) if config.root else None
+    inner = parent / config.name
+    return inner if inner.is_dir() else parent
+
+
+def _find(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"there is no file {name}")
+        return path
+    path = configs_folder() / kind / f"{name}.yaml"
+    if not path.is_file():
+        allowed = {*names_in(kind), *extra}
+        raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, allowed)}")
+    return path
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def _overridden(content: Mapping[str, Any], override: str) -> dict[str, Any]:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise ConfigError(f"--set {override!r}: write it as key.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    return _replaced(content, dotted.split("."), value, override)
+
+
+def _replaced(
+    content: Mapping[str, Any], keys: Sequence[str], value: Any, override: str
+) -> dict[str, Any]:
+    first, *rest = keys
+    if not rest:
+        return {**content, first: value}
+    inner = content.get(first, {})
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"--set {override!r}: {first!r} holds a value, not keys")
+    return {**content, first: _replaced(inner, rest, value, override)}
+
+
+def _validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_explain(model, item, source) for item in error.errors())
+        ) from None
+
+
+def _explain(model: type[BaseModel], item: Any, source: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        allowed = _keys_at(model, location[:-1])
+        return f"{source}: unknown key {key!r}; {nearest(location[-1], allowed)}"
+    if item["type"] == "missing":
+        return f"{source}: key {key!r} is missing"
+    return f"{source}: key {key!r} is {item['input']!r}: {item['msg']}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [
+        name for name in model.model_fields if name != "name" or model not in (Protocol, HeadConfig)
+    ]

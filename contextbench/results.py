@@ -1,0 +1,237 @@
+"""Records of what was run, and where their files lie. Raw counts and samples only; no torch.
+
+runs/<protocol>/<head>/seed-<n>/   record.json areas.npz history.jsonl config.yaml
+                                   checkpoint.safetensors resume.pt
+runs/<protocol>/profile.json       cost of every head, measured side by side
+runs/<protocol>/precision.json     number format and memory layout that all heads share
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contextbench.files import quarantine, write_atomic, write_text
+
+SCHEMA_VERSION = 1
+
+Status = Literal["done", "failed", "out_of_memory", "interrupted"]
+IntArray = npt.NDArray[np.int64]
+R = TypeVar("R", bound=BaseModel)
+
+
+class RecordError(ValueError):
+    """A record that cannot be used. The message names the file and the reason."""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Failure(_Stored):
+    """Why a run or a measurement has no numbers."""
+
+    kind: str  # class of the error
+    message: str
+
+
+class ClassTotals(_Stored):
+    """Pixels per class over the whole split, ignored pixels left out. Each list has K integers."""
+
+    intersection: list[int]
+    predicted: list[int]
+    labelled: list[int]
+
+
+class LabelInfo(_Stored):
+    """What a report needs to know about the classes without opening the dataset."""
+
+    classes: list[str]
+    palette: list[tuple[int, int, int]]
+    groups: dict[str, list[int]] = {}
+
+
+class RunRecord(_Stored):
+    """One cell of a comparison: one head, one seed, one protocol."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status
+    failure: Failure | None = None
+    protocol: dict[str, Any]  # resolved
+    head: dict[str, Any]  # resolved, with `name`
+    seed: int
+    fingerprint: str  # of the protocol
+    dataset_fingerprint: str
+    labels: LabelInfo
+    precision: dict[str, str]  # dtype and memory_format that were used
+    environment: dict[str, Any]
+    started: str  # ISO 8601, UTC
+    finished: str
+    steps: int  # trained so far
+    train_seconds: float
+    evaluate_seconds: float | None = None
+    evaluated_images: int | None = None
+    totals: ClassTotals | None = None
+
+    @property
+    def head_name(self) -> str:
+        return str(self.head["name"])
+
+    @property
+    def protocol_name(self) -> str:
+        return str(self.protocol["name"])
+
+
+class ScopeCounts(_Stored):
+    """Size and work of one scope (`context`, `head` or `model`); FLOPs are twice the MACs."""
+
+    parameters: int
+    macs: int
+    uncounted: list[str] = []  # operators that no counter sees
+
+
+class HeadCost(_Stored):
+    """What one head costs at the profile's input size; None where it could not be determined."""
+
+    counts: dict[str, ScopeCounts]
+    inference_memory_bytes: int | None = None  # predicted peak, model scope, weights and input in
+    training_memory_bytes: int | None = None  # predicted peak of one optimisation step
+    latency_ms: list[float] = []  # forward, one sample a round, rounds shared by all heads
+    train_latency_ms: list[float] = []  # forward + backward + step
+    failure: Failure | None = None
+
+
+class ProfileRecord(_Stored):
+    """Costs of several heads, measured in interleaved rounds on one device."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_name: str | None
+    backbone: str | None
+    input: str  # e.g. "1x3x192x192"
+    training_input: str | None
+    scope: str  # what was timed and whose memory was predicted: `model` or `head` or `context`
+    precision: dict[str, str]
+    environment: dict[str, Any]
+    baseline: str  # head that latency ratios refer to
+    heads: dict[str, HeadCost]
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Per-image pixel counts of one evaluation; `names` in the order of the rows."""
+
+    names: list[str]
+    intersection: IntArray  # (images, K)
+    predicted: IntArray
+    labelled: IntArray
+
+    def totals(self) -> ClassTotals:
+        """Sums over the images."""
+        return ClassTotals(
+            intersection=self.intersection.sum(0).tolist(),
+            predicted=self.predicted.sum(0).tolist(),
+            labelled=self.labelled.sum(0).tolist(),
+        )
+
+
+def cell_folder(out: Path, protocol: str, head: str, seed: int) -> Path:
+    """Where the files of one cell lie."""
+    return out / protocol / head / f"seed-{seed}"
+
+
+def write_model(path: Path, record: BaseModel) -> None:
+    """Write a record atomically."""
+    write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a `record.json`. Raises `RecordError` when corrupt or of another schema version."""
+    return _read(RunRecord, path)
+
+
+def read_profile(path: Path) -> ProfileRecord:
+    """Read a `profile.json`. Raises `RecordError` like `read_run`."""
+    return _read(ProfileRecord, path)
+
+
+def _read(model: type[R], path: Path) -> R:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema version {version}, this release reads {SCHEMA_VERSION}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(f"{path}: not a valid record: {error}") from error
+
+
+def existing_run(folder: Path) -> RunRecord | None:
+    """The record of a cell, or None; a corrupt one is set aside so that the cell runs again."""
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    try:
+        return read_run(path)
+    except RecordError:
+        quarantine(path)
+        return None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Cell folders below `folder` that have a record, in order of path."""
+    return sorted(path.parent for path in folder.rglob("record.json"))
+
+
+def write_areas(path: Path, areas: Areas) -> None:
+    """Write per-image counts as a compressed npz."""
+    arrays = {
+        "image": np.array(areas.names),
+        "intersection": areas.intersection,
+        "predicted": areas.predicted,
+        "labelled": areas.labelled,
+    }
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_areas(path: Path) -> Areas:
+    """Read per-image counts. Raises `RecordError` when missing, corrupt or inconsistent."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = [stored[name] for name in ("intersection", "predicted", "labelled")]
+            areas = Areas(stored["image"].tolist(), *arrays)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    if any(array.shape != arrays[0].shape for array in arrays) or len(areas.names) != len(
+        arrays[0]
+    ):
+        raise RecordError(f"{path}: arrays differ in shape")
+    return areas
+
+
+def append_history(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Add one JSON line for each entry (`step`, `lr`, one number per loss term)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(dict(entry), allow_nan=False) + "\n" for entry in entries)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Entries of a `history.jsonl`; a line cut off by a crash is left out. Missing file: []."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
