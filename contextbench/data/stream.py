@@ -1,0 +1,73 @@
+"""The endless, exactly resumable sequence of training items.
+
+Item number k fixes the image and its augmentation: nothing depends on what was drawn before, on
+the number of workers, or on where a run was interrupted.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from contextbench.data.base import SegmentationDataset
+
+Transform = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+
+
+class TrainStream(Dataset[tuple[Tensor, Tensor]]):
+    """`length` augmented items: every epoch a new permutation of `dataset`, one after another.
+
+    With D images, item k belongs to epoch e = k // D and shows image permutation(seed, e)[k % D],
+    augmented from a generator that (seed, k) alone determines.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, transform: Transform, *, seed: int, length: int
+    ) -> None:
+        self.dataset, self.transform, self.seed, self.length = dataset, transform, seed, length
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        """(3, h, w) float32 normalised image and (h, w) int64 labels, as the losses want them."""
+        if not 0 <= item < self.length:
+            raise IndexError(f"item {item} is outside 0 .. {self.length - 1}")
+        sample = self.dataset[self.image_index(item)]
+        generator = _generator(self.seed, "augmentation", item)
+        image, labels = self.transform(sample.image, sample.labels, generator)
+        return image, labels.to(torch.int64)
+
+    def image_index(self, item: int) -> int:
+        """Which image of the dataset item `item` shows."""
+        epoch, position = divmod(item, len(self.dataset))
+        if epoch != self._epoch:
+            generator = _generator(self.seed, "order", epoch)
+            self._order = torch.randperm(len(self.dataset), generator=generator).tolist()
+            self._epoch = epoch
+        return self._order[position]
+
+
+def train_loader(
+    stream: TrainStream, *, batch: int, start_step: int, workers: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of `stream` from step `start_step` on, in order; the last one may be smaller."""
+    return DataLoader(
+        stream,
+        batch_size=batch,
+        sampler=range(start_step * batch, len(stream)),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # Starting an iterator draws a number. Taken from the global generator, as by default, it
+        # would make a resumed run differ from an uninterrupted one in everything drawn later.
+        generator=Generator().manual_seed(0),
+    )
+
+
+def _generator(seed: int, purpose: str, number: int) -> Generator:
+    digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # 63 bits, signed
