@@ -1,0 +1,55 @@
+"""Context heads for semantic segmentation behind one interface. Needs torch and nothing else."""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from heads.aspp import ASPPHead
+from heads.encnet import EncNetHead
+from heads.fcn import FCNHead
+from heads.interface import Channels, ContextHead, Features, HeadOutput
+from heads.ocnet import OCNetHead
+from heads.ocr import OCRHead
+from heads.ppm import PPMHead
+
+__all__ = ["HEADS", "Channels", "ContextHead", "Features", "HeadOutput", "build_head"]
+
+HEADS: dict[str, type[ContextHead]] = {
+    "fcn": FCNHead,
+    "ppm": PPMHead,
+    "aspp": ASPPHead,
+    "ocnet": OCNetHead,
+    "encnet": EncNetHead,
+    "ocr": OCRHead,
+}
+
+
+def build_head(name: str, channels: Channels, num_classes: int, **options: Any) -> ContextHead:
+    """The head registered as `name`, for features of `channels` and K = `num_classes`.
+
+    `options` are keyword arguments of the head's class. Raises ValueError for an unknown head or
+    option, naming the nearest and all allowed ones.
+    """
+    if name not in HEADS:
+        raise ValueError(f"unknown head {name!r}{_alternatives(name, HEADS)}")
+    head = HEADS[name]
+    allowed = _options(head)
+    for option in options:
+        if option not in allowed:
+            raise ValueError(
+                f"head {name!r} has no option {option!r}{_alternatives(option, allowed)}"
+            )
+    return head(channels, num_classes, **options)
+
+
+def _options(head: type[ContextHead]) -> list[str]:
+    parameters = inspect.signature(head).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _alternatives(given: str, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} allowed: {', '.join(names)}"

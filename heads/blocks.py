@@ -1,0 +1,111 @@
+"""Parts that every head shares, so that heads differ in their context module and nowhere else.
+
+Published code differs in details that are not the method: dropout of values or of channels,
+resizing with or without aligned corners. One choice is made here for all heads: `nn.Dropout2d`
+before every classifier and bilinear resizing without aligned corners.
+"""
+
+from typing import get_args
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.interface import Implementation
+
+AUXILIARY_WIDTH = 512
+
+
+def checked_implementation(name: Implementation) -> Implementation:
+    """`name` itself; ValueError unless it is one of the forms that every head accepts."""
+    allowed = get_args(Implementation)
+    if name not in allowed:
+        raise ValueError(f"unknown implementation {name!r}; allowed: {', '.join(allowed)}")
+    return name
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1, bias: bool = False
+) -> nn.Sequential:
+    """Size-preserving convolution, batch norm, ReLU.
+
+    `bias` is redundant in front of batch norm; heads whose published counts include it set it.
+    """
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resize_like(x: Tensor, reference: Tensor) -> Tensor:
+    """`x` (N, C, a, b) resized to the height and width of `reference` (N, C', h, w)."""
+    size = reference.shape[-2:]
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class PixelClassifier(nn.Sequential):
+    """Dropout of whole channels and a 1x1 convolution: (N, C, h, w) -> (N, K, h, w) logits."""
+
+    def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1))
+
+
+class PixelBranch(nn.Sequential):
+    """A small FCN, 3x3 convolution and classifier: (N, C, h, w) -> (N, K, h, w) logits.
+
+    `width` is 512 as published, but never wider than the input unless asked for.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, width: int | None = None, dropout: float = 0.1
+    ) -> None:
+        width = width if width is not None else min(AUXILIARY_WIDTH, channels)
+        super().__init__(
+            conv_bn_relu(channels, width, 3), PixelClassifier(width, num_classes, dropout)
+        )
+
+
+class AuxiliaryBranch(nn.Module):
+    """Supervision of an earlier stage: {"aux": (N, K, h, w) logits} in training, {} otherwise."""
+
+    def __init__(
+        self, channels: int, num_classes: int, *, width: int | None = None, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.branch = PixelBranch(channels, num_classes, width=width, dropout=dropout)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"aux": self.branch(x)} if self.training else {}
+
+
+class PooledBranch(nn.Module):
+    """Average over a grid of bins x bins cells, then a 1x1 convolution with batch norm and ReLU.
+
+    (N, C, h, w) -> (N, width, bins, bins). Maps smaller than the grid are allowed: cells overlap.
+    Raises ValueError in training when batch norm would see a single value per channel.
+    """
+
+    def __init__(self, channels: int, width: int, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.transform = conv_bn_relu(channels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = F.adaptive_avg_pool2d(x, self.bins)
+        self._check_batch(cells)
+        transformed: Tensor = self.transform(cells)
+        return transformed
+
+    def _check_batch(self, cells: Tensor) -> None:
+        norm = self.transform[1]
+        # Synchronised batch norm has the other processes' images too, and reports its own error.
+        if not norm.training or isinstance(norm, nn.SyncBatchNorm):
+            return
+        if cells.shape[0] * self.bins**2 == 1:
+            raise ValueError(
+                "batch norm over one value: a branch pooled to 1x1 cannot be trained on a batch "
+                "of 1 image; use a batch of at least 2 (drop the last, incomplete batch)"
+            )

@@ -1,0 +1,148 @@
+"""Context encoding (EncNet): summarise the image with learned codewords, then weigh channels by it.
+
+Source: Zhang et al., CVPR 2018, arXiv:1803.08904, section 3.
+    r_ik = x_i - c_k                                            residuals, eq. (1)
+    a_ik = softmax_k(-s_k |r_ik|^2)                             soft assignment of pixel i
+    e_k = sum_i a_ik r_ik,   e = sum_k relu(bn(e_k))            encoded semantics
+    gamma = sigmoid(G e),   y_i = gamma * x_i                   featuremap attention
+    presence = P e                                              SE-loss: which classes are there?
+Ours: x = relu(bn(W * layer4)), (N, C, h, w) with i over pixels; k runs over `codewords`; s_k is
+positive at the start. Batch norm acts on the codeword axis.
+Departs: the paper's formula multiplies by gamma, the authors' later code adds x and applies ReLU
+again: this is the paper. The weight of `aux` is 0.4, as for every head here, not their code's 0.2.
+On stage 3 the paper does not say how the encoding is reduced: here as on stage 4, by a 3x3
+convolution to `width`. Its gate would change nothing that is scored, so it has none.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from heads.blocks import AuxiliaryBranch, PixelClassifier, checked_implementation, conv_bn_relu
+from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+
+
+class Encoding(nn.Module):
+    """The residual encoder: pixels (N, C, h, w) -> (N, codewords, C)."""
+
+    def __init__(self, channels: int, codewords: int, implementation: Implementation) -> None:
+        super().__init__()
+        self.implementation = checked_implementation(implementation)
+        bound = (channels * codewords) ** -0.5
+        self.codewords = nn.Parameter(torch.empty(codewords, channels).uniform_(-bound, bound))
+        self.scale = nn.Parameter(torch.empty(codewords).uniform_(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._reference(x.flatten(2).transpose(1, 2))  # (N, h w, C)
+
+    def _reference(self, x: Tensor) -> Tensor:
+        residuals = x.unsqueeze(2) - self.codewords  # (N, h w, codewords, C)
+        distances = torch.einsum("nikc,nikc->nik", residuals, residuals)
+        assignment = (-self.scale * distances).softmax(dim=-1)  # over codewords, per pixel
+        return torch.einsum("nik,nikc->nkc", assignment, residuals)
+
+
+class SemanticEncoder(nn.Module):
+    """Reduction and encoded semantics: (N, C, h, w) -> pixels (N, width, h, w), e (N, width)."""
+
+    def __init__(
+        self, channels: int, width: int, codewords: int, implementation: Implementation
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3)
+        self.encoding = Encoding(width, codewords, implementation)
+        self.norm = nn.Sequential(nn.BatchNorm1d(codewords), nn.ReLU(inplace=True))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self.reduce(features)
+        encoded = self.norm(self.encoding(pixels))  # (N, codewords, width)
+        return pixels, encoded.sum(dim=1)
+
+
+class ContextEncoding(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self, channels: int, width: int, codewords: int, implementation: Implementation
+    ) -> None:
+        super().__init__()
+        self.encoder = SemanticEncoder(channels, width, codewords, implementation)
+        self.gate = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.weigh(*self.encoder(features))
+
+    def weigh(self, pixels: Tensor, semantics: Tensor) -> Tensor:
+        """Scale the channels of `pixels` (N, width, h, w) by a gate made from (N, width)."""
+        gate: Tensor = self.gate(semantics).sigmoid()
+        return pixels * gate[:, :, None, None]
+
+
+class PresenceBranch(nn.Module):
+    """SE-loss on an earlier stage: {"presence3": (N, K) logits} in training, {} otherwise."""
+
+    def __init__(self, encoder: SemanticEncoder, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        if not self.training:
+            return {}
+        _, semantics = self.encoder(features)
+        return {"presence3": self.classifier(semantics)}
+
+
+class EncNetHead(ContextHead):
+    """`se_loss` adds the presence logits; `se_stage3` a second encoder with its own on layer3."""
+
+    loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4, "presence": 0.2}
+
+    context: ContextEncoding
+
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        codewords: int = 32,
+        se_loss: bool = True,
+        se_stage3: bool = False,
+        aux_width: int | None = None,
+        dropout: float = 0.1,
+        implementation: Implementation = "fast",
+    ) -> None:
+        super().__init__()
+        self.context = ContextEncoding(channels.layer4, width, codewords, implementation)
+        self.classifier = PixelClassifier(width, num_classes, dropout)
+        self.auxiliary = AuxiliaryBranch(
+            channels.layer3, num_classes, width=aux_width, dropout=dropout
+        )
+        self.presence = nn.Linear(width, num_classes) if se_loss else None
+        self.presence3: PresenceBranch | None = None
+        if se_stage3:
+            encoder = SemanticEncoder(channels.layer3, width, codewords, implementation)
+            self.presence3 = PresenceBranch(encoder, nn.Linear(width, num_classes))
+        weights = {"aux": 0.4, "presence": 0.2, "presence3": 0.2}
+        emitted = {"aux": True, "presence": se_loss, "presence3": se_stage3}
+        # The terms depend on the options, so the instance narrows what the class declares.
+        self.loss_weights = {  # type: ignore[misc]
+            name: weight for name, weight in weights.items() if emitted[name]
+        }
+
+    def forward(self, features: Features) -> HeadOutput:
+        # In two steps because the SE-loss needs the semantics inside the context module.
+        pixels, semantics = self.context.encoder(features.layer4)
+        logits = self.classifier(self.context.weigh(pixels, semantics))
+        aux = self.auxiliary(features.layer3)
+        presence = self._presence(features, semantics)
+        return HeadOutput(logits, pixel_aux=aux, image_aux=presence)
+
+    def _presence(self, features: Features, semantics: Tensor) -> dict[str, Tensor]:
+        presence = {} if self.presence3 is None else self.presence3(features.layer3)
+        if self.training and self.presence is not None:
+            presence = {"presence": self.presence(semantics), **presence}
+        return presence
