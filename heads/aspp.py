@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.blocks import (
     AuxiliaryBranch,
@@ -24,6 +25,21 @@ from heads.blocks import (
     resize_like,
 )
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+
+
+class VisibleTapsConv2d(nn.Conv2d):
+    """A size-preserving 3x3 convolution without the taps that meet zero padding at every position.
+
+    Where the dilation reaches the height (width) of the map, the outer rows (columns) are such.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dilation = self.dilation[0]
+        outside = [dilation >= size for size in x.shape[-2:]]
+        rows, columns = (slice(1, 2) if out else slice(None) for out in outside)
+        padding = [0 if out else dilation for out in outside]
+        weight = self.weight[:, :, rows, columns]
+        return F.conv2d(x, weight, self.bias, padding=padding, dilation=dilation)
 
 
 class AtrousPyramid(nn.Module):
@@ -37,10 +53,12 @@ class AtrousPyramid(nn.Module):
         implementation: Implementation,
     ) -> None:
         super().__init__()
-        self.implementation = checked_implementation(implementation)
+        fast = checked_implementation(implementation) == "fast"
+        convolution = VisibleTapsConv2d if fast else nn.Conv2d
         self.pixel = conv_bn_relu(channels, width)
         self.atrous = nn.ModuleList(
-            conv_bn_relu(channels, width, 3, dilation=dilation) for dilation in dilations
+            conv_bn_relu(channels, width, 3, dilation=dilation, convolution=convolution)
+            for dilation in dilations
         )
         self.image = PooledBranch(channels, width, bins=1)
         self.fuse = conv_bn_relu((len(dilations) + 2) * width, width)
@@ -53,7 +71,11 @@ class AtrousPyramid(nn.Module):
 
 
 class ASPPHead(ContextHead):
-    """Training needs a batch of at least 2 (ValueError otherwise)."""
+    """Training needs a batch of at least 2 (ValueError otherwise).
+
+    The fast form skips taps that see only padding; on maps larger than every dilation the two
+    forms coincide.
+    """
 
     loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
 

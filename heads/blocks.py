@@ -5,7 +5,7 @@ resizing with or without aligned corners. One choice is made here for all heads:
 before every classifier and bilinear resizing without aligned corners.
 """
 
-from typing import get_args
+from typing import cast, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,16 +23,41 @@ def checked_implementation(name: Implementation) -> Implementation:
     return name
 
 
+class ConvBnRelu(nn.Sequential):
+    """A convolution, batch norm and ReLU that a fast form may run apart."""
+
+    @property
+    def convolution(self) -> nn.Conv2d:
+        return cast(nn.Conv2d, self[0])
+
+    @property
+    def norm(self) -> nn.Module:
+        return self[1]
+
+    def activate(self, convolved: Tensor) -> Tensor:
+        """Batch norm and ReLU of an output that was convolved in another way."""
+        activated: Tensor = self[2](self[1](convolved))
+        return activated
+
+
 def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1, bias: bool = False
-) -> nn.Sequential:
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    *,
+    dilation: int = 1,
+    bias: bool = False,
+    convolution: type[nn.Conv2d] = nn.Conv2d,
+) -> ConvBnRelu:
     """Size-preserving convolution, batch norm, ReLU.
 
     `bias` is redundant in front of batch norm; heads whose published counts include it set it.
     """
     padding = dilation * (kernel // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias),
+    return ConvBnRelu(
+        convolution(
+            in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias
+        ),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -100,7 +125,7 @@ class PooledBranch(nn.Module):
         return transformed
 
     def _check_batch(self, cells: Tensor) -> None:
-        norm = self.transform[1]
+        norm = self.transform.norm
         # Synchronised batch norm has the other processes' images too, and reports its own error.
         if not norm.training or isinstance(norm, nn.SyncBatchNorm):
             return

@@ -15,6 +15,7 @@ convolution to `width`. Its gate would change nothing that is scored, so it has 
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -24,8 +25,20 @@ from heads.blocks import AuxiliaryBranch, PixelClassifier, checked_implementatio
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of `x`; some devices (meta) have none to switch off."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 class Encoding(nn.Module):
-    """The residual encoder: pixels (N, C, h, w) -> (N, codewords, C)."""
+    """The residual encoder: pixels (N, C, h, w) -> (N, codewords, C).
+
+    Always in the parameters' precision, also under autocast: the expanded square of the fast form
+    subtracts large, nearly equal numbers, of which bfloat16 keeps too few digits.
+    """
 
     def __init__(self, channels: int, codewords: int, implementation: Implementation) -> None:
         super().__init__()
@@ -35,10 +48,22 @@ class Encoding(nn.Module):
         self.scale = nn.Parameter(torch.empty(codewords).uniform_(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._reference(x.flatten(2).transpose(1, 2))  # (N, h w, C)
+        encode = self._fast if self.implementation == "fast" else self._reference
+        with full_precision(x):
+            return encode(x.flatten(2).to(self.codewords.dtype))
 
-    def _reference(self, x: Tensor) -> Tensor:
-        residuals = x.unsqueeze(2) - self.codewords  # (N, h w, codewords, C)
+    def _fast(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, C)
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and sum_i a_ik (x_i - c_k) = A'X - diag(sum_i a_ik) C:
+        # no residuals are stored.
+        squares = x.square().sum(dim=1, keepdim=True)  # (N, 1, h w)
+        products = self.codewords @ x  # (N, codewords, h w)
+        distances = squares - 2 * products + self.codewords.square().sum(dim=1, keepdim=True)
+        assignment = (-self.scale[:, None] * distances).softmax(dim=1)  # over codewords, per pixel
+        totals = assignment.sum(dim=2, keepdim=True)  # (N, codewords, 1)
+        return assignment @ x.transpose(1, 2) - totals * self.codewords
+
+    def _reference(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, C)
+        residuals = x.transpose(1, 2).unsqueeze(2) - self.codewords  # (N, h w, codewords, C)
         distances = torch.einsum("nikc,nikc->nik", residuals, residuals)
         assignment = (-self.scale * distances).softmax(dim=-1)  # over codewords, per pixel
         return torch.einsum("nik,nikc->nkc", assignment, residuals)

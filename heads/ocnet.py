@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.blocks import AuxiliaryBranch, PixelClassifier, checked_implementation, conv_bn_relu
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
@@ -46,7 +47,8 @@ class ObjectContext(nn.Module):
         x = self.reduce(features)  # (N, width, h, w)
         key = self.key(x)
         query = key if self.query is None else self.query(x)
-        gathered = self._reference(query, key, self.value(x))
+        attend = self._fast if self.implementation == "fast" else self._reference
+        gathered = attend(query, key, self.value(x))
         fused: Tensor = self.fuse(torch.cat([self.output(gathered), x], dim=1))
         return fused
 
@@ -56,6 +58,15 @@ class ObjectContext(nn.Module):
         attention = (scores / math.sqrt(query.shape[1])).softmax(dim=-1)  # over the gathered pixels
         gathered = torch.einsum("nij,ncj->nci", attention, value.flatten(2))
         return gathered.view(*gathered.shape[:2], *query.shape[-2:])  # (N, value_channels, h, w)
+
+    @staticmethod
+    def _fast(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # The fused kernels need one heads axis and each pixel's channels next to each other.
+        q, k, v = (
+            t.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for t in (query, key, value)
+        )
+        gathered = F.scaled_dot_product_attention(q, k, v)  # (N, 1, h w, value_channels)
+        return gathered.transpose(2, 3).reshape(*value.shape)
 
 
 class OCNetHead(ContextHead):

@@ -31,11 +31,8 @@ from heads.interface import Channels, ContextHead, Features, HeadOutput, Impleme
 class ObjectContextualRepresentation(nn.Module):
     """Deep features (N, C, h, w) and coarse logits (N, K, h, w) -> (N, width, h, w)."""
 
-    def __init__(
-        self, channels: int, width: int, key_channels: int, implementation: Implementation
-    ) -> None:
+    def __init__(self, channels: int, width: int, key_channels: int) -> None:
         super().__init__()
-        self.implementation = checked_implementation(implementation)
         self.reduce = conv_bn_relu(channels, width, 3, bias=True)
         self.phi = conv_bn_relu(width, key_channels, bias=True)
         self.psi = conv_bn_relu(width, key_channels, bias=True)
@@ -46,7 +43,7 @@ class ObjectContextualRepresentation(nn.Module):
     def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
         x = self.reduce(features)  # (N, width, h, w)
         regions = self._regions(x, coarse).unsqueeze(-1)  # (N, width, K, 1)
-        gathered = self._reference(self.phi(x), self.psi(regions), self.delta(regions))
+        gathered = self._relate(self.phi(x), self.psi(regions), self.delta(regions))
         fused: Tensor = self.fuse(torch.cat([self.rho(gathered), x], dim=1))
         return fused
 
@@ -56,7 +53,7 @@ class ObjectContextualRepresentation(nn.Module):
         return torch.einsum("nki,nci->nck", masks, x.flatten(2))
 
     @staticmethod
-    def _reference(pixels: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _relate(pixels: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         scores = torch.einsum("ndi,ndk->nik", pixels.flatten(2), keys.flatten(2))
         relation = (scores / math.sqrt(pixels.shape[1])).softmax(dim=-1)  # over regions, per pixel
         gathered = torch.einsum("nik,nck->nci", relation, values.flatten(2))
@@ -67,6 +64,8 @@ class OCRHead(ContextHead):
     """`coarse` is emitted in both modes: it is supervised and it defines the object regions.
 
     It takes the place of the other heads' `aux`: the same branch on layer3, of `aux_width`.
+    `implementation` makes no difference: relating pixels to K regions is 0.1 % of the work for
+    K = 19, so a fused attention kernel has nothing to save.
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {"coarse": 0.4}
@@ -83,10 +82,9 @@ class OCRHead(ContextHead):
         implementation: Implementation = "fast",
     ) -> None:
         super().__init__()
+        checked_implementation(implementation)
         self.coarse = PixelBranch(channels.layer3, num_classes, width=aux_width, dropout=dropout)
-        self.context = ObjectContextualRepresentation(
-            channels.layer4, width, key_channels, implementation
-        )
+        self.context = ObjectContextualRepresentation(channels.layer4, width, key_channels)
         self.classifier = PixelClassifier(width, num_classes, dropout)
 
     def context_inputs(self, features: Features) -> tuple[Tensor, ...]:
