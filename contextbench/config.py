@@ -174,18 +174,6 @@ def load_head(name: str, known: Iterable[str]) -> HeadConfig:
     return config
 
 
-def data_root(config: DatasetConfig, given: Path | None) -> Path | None:
-    """Where a dataset lies: `--data-root`, then CONTEXTBENCH_DATA, then the protocol's own path.
-
-    A data root that holds a folder named like the dataset means that folder.
-    """
-    parent = given or (Path(value) if (value := os.environ.get("CONTEXTBENCH_DATA")) else None)
-    if parent is None:
-        return Path(config.root) if config.root else None
-    inner = parent / config.name
-    return inner if inner.is_dir() else parent
-
-
 def _find(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)

@@ -57,7 +57,7 @@ def ensure_writable(folder: Path) -> None:
 
 
 def quarantine(path: Path) -> Path:
-    """Rename an unreadable file to the first free `NAME.corrupt-N` beside it; return the new path."""
+    """Rename an unreadable file to the first free `NAME.corrupt-N` beside it; return that path."""
     number = 1
     while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
         number += 1

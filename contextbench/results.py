@@ -199,7 +199,7 @@ def write_areas(path: Path, areas: Areas) -> None:
         "predicted": areas.predicted,
         "labelled": areas.labelled,
     }
-    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def read_areas(path: Path) -> Areas:
@@ -217,11 +217,10 @@ def read_areas(path: Path) -> Areas:
     return areas
 
 
-def append_history(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add one JSON line for each entry (`step`, `lr`, one number per loss term)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(dict(entry), allow_nan=False) + "\n" for entry in entries)
+def write_history(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON line for each entry (`step`, `lr`, `loss`, one number per loss term)."""
+    lines = [json.dumps(dict(entry), allow_nan=False) + "\n" for entry in entries]
+    write_text(path, "".join(lines))
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,79 @@
+"""From configuration to objects: the one place where a protocol and a head become a model."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from contextbench.backbone import build_backbone
+from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol, nearest
+from contextbench.model import Segmenter
+from heads import HEADS, build_head
+
+
+def build_model(
+    protocol: Protocol, head: HeadConfig, num_classes: int, *, seed: int, pretrained: bool = True
+) -> Segmenter:
+    """A backbone and a head with initial weights that `seed` determines.
+
+    Backbone and head are seeded apart, so that all heads of a comparison start from the identical
+    backbone. `pretrained=False` skips the protocol's ImageNet weights: for costs, and for models
+    whose weights are loaded next. Raises `ConfigError` for unknown backbones, options and weights.
+    """
+    config = protocol.backbone
+    if not pretrained:
+        config = config.model_copy(update={"weights": None})
+    torch.manual_seed(seed)
+    backbone = _backbone(config)
+    torch.manual_seed(seed)
+    options = head_options(protocol, head)
+    try:
+        module = build_head(head.head, backbone.channels, num_classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"head file {head.name!r}: {error}") from error
+    return Segmenter(backbone, module)
+
+
+def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:
+    """The head's options with every channel count multiplied by `head_width_factor`.
+
+    Channel counts are the options named `width`, `*_width` and `*_channels`; those left at None
+    follow the backbone by themselves.
+    """
+    parameters = inspect.signature(HEADS[head.head]).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    resolved = {**options, **head.options}
+    if protocol.head_width_factor == 1.0:
+        return dict(head.options)
+    scaled = {
+        name: max(1, round(value * protocol.head_width_factor))
+        for name, value in resolved.items()
+        if isinstance(value, int) and name.endswith(("width", "_channels"))
+    }
+    return {**head.options, **scaled}
+
+
+def loss_weights(model: Segmenter, head: HeadConfig) -> dict[str, float]:
+    """The head's published weights, overridden by its file. Raises `ConfigError` for others."""
+    published = dict(model.head.loss_weights)
+    for name in head.loss_weights:
+        if name not in published:
+            raise ConfigError(
+                f"head file {head.name!r}: loss_weights.{name}: the head has no such loss term; "
+                f"{nearest(name, published)}"
+            )
+    return {**published, **head.loss_weights}
+
+
+def _backbone(config: BackboneConfig) -> Any:
+    try:
+        return build_backbone(
+            config.name,
+            stem=config.stem,
+            output_stride=config.output_stride,
+            multi_grid=config.multi_grid,
+            width=config.width,
+            weights=config.weights,
+        )
+    except ValueError as error:
+        raise ConfigError(f"backbone: {error}") from error

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM as a request that long work looks at between steps, never in the middle."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """Work was stopped on request; everything up to here is on disk."""
+
+
+class StopRequest:
+    """Set by the first signal; `check` raises `Interrupted` at the next safe point."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        if self.requested:
+            raise Interrupted
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the safe point
+        self.requested = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a `StopRequest` for the duration of the block."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, request._handle) for number in signals]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,355 @@
+"""One run from configuration to record, and a comparison as a grid of runs.
+
+A cell is one head with one seed under one protocol. Cells that are on disk are not run again, cells
+that were interrupted go on, and a cell that fails is recorded while the others go on.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from contextbench.build import build_model, loss_weights
+from contextbench.checkpoint import load_checkpoint, save_checkpoint
+from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.console import Reporter
+from contextbench.data import LabelSet, SegmentationDataset, build_dataset
+from contextbench.data.stream import TrainStream, train_loader
+from contextbench.data.transforms import TrainTransform, check_crop
+from contextbench.evaluation import evaluate
+from contextbench.files import OutputError, ensure_writable, write_text
+from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.model import Segmenter
+from contextbench.precision import Precision
+from contextbench.provenance import environment, now
+from contextbench.results import (
+    Areas,
+    Failure,
+    LabelInfo,
+    RunRecord,
+    Status,
+    cell_folder,
+    existing_run,
+    write_areas,
+    write_history,
+    write_model,
+)
+from contextbench.training import Progress, Recipe, train
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How and where runs execute: nothing here changes what they measure."""
+
+    out: Path
+    device: torch.device
+    data_root: Path | None = None
+    workers: int = 0
+    reporter: Reporter = field(default_factory=Reporter)
+    stop: StopRequest = field(default_factory=StopRequest)
+    save_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of a comparison share, opened once."""
+
+    protocol: Protocol
+    train_set: SegmentationDataset
+    evaluate_set: SegmentationDataset
+    dataset_fingerprint: str
+    fingerprint: str
+
+    @property
+    def labels(self) -> LabelSet:
+        return self.train_set.labels
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels.classes)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head with one seed, and the number format it shares with all others."""
+
+    setting: Setting
+    head: HeadConfig
+    seed: int
+    precision: Precision
+
+    def folder(self, out: Path) -> Path:
+        return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
+
+    @property
+    def identity(self) -> str:
+        """Two runs of one identity compute the same thing; others do not share resume files."""
+        return (
+            f"{self.setting.fingerprint}/{self.head.model_dump_json()}/{self.seed}/{self.precision}"
+        )
+
+
+def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
+    """Open the protocol's splits. Raises `DataError` for what is wrong with them."""
+    config = protocol.dataset
+    train_set = build_dataset(config, config.train, data_root)
+    evaluate_set = build_dataset(config, config.evaluate, data_root)
+    image = train_set[0].image
+    height, width = int(image.shape[-2]), int(image.shape[-1])
+    check_crop(protocol.train.crop, (height, width), protocol.train.scale)
+    digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
+    return Setting(protocol, train_set, evaluate_set, digest, protocol.fingerprint(digest))
+
+
+def lock(out: Path, protocol: Protocol) -> FileLock:
+    """Held while runs of a protocol are written. Raises `ConfigError` if another process has it."""
+    folder = out / protocol.name
+    ensure_writable(folder)
+    file_lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        file_lock.acquire()
+    except Timeout:
+        raise ConfigError(f"another contextbench process is writing to {folder}") from None
+    return file_lock
+
+
+def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
+    """The finished record of a cell, None if it has to run.
+
+    Raises `ConfigError` when the folder holds a run of another protocol or of other head options.
+    """
+    record = existing_run(cell.folder(execution.out))
+    if record is None or record.status == "interrupted":
+        return None
+    head = cell.head.model_dump(mode="json")
+    if record.fingerprint == cell.setting.fingerprint and record.head == head:
+        return record
+    raise ConfigError(
+        f"{cell.folder(execution.out)} holds a run of another configuration: "
+        f"{_difference(record, cell)}. Choose another --out, or --fresh to replace it"
+    )
+
+
+def run_cell(cell: Cell, execution: Execution) -> RunRecord:
+    """Train, evaluate and record one cell. Raises `Interrupted` after recording that status.
+
+    Errors of the run itself end up in the record; a full disk raises `OutputError`.
+    """
+    started, clock = now(), _Clock()
+    folder = cell.folder(execution.out)
+    write_text(folder / "config.yaml", _resolved_yaml(cell))
+    try:
+        areas = _train_and_evaluate(cell, execution, folder, clock)
+    except Interrupted:
+        _record(cell, execution, started, clock, status="interrupted")
+        raise
+    except (OutputError, ConfigError):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return _record(cell, execution, started, clock, status="out_of_memory", error=error)
+    except Exception as error:  # any failure of one cell is a row of the table, not the end
+        return _record(cell, execution, started, clock, status="failed", error=error)
+    write_areas(folder / "areas.npz", areas)
+    record = _record(cell, execution, started, clock, status="done", areas=areas)
+    (folder / "resume.pt").unlink(missing_ok=True)
+    return record
+
+
+def restore(cell: Cell, execution: Execution) -> Segmenter:
+    """The trained model of a cell, in evaluation mode. Raises `CheckpointError`."""
+    setting = cell.setting
+    model = build_model(
+        setting.protocol, cell.head, setting.num_classes, seed=cell.seed, pretrained=False
+    )
+    path = cell.folder(execution.out) / "checkpoint.safetensors"
+    load_checkpoint(path, model, _about(setting, cell.head))
+    model.to(execution.device).to(memory_format=cell.precision.torch_memory_format)
+    return model.eval()
+
+
+def run_grid(
+    setting: Setting,
+    heads: Sequence[HeadConfig],
+    seeds: Sequence[int],
+    precision: Precision,
+    execution: Execution,
+    *,
+    fresh: bool = False,
+    retry_failed: bool = False,
+) -> list[RunRecord]:
+    """Run what is missing of heads x seeds; records of all cells, in that order."""
+    cells = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
+    stored = {id(cell): None if fresh else stored_run(cell, execution) for cell in cells}
+    records = []
+    for number, cell in enumerate(cells, 1):
+        record = stored[id(cell)]
+        label = f"[{number}/{len(cells)}] {cell.head.name}, seed {cell.seed}"
+        if record is not None and (record.status == "done" or not retry_failed):
+            execution.reporter.say(f"{label}: {record.status} already")
+        else:
+            if fresh or record is not None:
+                (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
+            execution.reporter.say(label)
+            record = run_cell(cell, execution)
+            if record.failure is not None:
+                execution.reporter.say(f"{label}: {record.status}: {record.failure.message}")
+        records.append(record)
+    return records
+
+
+class _Clock:
+    """Steps and seconds of a run, kept outside it so that a failed run has them too."""
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self.evaluate_seconds: float | None = None
+
+
+def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _Clock) -> Areas:
+    setting, protocol = cell.setting, cell.setting.protocol
+    model = build_model(protocol, cell.head, setting.num_classes, seed=cell.seed)
+    recipe = Recipe(
+        config=protocol.train,
+        loss_weights=loss_weights(model, cell.head),
+        precision=cell.precision,
+        device=execution.device,
+        seed=cell.seed,
+        identity=cell.identity,
+        resume_path=folder / "resume.pt",
+        save_seconds=execution.save_seconds,
+    )
+    _train(model, cell, recipe, execution, clock)
+    write_history(folder / "history.jsonl", clock.progress.history)
+    save_checkpoint(folder / "checkpoint.safetensors", model, _about(setting, cell.head))
+    began = time.monotonic()
+    areas = _evaluate(model, cell, execution)
+    clock.evaluate_seconds = time.monotonic() - began
+    return areas
+
+
+def _train(
+    model: Segmenter, cell: Cell, recipe: Recipe, execution: Execution, clock: _Clock
+) -> None:
+    config = cell.setting.protocol.train
+    transform = TrainTransform(
+        crop=config.crop, scale=config.scale, flip=config.flip, jitter=config.jitter
+    )
+    stream = TrainStream(
+        cell.setting.train_set, transform, seed=cell.seed, length=config.steps * config.batch
+    )
+
+    def batches(start: int) -> Any:
+        return train_loader(stream, batch=config.batch, start_step=start, workers=execution.workers)
+
+    with execution.reporter.task(f"train {cell.head.name}", config.steps) as update:
+
+        def show(progress: Progress) -> None:
+            clock.progress = progress
+            recent = progress.history[-50:]
+            loss = sum(entry["main"] for entry in recent) / len(recent)
+            speed = progress.step / max(progress.seconds, 1e-9)
+            update(progress.step, f"loss {loss:.3f}, {speed * config.batch:.1f} images/s")
+
+        clock.progress = train(model, batches, recipe, stop=execution.stop, on_flush=show)
+
+
+def _evaluate(model: Segmenter, cell: Cell, execution: Execution) -> Areas:
+    config = cell.setting.protocol.evaluate
+    dataset = cell.setting.evaluate_set
+    with execution.reporter.task(f"evaluate {cell.head.name}", len(dataset)) as update:
+
+        def show(done: int, _total: int) -> None:
+            execution.stop.check()
+            update(done, "")
+
+        return evaluate(
+            model,
+            dataset,
+            scales=config.scales,
+            flip=config.flip,
+            device=execution.device,
+            precision=cell.precision,
+            progress=show,
+        )
+
+
+def _record(
+    cell: Cell,
+    execution: Execution,
+    started: str,
+    clock: _Clock,
+    *,
+    status: Status,
+    error: BaseException | None = None,
+    areas: Areas | None = None,
+) -> RunRecord:
+    labels, setting = cell.setting.labels, cell.setting
+    folder = cell.folder(execution.out)
+    if error is not None:
+        write_history(folder / "history.jsonl", clock.progress.history)
+    record = RunRecord(
+        status=status,
+        failure=Failure(kind=type(error).__name__, message=str(error)) if error else None,
+        protocol=setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}}),
+        head=cell.head.model_dump(mode="json"),
+        seed=cell.seed,
+        fingerprint=setting.fingerprint,
+        dataset_fingerprint=setting.dataset_fingerprint,
+        labels=LabelInfo(
+            classes=list(labels.classes),
+            palette=list(labels.palette),
+            groups={name: list(ids) for name, ids in labels.groups.items()},
+        ),
+        precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
+        environment=environment(execution.device),
+        started=started,
+        finished=now(),
+        steps=clock.progress.step,
+        train_seconds=clock.progress.seconds,
+        evaluate_seconds=clock.evaluate_seconds,
+        evaluated_images=len(areas.names) if areas else None,
+        totals=areas.totals() if areas else None,
+    )
+    write_model(folder / "record.json", record)
+    return record
+
+
+def _about(setting: Setting, head: HeadConfig) -> dict[str, str]:
+    return {
+        "head": head.head,
+        "num_classes": str(setting.num_classes),
+        "backbone": setting.protocol.backbone.name,
+    }
+
+
+def _resolved_yaml(cell: Cell) -> str:
+    content = {
+        "protocol": cell.setting.protocol.model_dump(mode="json"),
+        "head": cell.head.model_dump(mode="json"),
+        "seed": cell.seed,
+    }
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _difference(record: RunRecord, cell: Cell) -> str:
+    stored = _flat({"protocol": record.protocol, "head": record.head})
+    protocol = cell.setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}})
+    wanted = _flat({"protocol": protocol, "head": cell.head.model_dump(mode="json")})
+    keys = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
+    if not keys:
+        return "its data or the version of the protocol differ"
+    return ", ".join(f"{key} was {stored.get(key)}, is {wanted.get(key)}" for key in keys)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
