@@ -1,0 +1,81 @@
+"""Small heads and inputs for the tests: every head in both forms, widths of a few channels."""
+
+import itertools
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from heads import HEADS, Channels, ContextHead, Features, HeadOutput, build_head
+from heads.interface import Implementation
+
+CHANNELS = Channels(4, 6, 10, 12)
+CLASSES = 5
+WIDTH = 8
+IMPLEMENTATIONS = get_args(Implementation)
+
+# Every head, and the options that add parameters or terms.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in HEADS},
+    "ocnet-two-transforms": ("ocnet", {"share_key_query": False, "value_channels": 6}),
+    "encnet-stage3": ("encnet", {"se_stage3": True, "codewords": 5}),
+    "encnet-no-se-loss": ("encnet", {"se_loss": False}),
+}
+
+
+def small_head(
+    variant: str, implementation: str = "fast", *, dropout: float = 0.0, seed: int = 0
+) -> ContextHead:
+    """Seeded, so that two calls have equal parameters; batch norm is made to matter."""
+    name, options = VARIANTS[variant]
+    if name in ("ocnet", "ocr"):
+        options = {"key_channels": 7, **options}
+    torch.manual_seed(seed)
+    head = build_head(
+        name,
+        CHANNELS,
+        CLASSES,
+        width=WIDTH,
+        dropout=dropout,
+        implementation=implementation,
+        **options,
+    )
+    randomize_norms(head)
+    return head
+
+
+def randomize_norms(module: nn.Module) -> None:
+    """Statistics and affine parameters away from their neutral start, variances positive."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.normal_(0, 0.2)
+            norm.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.3)
+
+
+def small_features(
+    height: int = 17, width: int = 13, *, batch: int = 2, dtype: torch.dtype = torch.float32
+) -> Features:
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(2 * height, 2 * width), *[(height, width)] * 3]
+    return Features(
+        *(
+            torch.randn(batch, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
+            for channels, size in zip(CHANNELS, sizes, strict=True)
+        )
+    )
+
+
+def tensors(output: HeadOutput) -> list[Tensor]:
+    """All logits of an output, in a fixed order."""
+    return [output.logits, *output.pixel_aux.values(), *output.image_aux.values()]
+
+
+def scalar_loss(output: HeadOutput) -> Tensor:
+    """A smooth function of every logit, different for each."""
+    weights = itertools.count(1)
+    losses = [(logits * logits.sin()).mean() * next(weights) for logits in tensors(output)]
+    return torch.stack(losses).sum()
