@@ -62,16 +62,29 @@ def _probe(config: DatasetOptions, split: str, data_root: Path | None) -> Segmen
     """Options: train_images, eval_images, size (an int or [height, width]), seed."""
     defaults = {"train_images": 4096, "eval_images": 128, "size": 192, "seed": 0}
     options = {**defaults, **_known(config, tuple(defaults))}
-    size = options["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    length = options["train_images" if split == "train" else "eval_images"]
-    return ContextProbe(length=length, size=(height, width), seed=options["seed"], split=split)
+    length = _whole(options, "train_images" if split == "train" else "eval_images")
+    seed = _whole(options, "seed")
+    return ContextProbe(length=length, size=_height_width(options["size"]), seed=seed, split=split)
 
 
 def _camvid(config: DatasetOptions, split: str, data_root: Path | None) -> SegmentationDataset:
     """No options."""
     _known(config, ())
     return CamVid(dataset_folder(config, data_root), split)
+
+
+def _whole(options: Mapping[str, Any], name: str) -> int:
+    value = options[name]
+    if type(value) is not int:  # True is an int too
+        raise DataError(f"dataset probe: {name} {value!r} must be a whole number")
+    return value
+
+
+def _height_width(size: Any) -> tuple[int, int]:
+    sides = [size, size] if type(size) is int else size
+    if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int]:
+        return sides[0], sides[1]
+    raise DataError(f"dataset probe: size {size!r} must be a whole number or [height, width]")
 
 
 def _known(config: DatasetOptions, allowed: tuple[str, ...]) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ MIN_SIDE = 64  # pixels; below, small discs and patterns fall under two pixels
 _CLASSES: dict[str, tuple[int, int, int]] = {
     "background": (221, 221, 221),
     "local_brick": (213, 94, 0),
-    "local_moss": (0, 158, 115),
+    "local_moss": (0, 110, 80),
     "local_striped": (240, 228, 66),
     "local_checked": (153, 153, 51),
     "scene_a": (0, 114, 178),
@@ -235,13 +235,13 @@ def _radii(kind: int) -> tuple[int, int]:
     if kind in (SMALL, LARGE):
         return (8, 11) if kind == SMALL else (18, 22)
     if kind == MARKER:
-        return (7, 7)
+        return (8, 8)
     return (18, 21) if kind == SCENE or kind in BLOBS else (14, 18)
 
 
 def _blob(material: int, y: int, x: int, radius: int, bits: Bits) -> list[Disc | Patch]:
     """Three overlapping discs within `radius` of (y, x)."""
-    part = radius * 2 // 3
+    part = radius * 3 // 4
     slack = (radius - part) * 5 // 7  # a shift by this much along both axes stays within `radius`
     return [
         Disc(material, y + bits.between(-slack, slack), x + bits.between(-slack, slack), part)
@@ -296,7 +296,7 @@ def _tones(patch: Patch, band: int, bits: Bits) -> NDArray[np.intp]:
         return (bits.bytes(side * side).reshape(side, side) & 1).astype(np.intp)
     steps = np.arange(side)
     if patch.pattern == "core":
-        inner = abs(steps - patch.radius) <= patch.radius // 2
+        inner = abs(steps - patch.radius) <= patch.radius // 4
         return (inner[:, None] & inner).astype(np.intp)
     odd = steps // band & 1
     rows = 0 if patch.pattern == "bars" else odd[:, None]
@@ -310,8 +310,8 @@ def _colours(plan: Plan) -> NDArray[np.int16]:
     colours[BACKGROUND] = (128, 124, 118)
     colours[BRICK : BRICK + 2] = (168, 104, 80), (208, 188, 172)
     colours[MOSS : MOSS + 2] = (76, 112, 72), (118, 150, 96)
-    colours[SCENE] = (196, 196, 204)
-    colours[SMALL] = colours[LARGE] = (58, 58, 70)
+    colours[SCENE] = (172, 164, 190)
+    colours[SMALL] = colours[LARGE] = (80, 82, 96)
     colours[MARKER + plan.marker] = (240, 240, 240)
     colours[MARKER + 1 - plan.marker] = (16, 16, 16)
     for key, blob, hue in zip(KEYS, BLOBS, plan.hues, strict=True):
