@@ -1,0 +1,169 @@
+"""Parameters and multiply-accumulates of `context`, in closed form and as published integers.
+
+Counted as the papers' complexity tables do: convolutions and matrix products, one
+1 x 2048 x 128 x 128 map (and 19 coarse class maps for OCR), 19 classes, no classifier, reference
+forms. FLOPs are twice the numbers here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from heads import Channels, build_head
+
+
+class Count(NamedTuple):
+    parameters: int
+    macs: int
+
+    def __add__(self, other: tuple[Any, ...]) -> "Count":
+        parameters, macs = other
+        return Count(self.parameters + parameters, self.macs + macs)
+
+
+class Setting(NamedTuple):
+    channels: Channels
+    classes: int
+    pixels: int  # h * w
+
+
+def layer(c_in: int, c_out: int, pixels: int, *, kernel: int = 1, extra: int = 2) -> Count:
+    """A convolution; `extra` per output channel: 2 for batch norm, 1 for a bias, 3 for both."""
+    weights = c_in * c_out * kernel**2
+    return Count(weights + extra * c_out, weights * pixels)
+
+
+def product(*sizes: int) -> Count:
+    """A matrix product: no parameters."""
+    macs = 1
+    for size in sizes:
+        macs *= size
+    return Count(0, macs)
+
+
+def fcn(s: Setting, width: int = 512) -> Count:
+    return layer(s.channels.layer4, width, s.pixels, kernel=3, extra=3)
+
+
+def ppm(s: Setting, width: int = 512) -> Count:
+    c, bins = s.channels.layer4, (1, 2, 3, 6)
+    total = layer(2 * c, width, s.pixels, kernel=3)
+    for b in bins:
+        total += layer(c, c // 4, b * b)
+    return total
+
+
+def aspp(s: Setting, width: int = 256) -> Count:
+    c = s.channels.layer4
+    total = layer(c, width, 1) + layer(c, width, s.pixels) + layer(5 * width, width, s.pixels)
+    for _ in range(3):
+        total += layer(c, width, s.pixels, kernel=3)
+    return total
+
+
+def ocnet(s: Setting, width: int = 512, key: int = 256, shared: bool = True) -> Count:
+    total = fcn(s, width)
+    for _ in range(1 if shared else 2):
+        total += layer(width, key, s.pixels, extra=3)
+    total += layer(width, key, s.pixels, extra=1)  # value
+    total += product(s.pixels, s.pixels, key) + product(s.pixels, s.pixels, key)
+    total += layer(key, width, s.pixels, extra=1)  # output
+    return total + layer(2 * width, width, s.pixels, extra=3)
+
+
+def ocnet_two_transforms(s: Setting, width: int = 512, key: int = 256) -> Count:
+    return ocnet(s, width, key, shared=False)
+
+
+def encnet(s: Setting, width: int = 512, codewords: int = 32) -> Count:
+    total = layer(s.channels.layer4, width, s.pixels, kernel=3)
+    total += Count(codewords * width + codewords + 2 * codewords, 0)  # codewords, scales, norm
+    total += product(s.pixels, codewords, width)  # distances
+    total += product(s.pixels, codewords, width)  # aggregation
+    return total + layer(width, width, 1, extra=1)  # gate
+
+
+def ocr(s: Setting, width: int = 512, key: int = 256) -> Count:
+    total = fcn(s, width) + layer(width, key, s.pixels, extra=3)  # phi
+    total += product(s.classes, s.pixels, width)  # regions
+    total += layer(width, key, s.classes, extra=3)  # psi
+    total += layer(width, key, s.classes, extra=3)  # delta, on the regions
+    total += product(s.classes, s.pixels, key) + product(s.classes, s.pixels, key)
+    total += layer(key, width, s.pixels, extra=3)  # rho
+    return total + layer(2 * width, width, s.pixels, extra=3)
+
+
+Formula = Callable[..., Count]
+PAPER = Setting(Channels(256, 512, 1024, 2048), classes=19, pixels=128 * 128)
+TWO = {"share_key_query": False}
+
+# Base-OC: 2 x 309,237,645,312 FLOPs are sometimes given, evaluating the shared transform twice.
+PUBLISHED: list[tuple[str, dict[str, Any], Formula, Count]] = [
+    ("fcn", {}, fcn, Count(9_438_720, 154_618_822_656)),
+    ("ppm", {}, ppm, Count(23_073_792, 309_290_074_112)),
+    ("aspp", {}, aspp, Count(15_535_104, 245_887_401_984)),
+    ("ocnet", {}, ocnet, Count(10_359_296, 309_237_645_312 - 128 * 128 * 512 * 256)),
+    ("ocnet", TWO, ocnet_two_transforms, Count(10_491_136, 309_237_645_312)),
+    ("encnet", {}, encnet, Count(9_717_344, 155_155_955_712)),
+    ("ocr", {}, ocr, Count(10_492_672, 167_827_472_384)),
+]
+IDS = ["fcn", "ppm", "aspp", "ocnet", "ocnet-two-transforms", "encnet", "ocr"]
+
+
+def counted(name: str, s: Setting, size: tuple[int, int], **options: Any) -> Count:
+    """Without data: shapes alone are propagated."""
+    with torch.device("meta"):
+        head = build_head(name, s.channels, s.classes, **options).eval()
+        inputs = [torch.empty(1, s.channels.layer4, *size)]
+        if name == "ocr":
+            inputs.append(torch.empty(1, s.classes, *size))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        head.context(*inputs)
+    parameters = sum(parameter.numel() for parameter in head.context.parameters())
+    return Count(parameters, counter.get_total_flops() // 2)
+
+
+@pytest.mark.parametrize(("name", "options", "formula", "published"), PUBLISHED, ids=IDS)
+def test_published_setting(
+    name: str, options: dict[str, Any], formula: Formula, published: Count
+) -> None:
+    assert formula(PAPER) == published
+    assert counted(name, PAPER, (128, 128), implementation="reference", **options) == published
+
+
+@pytest.mark.parametrize(("name", "options", "formula", "_published"), PUBLISHED, ids=IDS)
+def test_small_setting(
+    name: str, options: dict[str, Any], formula: Formula, _published: Count
+) -> None:
+    small = Setting(Channels(32, 64, 128, 256), classes=7, pixels=33 * 29)
+    expected = formula(small, width=32)
+    options = {"width": 32, "implementation": "reference", **options}
+    assert counted(name, small, (33, 29), **options) == expected
+
+
+def test_fast_pyramid_convolves_cells_instead_of_maps() -> None:
+    """3x3 on 2048 channels instead of 4096, 450 products of 512 x 512, and the spreading."""
+    pixels, cells = PAPER.pixels, 1 + 4 + 9 + 36
+    own = pixels * 9 * 2048 * 512
+    pooled = cells * 2048 * 512
+    taps = cells * 9 * 512 * 512
+    spreading = cells * 9 * 512 * pixels
+    macs = own + pooled + taps + spreading
+    assert counted("ppm", PAPER, (128, 128)) == Count(ppm(PAPER).parameters, macs)
+
+
+def test_fast_atrous_pyramid_on_a_small_map_skips_invisible_taps() -> None:
+    """33 x 33: dilation 36 sees its centre only; 12 and 24 keep all nine taps."""
+    setting = Setting(PAPER.channels, 19, 33 * 33)
+    skipped = 8 * 2048 * 256 * setting.pixels
+    expected = aspp(setting)
+    assert counted("aspp", setting, (33, 33)).macs == expected.macs - skipped
+
+
+@pytest.mark.parametrize("name", ["ocnet", "encnet", "fcn", "ocr"])
+def test_other_fast_forms_cost_the_same_products(name: str) -> None:
+    fast = counted(name, PAPER, (16, 24))
+    assert fast == counted(name, PAPER, (16, 24), implementation="reference")
