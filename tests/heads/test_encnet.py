@@ -60,7 +60,7 @@ def test_context_equals_loops(implementation: Implementation) -> None:
 
 
 @every_form
-def test_presence_logits_are_a_linear_layer_on_the_semantics(
+def test_presence_is_a_linear_layer_on_the_semantics(
     implementation: Implementation,
 ) -> None:
     head = small_head("encnet-stage3", implementation).double().eval()
