@@ -1,0 +1,180 @@
+"""Whether runs may share a table, and what a reader must know before comparing their numbers."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from contextbench.results import ProfileRecord, RunRecord
+
+NOT_PART_OF_PROTOCOL = ("name", "dataset.root")  # what a fingerprint leaves out as well
+_MISSING = "(not set)"
+
+
+class MixedProtocolsError(ValueError):
+    """Runs that do not measure the same thing. The message lists what differs, with both values."""
+
+
+def check_comparable(runs: Sequence[RunRecord]) -> None:
+    """Refuse runs of different protocols, of differently configured heads, and duplicates.
+
+    Raises `MixedProtocolsError`; `ValueError` when there are no runs or a cell occurs twice.
+    """
+    if not runs:
+        raise ValueError("there are no runs to compare")
+    for run in runs[1:]:
+        if run.fingerprint != runs[0].fingerprint:
+            raise MixedProtocolsError(_protocol_difference(runs[0], run))
+    for name, same_head in by_head(runs).items():
+        _check_head(name, same_head)
+
+
+def by_head(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs of each head, by seed; heads in the order of their first run."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(run.head_name, []).append(run)
+    return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
+
+
+def device_name(environment: Mapping[str, Any]) -> str:
+    """The device of a record's environment, as it is printed."""
+    return str(environment.get("device") or "unknown device")
+
+
+def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> list[str]:
+    """What limits the comparison, one sentence each; empty where nothing does."""
+    warnings = [
+        *_spread_of("number format", {_cell(run): _precision(run.precision) for run in runs}),
+        *_spread_of(
+            "training device (training times are not comparable)",
+            {_cell(run): device_name(run.environment) for run in runs},
+        ),
+        *_spread_of("code version", {_cell(run): run.environment.get("commit") for run in runs}),
+        *_spread_of(
+            "number of evaluated images",
+            {_cell(run): run.evaluated_images for run in runs if run.totals is not None},
+        ),
+        *_spread_of(
+            "number of scored seeds",
+            {
+                name: sum(run.totals is not None for run in group)
+                for name, group in by_head(runs).items()
+            },
+        ),
+        *_absent_classes(runs),
+    ]
+    return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
+
+
+def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
+    first, *others = runs
+    for run in others:
+        different = _differences(first.head, run.head)
+        if different:
+            raise MixedProtocolsError(
+                f"head {name!r} is not configured alike in its seeds and cannot be averaged: "
+                f"{_cell(first)} and {_cell(run)} differ in\n{different}"
+            )
+    repeated = [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"head {name!r} has more than one run of seed {repeated[0]}")
+
+
+def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
+    left = {**first.protocol, "dataset_fingerprint": first.dataset_fingerprint}
+    right = {**other.protocol, "dataset_fingerprint": other.dataset_fingerprint}
+    return (
+        "runs of different protocols cannot share a table: "
+        f"{_cell(first)} ({first.protocol_name}, {first.fingerprint}) and "
+        f"{_cell(other)} ({other.protocol_name}, {other.fingerprint}) differ in\n"
+        + (_differences(left, right) or "  the code's protocol version")
+    )
+
+
+def _differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    """Dotted keys with both values, one a line."""
+    one, two = _flat(left), _flat(right)
+    keys = [key for key in {**one, **two} if key not in NOT_PART_OF_PROTOCOL]
+    values = {key: (one.get(key, _MISSING), two.get(key, _MISSING)) for key in keys}
+    return "\n".join(f"  {key}: {a} / {b}" for key, (a, b) in values.items() if a != b)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _cell(run: RunRecord) -> str:
+    return f"{run.head_name} seed {run.seed}"
+
+
+def _precision(precision: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(precision.items())) or "not recorded"
+
+
+def _spread_of(what: str, values: Mapping[str, object]) -> list[str]:
+    """One sentence where the values differ: each value with the cells that have it."""
+    cells: dict[object, list[str]] = {}
+    for cell, value in values.items():
+        cells.setdefault(value, []).append(cell)
+    if len(cells) < 2:
+        return []
+    listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in cells.items())
+    return [f"The {what} differs between rows ({listed})."]
+
+
+def _absent_classes(runs: Sequence[RunRecord]) -> list[str]:
+    """Classes that neither occur nor are predicted: left out of that run's mean."""
+    absent: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        if run.totals is None:
+            continue
+        union = zip(run.labels.classes, run.totals.labelled, run.totals.predicted, strict=True)
+        names = tuple(name for name, labelled, predicted in union if labelled + predicted == 0)
+        absent.setdefault(names, []).append(_cell(run))
+    if len(absent) == 1:
+        return [
+            f"Absent from the labels and every prediction, left out of mIoU: {', '.join(names)}."
+            for names in absent
+            if names
+        ]
+    return [
+        f"Left out of the mIoU of {', '.join(cells)}, but not of every row: {', '.join(names)}."
+        for names, cells in absent.items()
+        if names
+    ]
+
+
+def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list[str]:
+    pairs = [
+        ("protocol", profile.protocol_name, [run.protocol_name for run in runs]),
+        ("number format", _precision(profile.precision), [_precision(r.precision) for r in runs]),
+        ("device", device_name(profile.environment), [device_name(r.environment) for r in runs]),
+    ]
+    warnings = [
+        f"Costs were measured with {what} {measured}, but runs used {', '.join(sorted(other))}."
+        for what, measured, used in pairs
+        if (other := set(used) - {measured})
+    ]
+    if profile.scope != "model":
+        warnings.append(f"Costs cover the {profile.scope} alone, without the backbone.")
+    return [*warnings, *_uncounted(profile, by_head(runs) or profile.heads)]
+
+
+def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:
+    listed = {
+        name: sorted(set(counts.uncounted))
+        for name in names
+        if name in profile.heads
+        and (counts := profile.heads[name].counts.get(profile.scope)) is not None
+        and counts.uncounted
+    }
+    if not listed:
+        return []
+    heads = "; ".join(f"{name}: {', '.join(operators)}" for name, operators in listed.items())
+    return [f"MACs leave out operators that the counter does not see ({heads})."]
