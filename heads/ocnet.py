@@ -23,7 +23,11 @@ from heads.interface import Channels, ContextHead, Features, HeadOutput, Impleme
 
 
 class ObjectContext(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w). The reference form holds an (h w, h w) matrix per image."""
+    """(N, C, h, w) -> (N, width, h, w).
+
+    The reference form holds an (h w, h w) matrix per image. The fast form does not where a fused
+    attention kernel applies; most ask for `key_channels` = `value_channels`, as in the paper.
+    """
 
     def __init__(
         self,
