@@ -4,8 +4,8 @@ Every image is a shuffled 4 x 4 grid of jittered figures and holds all four grou
 
     local    Bricks and moss are told by colour and texture; a striped or checked patch of any hue
              by its texture. No context is needed: the control.
-    scene    Two grey blobs. A small square marker lies anywhere in the image: white with a black
-             core makes every blob of the image `scene_a`, black with a white core `scene_b`.
+    scene    Three grey blobs. A small square marker lies anywhere in the image: white with a black
+             core makes all three `scene_a`, black with a white core `scene_b`.
     size     Dark discs of one appearance, small or large.
     recall   Each image draws three hues. The patch of a hue is striped or checked, and the plain
              blobs *of the same hue* are `recall_striped` or `recall_checked` accordingly. Hue and
@@ -35,7 +35,7 @@ from contextbench.data.base import DataError, LabelSet, Sample
 PROBE_VERSION = "1"
 
 SPLITS = ("train", "val", "test")
-GRID = 4  # figures a side; the list in `_kinds` fills it exactly
+GRID = 4  # figures a side; `draw_plan` lists as many as fill it
 MIN_SIDE = 64  # pixels; below, small discs and patterns fall under two pixels
 
 # Colours for eyes with and without colour vision; the two classes of a pair differ in lightness.
@@ -199,12 +199,7 @@ def draw_plan(bits: Bits, size: tuple[int, int]) -> Plan:
     )
     patterns = _PATTERNS[bits.below(len(_PATTERNS))]
     marker = bits.below(2)
-    kinds = (
-        *(BRICK, MOSS, MARKER, SCENE, SCENE, SMALL, SMALL, LARGE, LARGE),
-        *KEYS,
-        *BLOBS,
-        BLOBS[bits.below(3)],
-    )
+    kinds = [BRICK, MOSS, MARKER, *[SCENE] * 3, *[SMALL] * 2, *[LARGE] * 2, *KEYS, *BLOBS]
     cells = bits.shuffled(GRID * GRID)
     figures: list[Disc | Patch] = []
     for kind, cell in zip(kinds, cells, strict=True):
@@ -235,7 +230,7 @@ def _radii(kind: int) -> tuple[int, int]:
     if kind in (SMALL, LARGE):
         return (8, 11) if kind == SMALL else (18, 22)
     if kind == MARKER:
-        return (8, 8)
+        return (10, 10)
     return (18, 21) if kind == SCENE or kind in BLOBS else (14, 18)
 
 
