@@ -1,0 +1,1 @@
+"""What a head costs: operations, memory and time. Every number is defined in docs/measuring.md."""

@@ -1,0 +1,147 @@
+"""Wall-clock time in interleaved rounds, so that a disturbance meets every head alike."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contextbench.precision import Precision
+
+Loss = Callable[[Any, Tensor], Tensor]  # model output, labels -> scalar
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """Median and quartiles of the samples; `ratio` is the median of same-round ratios."""
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    ratio: float  # to the baseline of the same round, 1.0 for the baseline itself
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain values for a record."""
+        return asdict(self)
+
+
+def interleaved(
+    named: Mapping[str, Call],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Milliseconds of every call in every round, in the order A B C A B C ...
+
+    `warmup` rounds come first and are not kept. Only the call is timed, from an idle device to an
+    idle device. `progress` is told rounds done, warm-up included, and rounds in all; `clock` gives
+    seconds. Raises ValueError for fewer than 1 round or a negative warm-up.
+    """
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"rounds must be at least 1 and warmup 0, got {rounds} and {warmup}")
+    samples: dict[str, list[float]] = {name: [] for name in named}
+    for done in range(warmup + rounds):
+        for name, call in named.items():
+            elapsed = _milliseconds(call, device, clock)
+            if done >= warmup:
+                samples[name].append(elapsed)
+        if progress is not None:
+            progress(done + 1, warmup + rounds)
+    return samples
+
+
+def _milliseconds(call: Call, device: torch.device, clock: Callable[[], float]) -> float:
+    _synchronize(device)
+    start = clock()
+    call()
+    _synchronize(device)
+    return (clock() - start) * 1e3
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def latency_summary(
+    samples: Mapping[str, Sequence[float]], baseline: str
+) -> dict[str, LatencySummary]:
+    """Summary of every name's samples (milliseconds), with its ratio to `baseline`.
+
+    Raises ValueError unless `baseline` is among the names and all have as many samples, at least 1.
+    """
+    if baseline not in samples:
+        raise ValueError(f"baseline {baseline!r} was not timed; timed were: {', '.join(samples)}")
+    lengths = {name: len(values) for name, values in samples.items()}
+    if len(set(lengths.values())) != 1 or lengths[baseline] == 0:
+        raise ValueError(f"every name needs one sample a round, got {lengths}")
+    reference = np.asarray(samples[baseline], dtype=float)
+    return {name: _summary(np.asarray(s, dtype=float), reference) for name, s in samples.items()}
+
+
+def _summary(samples: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> LatencySummary:
+    lower, median, upper = np.quantile(samples, [0.25, 0.5, 0.75])
+    ratio = np.median(samples / reference)
+    return LatencySummary(float(median), float(lower), float(upper), float(ratio))
+
+
+def forward_call(model: nn.Module, images: Any, precision: Precision) -> Call:
+    """What to time for inference: `model(images)` in evaluation mode, without gradients.
+
+    Puts `model` into evaluation mode and into the memory layout of `precision`. `images` is a
+    tensor, or the `Features` for which a head alone is timed.
+    """
+    device = _prepare(model.eval(), precision)
+    images = _in_layout(images, precision)
+
+    def forward() -> object:
+        with torch.inference_mode(), precision.autocast(device):
+            return model(images)
+
+    return forward
+
+
+def train_call(
+    model: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    images: Any,
+    labels: Tensor,
+    precision: Precision,
+) -> Call:
+    """What to time for training: forward, loss, backward and update, as the training loop does.
+
+    Puts `model` into training mode and into the memory layout of `precision`; each call changes its
+    weights.
+    """
+    device = _prepare(model.train(), precision)
+    images = _in_layout(images, precision)
+
+    def step() -> None:
+        with precision.autocast(device):
+            output = model(images)
+        value = loss(output, labels)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+
+    return step
+
+
+def _prepare(model: nn.Module, precision: Precision) -> torch.device:
+    """Convert the model's layout; the device it is on."""
+    model.to(memory_format=precision.torch_memory_format)
+    return next(model.parameters()).device
+
+
+def _in_layout(images: Any, precision: Precision) -> Any:
+    if isinstance(images, Tensor):
+        return images.contiguous(memory_format=precision.torch_memory_format)
+    return type(images)(*(_in_layout(stage, precision) for stage in images))
