@@ -38,12 +38,13 @@ from torchvision.models.resnet import (
     ResNet101_Weights,
 )
 
+from contextbench.errors import UserError
 from heads.interface import Channels, Features
 
 Stem = Literal["basic", "deep"]
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Pretrained weights that cannot be had or do not fit. The message says what to do."""
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contextbench.errors import UserError
+
 PROTOCOL_VERSION = 1
 """Raised whenever a change of the code changes what a protocol measures; part of fingerprints."""
 
@@ -25,7 +27,7 @@ Positive = Annotated[int, Field(ge=1)]
 M = TypeVar("M", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A mistake in a configuration. The message names the file, the key and what is allowed."""
 
 

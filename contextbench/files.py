@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from contextbench.errors import UserError
 
-class OutputError(OSError):
+
+class OutputError(UserError, OSError):
     """The output folder cannot be written: the message names the path and the cause."""
 
 
@@ -28,8 +30,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        # torch.save meets the failed write, then raises a RuntimeError of its own over it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OutputError(f"cannot write {path}: {cause.strerror or cause}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ runs/<protocol>/precision.json     number format and memory layout that all head
 """
 
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contextbench.errors import UserError
 from contextbench.files import quarantine, write_atomic, write_text
 
 SCHEMA_VERSION = 1
@@ -26,7 +26,7 @@ IntArray = npt.NDArray[np.int64]
 R = TypeVar("R", bound=BaseModel)
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A record that cannot be used. The message names the file and the reason."""
 
 
@@ -112,6 +112,9 @@ class ProfileRecord(_Stored):
 
     schema_version: int = SCHEMA_VERSION
     protocol_name: str | None
+    identity: str | None = (
+        None  # of protocol, heads, precision and device; None outside comparisons
+    )
     backbone: str | None
     input: str  # e.g. "1x3x192x192"
     training_input: str | None
@@ -207,13 +210,14 @@ def read_areas(path: Path) -> Areas:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = [stored[name] for name in ("intersection", "predicted", "labelled")]
-            areas = Areas(stored["image"].tolist(), *arrays)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            areas = Areas(list(stored["image"].tolist()), *arrays)
+    except Exception as error:  # corrupt bytes make zipfile and numpy raise nearly anything
         raise RecordError(f"{path}: cannot be read: {error}") from error
-    if any(array.shape != arrays[0].shape for array in arrays) or len(areas.names) != len(
-        arrays[0]
-    ):
-        raise RecordError(f"{path}: arrays differ in shape")
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or arrays[0].ndim != 2 or len(areas.names) != len(arrays[0]):
+        raise RecordError(f"{path}: not one (images, classes) shape: {sorted(shapes)}")
+    if any(array.dtype != np.int64 for array in arrays):
+        raise RecordError(f"{path}: counts must be int64")
     return areas
 
 

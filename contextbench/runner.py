@@ -5,7 +5,8 @@ that were interrupted go on, and a cell that fails is recorded while the others 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,16 +107,16 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     return Setting(protocol, train_set, evaluate_set, digest, protocol.fingerprint(digest))
 
 
-def lock(out: Path, protocol: Protocol) -> FileLock:
+@contextmanager
+def lock(out: Path, protocol: Protocol) -> Iterator[None]:
     """Held while runs of a protocol are written. Raises `ConfigError` if another process has it."""
     folder = out / protocol.name
     ensure_writable(folder)
-    file_lock = FileLock(folder / ".lock", timeout=0)
     try:
-        file_lock.acquire()
+        with FileLock(folder / ".lock", timeout=0):
+            yield
     except Timeout:
         raise ConfigError(f"another contextbench process is writing to {folder}") from None
-    return file_lock
 
 
 def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
@@ -160,15 +161,19 @@ def run_cell(cell: Cell, execution: Execution) -> RunRecord:
     return record
 
 
-def restore(cell: Cell, execution: Execution) -> Segmenter:
-    """The trained model of a cell, in evaluation mode. Raises `CheckpointError`."""
-    setting = cell.setting
-    model = build_model(
-        setting.protocol, cell.head, setting.num_classes, seed=cell.seed, pretrained=False
-    )
-    path = cell.folder(execution.out) / "checkpoint.safetensors"
-    load_checkpoint(path, model, _about(setting, cell.head))
-    model.to(execution.device).to(memory_format=cell.precision.torch_memory_format)
+def load_trained(
+    folder: Path,
+    protocol: Protocol,
+    head: HeadConfig,
+    num_classes: int,
+    precision: Precision,
+    device: torch.device,
+) -> Segmenter:
+    """The trained model in a cell's folder, in evaluation mode. Raises `CheckpointError`."""
+    model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
+    about = _description(protocol, head, num_classes)
+    load_checkpoint(folder / "checkpoint.safetensors", model, about)
+    model.to(device).to(memory_format=precision.torch_memory_format)
     return model.eval()
 
 
@@ -225,7 +230,8 @@ def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _
     )
     _train(model, cell, recipe, execution, clock)
     write_history(folder / "history.jsonl", clock.progress.history)
-    save_checkpoint(folder / "checkpoint.safetensors", model, _about(setting, cell.head))
+    about = _description(protocol, cell.head, setting.num_classes)
+    save_checkpoint(folder / "checkpoint.safetensors", model, about)
     began = time.monotonic()
     areas = _evaluate(model, cell, execution)
     clock.evaluate_seconds = time.monotonic() - began
@@ -319,11 +325,12 @@ def _record(
     return record
 
 
-def _about(setting: Setting, head: HeadConfig) -> dict[str, str]:
+def _description(protocol: Protocol, head: HeadConfig, num_classes: int) -> dict[str, str]:
+    """What a checkpoint states about its model, and what is compared when it is loaded."""
     return {
         "head": head.head,
-        "num_classes": str(setting.num_classes),
-        "backbone": setting.protocol.backbone.name,
+        "num_classes": str(num_classes),
+        "backbone": protocol.backbone.name,
     }
 
 

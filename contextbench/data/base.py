@@ -9,10 +9,12 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from contextbench.errors import UserError
+
 IGNORE = 255
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A fault in the data on disk. The message names the file and what was expected."""
 
 

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from contextbench.errors import UserError
 from contextbench.results import ProfileRecord, RunRecord
 
 NOT_PART_OF_PROTOCOL = ("name", "dataset.root")  # what a fingerprint leaves out as well
 _MISSING = "(not set)"
 
 
-class MixedProtocolsError(ValueError):
+class MixedProtocolsError(UserError, ValueError):
     """Runs that do not measure the same thing. The message lists what differs, with both values."""
 
 

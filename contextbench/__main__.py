@@ -1,0 +1,5 @@
+"""`python -m contextbench`."""
+
+from contextbench.cli import main
+
+main()

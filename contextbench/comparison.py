@@ -1,0 +1,232 @@
+"""A comparison from start to end: precision, runs, costs, tables and figures in one folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contextbench.checkpoint import CheckpointError
+from contextbench.config import HeadConfig, Protocol
+from contextbench.data.transforms import normalise
+from contextbench.evaluation import predict_labels
+from contextbench.files import quarantine, write_json
+from contextbench.measure.profile import Timing, choose_for, profile_models
+from contextbench.precision import Precision
+from contextbench.provenance import device_name
+from contextbench.report.bundle import Examples, write_report
+from contextbench.results import (
+    ProfileRecord,
+    RecordError,
+    RunRecord,
+    cell_folder,
+    read_history,
+    read_profile,
+    write_model,
+)
+from contextbench.runner import Execution, Setting, load_trained, lock, open_setting, run_grid
+
+EXAMPLE_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare and how thoroughly to time it."""
+
+    heads: Sequence[HeadConfig]
+    seeds: Sequence[int]
+    fresh: bool = False
+    retry_failed: bool = False
+    rounds: int = 15
+    train_rounds: int = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Records and what was written from them."""
+
+    runs: list[RunRecord]
+    profile: ProfileRecord
+    files: list[Path]
+
+
+def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
+    """Run what is missing, measure costs, write `<out>/<protocol>/table.*` and `figures/`.
+
+    Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
+    """
+    folder = execution.out / protocol.name
+    with lock(execution.out, protocol):
+        setting = open_setting(protocol, execution.data_root)
+        precision = shared_precision(setting, plan.heads, execution)
+        runs = run_grid(
+            setting,
+            plan.heads,
+            plan.seeds,
+            precision,
+            execution,
+            fresh=plan.fresh,
+            retry_failed=plan.retry_failed,
+        )
+        profile = _profile(setting, plan, precision, execution)
+        examples = _examples(setting, plan, runs, precision, execution)
+        histories = {
+            head.name: {
+                seed: read_history(
+                    cell_folder(execution.out, protocol.name, head.name, seed) / "history.jsonl"
+                )
+                for seed in plan.seeds
+            }
+            for head in plan.heads
+        }
+        files = write_report(runs, profile, histories, examples, folder)
+    return Outcome(runs, profile, files)
+
+
+def shared_precision(
+    setting: Setting, heads: Sequence[HeadConfig], execution: Execution
+) -> Precision:
+    """The number format and layout of all runs: as the protocol says, or timed once and stored.
+
+    The choice is kept in `precision.json`, so that cells which run later, or after a restart, share
+    it; another device chooses anew.
+    """
+    wanted = setting.protocol.precision
+    if wanted != "auto":
+        return Precision(dtype=wanted)
+    path = execution.out / setting.protocol.name / "precision.json"
+    device = device_name(execution.device)
+    stored = _stored_precision(path, device)
+    if stored is not None:
+        return stored
+    execution.reporter.say(f"timing number formats and memory layouts on {device}")
+    choice = choose_for(setting.protocol, heads, setting.num_classes, execution.device)
+    write_json(path, {"device": device, **choice.as_dict()})
+    chosen = choice.chosen
+    execution.reporter.say(f"chose {chosen.dtype}, {chosen.memory_format} for all heads")
+    return chosen
+
+
+def _stored_precision(path: Path, device: str) -> Precision | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Precision(**content["chosen"]) if content["device"] == device else None
+    except (OSError, ValueError, KeyError, TypeError):
+        quarantine(path)
+        return None
+
+
+def _profile(
+    setting: Setting, plan: Plan, precision: Precision, execution: Execution
+) -> ProfileRecord:
+    path = execution.out / setting.protocol.name / "profile.json"
+    identity = _profile_identity(setting, plan.heads, precision, execution)
+    if not plan.fresh and (stored := _stored_profile(path, identity)) is not None:
+        return stored
+    label = "measure costs"
+    with execution.reporter.task(label, plan.rounds + plan.train_rounds + 4) as update:
+
+        def progress(done: int, _total: int) -> None:
+            execution.stop.check()
+            update(done, "interleaved rounds")
+
+        timing = Timing(plan.rounds, plan.train_rounds, execution.device, precision, progress)
+        profile = profile_models(
+            setting.protocol, plan.heads, setting.num_classes, image_size(setting), timing
+        )
+        update(plan.rounds + plan.train_rounds + 4, "")
+    profile = profile.model_copy(update={"identity": identity})
+    write_model(path, profile)
+    return profile
+
+
+def image_size(setting: Setting) -> tuple[int, int]:
+    """Height and width that the model sees at evaluation, at the protocol's first scale."""
+    height, width = setting.evaluate_set[0].image.shape[-2:]
+    scale = setting.protocol.evaluate.scales[0]
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _profile_identity(
+    setting: Setting, heads: Sequence[HeadConfig], precision: Precision, execution: Execution
+) -> str:
+    content: list[Any] = [setting.fingerprint, str(precision), device_name(execution.device)]
+    content += [head.model_dump(mode="json") for head in heads]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stored_profile(path: Path, identity: str) -> ProfileRecord | None:
+    if not path.exists():
+        return None
+    try:
+        profile = read_profile(path)
+    except RecordError:
+        quarantine(path)
+        return None
+    return profile if profile.identity == identity else None
+
+
+def _examples(
+    setting: Setting,
+    plan: Plan,
+    runs: Sequence[RunRecord],
+    precision: Precision,
+    execution: Execution,
+) -> Examples:
+    """A few images, evenly spread over the split, with what the first seed's models predict."""
+    dataset = setting.evaluate_set
+    count = min(EXAMPLE_IMAGES, len(dataset))
+    samples = [dataset[(2 * n + 1) * len(dataset) // (2 * count)] for n in range(count)]
+    done = {run.head_name for run in runs if run.status == "done" and run.seed == plan.seeds[0]}
+    predictions = {}
+    for head in plan.heads:
+        if head.name not in done:
+            continue
+        try:
+            model = load_trained(
+                cell_folder(execution.out, setting.protocol.name, head.name, plan.seeds[0]),
+                setting.protocol,
+                head,
+                setting.num_classes,
+                precision,
+                execution.device,
+            )
+        except CheckpointError as error:
+            execution.reporter.say(f"no example predictions of {head.name}: {error}")
+            continue
+        predictions[head.name] = [
+            _predict(model, sample.image, sample.labels.shape, setting, precision, execution)
+            for sample in samples
+        ]
+    return Examples(
+        names=[sample.name for sample in samples],
+        images=[sample.image.permute(1, 2, 0).numpy() for sample in samples],
+        truths=[sample.labels.numpy() for sample in samples],
+        predictions=predictions,
+    )
+
+
+def _predict(
+    model: Any,
+    image: torch.Tensor,
+    size: Sequence[int],
+    setting: Setting,
+    precision: Precision,
+    execution: Execution,
+) -> Any:
+    config = setting.protocol.evaluate
+    batch = normalise(image[None].to(execution.device))
+    with torch.inference_mode(), precision.autocast(execution.device):
+        prediction = predict_labels(
+            model,
+            batch.to(memory_format=precision.torch_memory_format),
+            (size[0], size[1]),
+            scales=config.scales,
+            flip=config.flip,
+        )
+    return prediction[0].cpu().numpy()

@@ -1,0 +1,68 @@
+"""What exists, for `list`, and whether this machine can run it, for `doctor`."""
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contextbench.backbone import RESNETS, build_backbone
+from contextbench.build import build_model
+from contextbench.config import ConfigError, HeadConfig, load_protocol, names_in, nearest
+from contextbench.data import DATASETS
+from contextbench.losses import pixel_cross_entropy
+from contextbench.provenance import environment
+from heads import HEADS
+
+KINDS = ("heads", "protocols", "datasets", "backbones")
+
+
+def inventory(kind: str) -> dict[str, str]:
+    """Name and one line about each of a kind. Raises `ConfigError` for an unknown kind."""
+    if kind == "heads":
+        return {name: _first_line(inspect.getmodule(head)) for name, head in HEADS.items()}
+    if kind == "protocols":
+        return {name: _protocol_line(name) for name in names_in("protocols")}
+    if kind == "datasets":
+        return {name: _first_line(build) for name, build in DATASETS.items()}
+    if kind == "backbones":
+        return {name: _backbone_line(name) for name in RESNETS}
+    raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
+
+
+def examine(device: torch.device) -> dict[str, Any]:
+    """Environment, free disk space, and whether a training step on `device` works."""
+    return {
+        **environment(device),
+        "free_disk_gib": round(shutil.disk_usage(Path()).free / 2**30, 1),
+        "training_step": _try_step(device),
+    }
+
+
+def _try_step(device: torch.device) -> str:
+    protocol = load_protocol("probe")
+    model = build_model(protocol, HeadConfig(name="fcn", head="fcn"), 11, seed=0).to(device)
+    images = torch.randn(2, 3, 64, 64, device=device)
+    labels = torch.zeros(2, 64, 64, dtype=torch.int64, device=device)
+    loss = pixel_cross_entropy(model(images).logits, labels)
+    torch.autograd.backward(loss)
+    return "ok" if bool(loss.isfinite()) else f"loss is {loss.item()}"
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _protocol_line(name: str) -> str:
+    protocol = load_protocol(name)
+    return (
+        f"{protocol.dataset.name}, {protocol.backbone.name} at stride "
+        f"{protocol.backbone.output_stride}, {protocol.train.steps} steps of "
+        f"{protocol.train.batch}"
+    )
+
+
+def _backbone_line(name: str) -> str:
+    parameters = sum(p.numel() for p in build_backbone(name).parameters())
+    return f"dilated ResNet, {parameters / 1e6:.1f} M parameters"
