@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from contextbench.report.bundle import Examples
 from contextbench.results import (
     ClassTotals,
     Failure,
@@ -175,3 +176,30 @@ def histories(seeds: Sequence[int] = (0,)) -> dict[str, dict[int, list[dict[str,
                 for step, value in zip(steps.tolist(), loss.tolist(), strict=True)
             ]
     return curves
+
+
+def examples(count: int = 2, size: tuple[int, int] = (48, 64)) -> Examples:
+    """Blocks of random classes, one corner ignored; later heads miss fewer blocks."""
+    generator = np.random.default_rng(2)
+    height, width = size
+    images, truths = [], []
+    predictions: dict[str, list[np.ndarray[Any, np.dtype[np.uint8]]]] = {head: [] for head in HEADS}
+    for _ in range(count):
+        blocks = generator.integers(0, len(CLASSES), (6, 8)).astype(np.uint8)
+        truth = _enlarged(blocks, height, width)
+        noise = generator.integers(-20, 21, (height, width, 3))
+        colours = np.array(PALETTE, dtype=np.int64)[truth]
+        images.append(np.clip(colours + noise, 0, 255).astype(np.uint8))
+        truths.append(np.where(np.indices(truth.shape).sum(0) < 20, np.uint8(255), truth))
+        for rank, maps in enumerate(predictions.values()):
+            wrong = generator.random(blocks.shape) < 0.4 - 0.05 * rank
+            other = (blocks + 1) % len(CLASSES)
+            maps.append(_enlarged(np.where(wrong, other, blocks).astype(np.uint8), height, width))
+    return Examples([f"{i:04d}" for i in range(count)], images, truths, predictions)
+
+
+def _enlarged(
+    blocks: np.ndarray[Any, np.dtype[np.uint8]], height: int, width: int
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rows, columns = blocks.shape
+    return np.kron(blocks, np.ones((height // rows, width // columns), dtype=np.uint8))
