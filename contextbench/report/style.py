@@ -7,18 +7,21 @@ own marker and line style, so that nothing depends on colour.
 
 import textwrap
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from contextbench.files import write_atomic
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16  # inches, the columns of a two-column paper
 PNG_DPI = 200
+WIDE_RANGE = 10.0  # largest over smallest value beyond which an axis is logarithmic
 TITLE, BODY, SMALL = 8, 7, 6  # points, at print size
 CHARACTER = 0.6  # mean width of a character over the font size
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
@@ -69,10 +72,10 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        _wrapped(title, width, TITLE), x=0.01, ha="left", size=TITLE, weight="bold", color=INK
+        wrapped(title, width, TITLE), x=0.01, ha="left", size=TITLE, weight="bold", color=INK
     )
     if caption:
-        text = _wrapped(caption, width, SMALL)
+        text = wrapped(caption, width, SMALL)
         figure.supxlabel(text, x=0.01, ha="left", size=SMALL, color=GREY)
     return figure
 
@@ -88,6 +91,19 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
+def scale_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
+    """A logarithmic axis where positive values span more than `WIDE_RANGE`, else round steps."""
+    positive = [value for value in values if value > 0]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if positive and max(positive) > WIDE_RANGE * min(positive):
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name.png` and `name.svg`, whole or not at all; an equal figure gives equal bytes."""
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
@@ -101,6 +117,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [png, svg]
 
 
-def _wrapped(text: str, width: float, size: int) -> str:
+def wrapped(text: str, width: float, size: int) -> str:
+    """Text in lines that fit a width in inches at a font size in points."""
     characters = int(width * 72 / (CHARACTER * size))
-    return "\n".join(textwrap.wrap(text, characters))
+    return "\n".join(textwrap.wrap(text, characters, break_on_hyphens=False))
