@@ -147,7 +147,7 @@ def build_backbone(
 def _find(name: str) -> ResNetSpec:
     if name not in RESNETS:
         nearest = difflib.get_close_matches(name, RESNETS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(RESNETS)}")
     return RESNETS[name]
 
@@ -292,10 +292,10 @@ def _download(name: str, stem: Stem, weights: str) -> dict[str, Tensor]:
     known = RESNETS[name].published
     if weights not in known:
         nearest = difflib.get_close_matches(weights, known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise WeightsError(
-            f"backbone.weights {weights!r} for {name}{hint} Allowed: "
-            f"{', '.join(known) or 'no published weights'}, or a file ({', '.join(FILE_SUFFIXES)})"
+            f"{name} has no published weights {weights!r}{hint} Allowed for backbone.weights: "
+            f"{''.join(f'{each}, ' for each in known)}a file ({', '.join(FILE_SUFFIXES)})"
         )
     if stem == "deep":
         raise WeightsError(_basic_stem_message(weights))
