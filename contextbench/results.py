@@ -208,7 +208,8 @@ def write_areas(path: Path, areas: Areas) -> None:
 def read_areas(path: Path) -> Areas:
     """Read per-image counts. Raises `RecordError` when missing, corrupt or inconsistent."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, since numpy leaves the file open when it is corrupt.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = [stored[name] for name in ("intersection", "predicted", "labelled")]
             areas = Areas(list(stored["image"].tolist()), *arrays)
     except Exception as error:  # corrupt bytes make zipfile and numpy raise nearly anything
