@@ -1,0 +1,113 @@
+"""Speed that the project promises. Slow and sensitive to other load, so not in the default suite:
+
+pytest -m slow -s tests/test_speed.py
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from contextbench.build import build_model
+from contextbench.config import HeadConfig, Protocol
+from contextbench.data.probe import ContextProbe
+from contextbench.evaluation import count_areas, predict_labels
+from contextbench.measure.choose import DEFAULT
+from contextbench.measure.profile import choose_for
+from contextbench.precision import Precision
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CLASSES = 19
+FCN = HeadConfig(name="fcn", head="fcn")
+
+
+def protocol(backbone, crop=(160, 240), batch=2):
+    return Protocol.model_validate(
+        {
+            "name": "speed",
+            "dataset": {"name": "probe"},
+            "backbone": {"name": backbone},
+            "train": {"crop": crop, "batch": batch, "steps": 1, "lr": 0.01},
+        }
+    )
+
+
+def seconds(call, repeats):
+    """Median of `repeats` runs after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def test_counting_reaches_300_megapixels_per_second():
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, CLASSES, (2, 64, 128), generator=generator, dtype=torch.uint8)
+    prediction, labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    labels = torch.where(labels == 3, 255, labels).to(torch.uint8)
+    rate = labels.numel() / seconds(lambda: count_areas(prediction, labels, CLASSES), 20) / 1e6
+    print(f"\ncounting: {rate:.0f} megapixels/s at 1024x2048, {CLASSES} classes")
+    assert rate >= 300
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_evaluation_adds_at_most_a_tenth_to_the_forward_pass(dtype):
+    precision = Precision(dtype, "channels_last")
+    model = build_model(protocol("resnet50"), FCN, CLASSES, seed=0)
+    model = model.to(memory_format=torch.channels_last).eval()
+    images = torch.randn(1, 3, 512, 1024).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (512, 1024), dtype=torch.uint8)
+    with torch.inference_mode(), precision.autocast(torch.device("cpu")):
+        model(images)
+        forward, whole = [], []
+        for _ in range(5):  # interleaved, so that a drift of the machine's speed touches both
+            forward.append(_once(lambda: model(images)))
+            whole.append(_once(lambda: _evaluate(model, images, labels)))
+    added = statistics.median(w - f for w, f in zip(whole, forward, strict=True))
+    share = added / statistics.median(forward)
+    print(f"\n{dtype}: forward {statistics.median(forward):.2f} s, evaluation adds {share:.1%}")
+    assert share <= 0.10
+
+
+def _evaluate(model, images, labels):
+    count_areas(predict_labels(model, images, (512, 1024))[0], labels, CLASSES)
+
+
+def _once(call):
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet18", "resnet50"])
+def test_auto_precision_is_never_slower_than_the_default(backbone):
+    choice = choose_for(protocol(backbone), [FCN], CLASSES, torch.device("cpu"))
+    label = f"{choice.chosen.dtype} {choice.chosen.memory_format}"
+    best = {name: min(steps["fcn"]) for name, steps in choice.samples.items() if steps}
+    gain = best[DEFAULT] / best[label]
+    print(f"\n{backbone}: auto takes {label}, {gain:.2f} times the speed of {DEFAULT}; ms: {best}")
+    assert gain >= 1
+    if backbone == "resnet50":
+        assert gain >= 2
+
+
+def test_imports_are_quick():
+    help_command = ["-m", "contextbench", "--help"]
+    for arguments, limit in ((["-c", "import contextbench"], 0.2), (help_command, 0.7)):
+        command = [sys.executable, *arguments]
+        took = seconds(lambda c=command: subprocess.run(c, check=True, capture_output=True), 5)
+        print(f"\n{' '.join(command[1:])}: {took:.2f} s")
+        assert took < limit
+
+
+def test_a_probe_image_is_drawn_in_a_few_milliseconds():
+    dataset = ContextProbe(length=50, size=(192, 192), seed=0)
+    took = seconds(lambda: [dataset[index] for index in range(50)], 3) / 50
+    print(f"\nprobe: {1000 * took:.1f} ms an image of 192x192")
+    assert took < 0.008

@@ -1,0 +1,185 @@
+"""The training loop: schedule, resume to the bit, and what happens when it cannot go on."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from contextbench.build import build_model, loss_weights
+from contextbench.config import ScheduleConfig, TrainConfig
+from contextbench.data import build_dataset
+from contextbench.data.stream import TrainStream, train_loader
+from contextbench.data.transforms import TrainTransform
+from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.precision import Precision
+from contextbench.training import (
+    Progress,
+    Recipe,
+    TrainingError,
+    build_optimizer,
+    schedule_factor,
+    set_learning_rate,
+    step_seed,
+    train,
+)
+from tests import small
+
+CPU = torch.device("cpu")
+
+
+def setup(resume: Path | None = None, **settings):
+    protocol = small.protocol(**settings)
+    config = protocol.train
+    model = build_model(protocol, small.head(), 11, seed=0)
+    recipe = Recipe(
+        config=config,
+        loss_weights=loss_weights(model, small.head()),
+        precision=Precision(),
+        device=CPU,
+        seed=0,
+        identity="same",
+        resume_path=resume,
+        save_seconds=0.0,
+    )
+    dataset = build_dataset(protocol.dataset, "train", None)
+    transform = TrainTransform(crop=config.crop, scale=config.scale, flip=True, jitter=0.2)
+    stream = TrainStream(dataset, transform, seed=0, length=config.steps * config.batch)
+
+    def batches(start):
+        return train_loader(stream, batch=config.batch, start_step=start, workers=0)
+
+    return model, batches, recipe
+
+
+def test_poly_schedule_is_its_formula():
+    schedule = ScheduleConfig(power=0.9)
+    for step in (0, 1, 50, 99):
+        assert schedule_factor(schedule, step, 100) == pytest.approx((1 - step / 100) ** 0.9)
+
+
+def test_warmup_ramps_linearly_and_never_starts_at_zero():
+    schedule = ScheduleConfig(power=0.0, warmup_steps=4)
+    assert [schedule_factor(schedule, step, 100) for step in range(6)] == pytest.approx(
+        [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1]
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_head_learns_faster_by_its_factor(optimizer):
+    config = TrainConfig(
+        crop=(32, 32), batch=1, steps=10, lr=0.5, head_lr_factor=4, optimizer=optimizer
+    )
+    model, _, _ = setup()
+    stepper = build_optimizer(model, config)
+    assert set_learning_rate(stepper, config, 0) == 0.5
+    assert [group["lr"] for group in stepper.param_groups] == [0.5, 2.0]
+
+
+def test_step_seeds_differ_between_steps_and_seeds():
+    seeds = {step_seed(seed, step) for seed in range(5) for step in range(50)}
+    assert len(seeds) == 250
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_few_steps_lower_the_loss():
+    model, batches, recipe = setup(steps=30, optimizer="adamw", lr=0.01, head_lr_factor=1)
+    history = train(model, batches, recipe).history
+    assert [entry["step"] for entry in history] == list(range(1, 31))
+    assert sum(e["main"] for e in history[-5:]) < 0.8 * sum(e["main"] for e in history[:5])
+
+
+def test_the_loss_is_the_weighted_sum_of_the_recorded_terms():
+    model, batches, recipe = setup()
+    for entry in train(model, batches, recipe).history:
+        assert entry["loss"] == pytest.approx(entry["main"] + 0.4 * entry["aux"], rel=1e-5)
+
+
+def test_same_seed_gives_identical_weights_and_losses():
+    first, second = setup(), setup()
+    assert train(*first).history == train(*second).history
+    assert_same_weights(first[0], second[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stopped_and_resumed_equals_undisturbed(tmp_path, optimizer):
+    undisturbed = setup(steps=6, optimizer=optimizer)
+    expected = train(*undisturbed).history
+    stop = StopRequest()
+    model, batches, recipe = setup(tmp_path / "resume.pt", steps=6, optimizer=optimizer)
+
+    def stop_in_third_step(start):
+        for number, batch in enumerate(batches(start)):
+            stop.requested = number == 2
+            yield batch
+
+    with pytest.raises(Interrupted):
+        train(model, stop_in_third_step, recipe, stop=stop)
+    resumed = setup(tmp_path / "resume.pt", steps=6, optimizer=optimizer)
+    progress = train(*resumed)
+    assert progress.step == 6
+    assert progress.history == expected
+    assert_same_weights(resumed[0], undisturbed[0])
+
+
+def test_resume_file_of_another_run_is_set_aside(tmp_path):
+    path = tmp_path / "resume.pt"
+    train(*setup(path))
+    model, batches, recipe = setup(path)
+    other = dataclasses.replace(recipe, identity="other")
+    assert len(train(model, batches, other).history) == 4
+    assert (tmp_path / "resume.pt.corrupt-1").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_corrupt_resume_file_is_set_aside_and_training_starts_anew(tmp_path, content):
+    path = tmp_path / "resume.pt"
+    path.write_bytes(content)
+    assert len(train(*setup(path)).history) == 4
+    assert (tmp_path / "resume.pt.corrupt-1").read_bytes() == content
+
+
+def test_half_written_resume_file_is_set_aside(tmp_path):
+    path = tmp_path / "resume.pt"
+    train(*setup(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert train(*setup(path)).step == 4
+    assert (tmp_path / "resume.pt.corrupt-1").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_the_step(tmp_path):
+    model, batches, recipe = setup(tmp_path / "resume.pt", lr=1e30, steps=30)
+    with pytest.raises(TrainingError, match=r"not finite at step \d+: loss = .*train\.lr"):
+        train(model, batches, recipe)
+    if (tmp_path / "resume.pt").exists():
+        stored = torch.load(tmp_path / "resume.pt", weights_only=True)
+        assert all(entry["loss"] < float("inf") for entry in stored["history"])
+
+
+def test_crops_without_labels_do_not_disturb_training():
+    model, batches, recipe = setup()
+
+    def unlabelled(start):
+        for images, labels in batches(start):
+            yield images, torch.full_like(labels, 255)
+
+    history = train(model, unlabelled, recipe).history
+    assert [entry["main"] for entry in history] == [0.0] * 4
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_gradients_are_clipped_to_the_norm():
+    model, batches, recipe = setup(clip_norm=1e-9, steps=1, weight_decay=0.0, lr=1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    train(model, batches, recipe)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, model.parameters(), strict=True)])
+    assert 0 < moved.norm() < 1e-7  # at most lr of the head (10) times the clipped norm
+
+
+def test_progress_starts_empty():
+    assert Progress() == Progress(step=0, seconds=0.0, history=[])
+
+
+def assert_same_weights(first, second):
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
