@@ -1,0 +1,53 @@
+# Everything a clone needs: each target sets up .venv by itself, once.
+#   make demo ARGS="--heads fcn,ocr"      make test ARGS="-k probe"      make demo PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format clean install-dev
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+demo: $(VENV)/.installed ## compare six heads on the embedded dataset
+	$(BIN)/contextbench compare $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install-dev: $(VENV)/.installed-dev ## set up .venv with all that tests and checks need
+
+clean: ## remove .venv, caches and builds; runs/ and data/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find contextbench heads tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv installs: a set-up that broke off leaves no pip and starts again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'contextbench needs Python 3.11 or newer; $(PYTHON) is:' \
+	    "$$($(PYTHON) --version 2>&1 | tail -n 1)." \
+	    'Name another one: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Editable, so that the targets always run the code of the checkout.
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.installed $@
