@@ -103,7 +103,7 @@ def _figures(
         yield "per-class", plots.per_class_heatmap(runs, f"IoU of classes: {title}")
     if any(entries for seeds in histories.values() for entries in seeds.values()):
         yield "loss", plots.loss_curves(histories, f"Training loss: {title}")
-    if examples is not None and examples.images:
+    if examples is not None and examples.images and examples.predictions:
         yield "predictions", _predictions(examples, runs[0], f"Predictions: {title}")
 
 

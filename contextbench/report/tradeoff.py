@@ -63,12 +63,12 @@ def tradeoff(table: pd.DataFrame, cost: Cost, title: str) -> Figure:
 def tradeoff_grid(table: pd.DataFrame, title: str) -> Figure:
     """mIoU against every cost. Two columns wide."""
     figure = new_figure(TWO_COLUMNS, 5.4, title, _tradeoff_caption(table, list(COSTS)))
-    panels = dict(zip(COSTS, figure.subplots(2, 2, sharey=True).flat, strict=True))
+    grid = figure.subplots(2, 2, sharey=True)
+    panels = dict(zip(COSTS, grid.flat, strict=True))
     for cost, axes in panels.items():
         _draw_tradeoff(axes, table, cost)
-        axes.label_outer(remove_inner_ticks=False)
-        axes.tick_params(labelbottom=True)
-        axes.set_xlabel(COSTS[cost].label)
+    for axes in grid[:, 1]:
+        axes.set_ylabel("")
     _label_points(figure, panels, table)
     return figure
 

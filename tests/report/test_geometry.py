@@ -1,0 +1,65 @@
+"""The Pareto front against its definition, and labels that do not cover one another."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contextbench.report.geometry import pareto_front, place_labels
+
+VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, math.nan])  # few, so that ties are common
+POINTS = st.lists(st.tuples(VALUES, VALUES), max_size=12)
+
+
+def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+
+@given(POINTS)
+def test_the_front_is_what_no_known_point_beats(points):
+    known = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
+    expected = {i for i in known if not any(beats(points[j], points[i]) for j in known)}
+    front = pareto_front([cost for cost, _ in points], [score for _, score in points])
+    assert set(front) == expected
+    assert len(front) == len(expected)
+
+
+@given(POINTS)
+def test_along_the_front_more_cost_buys_more_score(points):
+    front = pareto_front([cost for cost, _ in points], [score for _, score in points])
+    for one, two in itertools.pairwise(points[i] for i in front):
+        assert one == two or (one[0] < two[0] and one[1] < two[1])
+
+
+def test_a_front_by_hand():
+    #  cost 1: 5 and 7; cost 2: 6 is beaten; cost 3: 9; cost 4: 9 is beaten; NaN never belongs
+    assert pareto_front([1, 1, 2, 3, 4, math.nan], [5, 7, 6, 9, 9, 99]) == [1, 3]
+
+
+def shared_area(one: np.ndarray, two: np.ndarray) -> float:
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_of_crowded_points_cover_neither_labels_nor_points(seed):
+    anchors = np.random.default_rng(seed).uniform(40, 260, (8, 2))
+    anchors[1] = anchors[0] + 1.0  # two points on top of each other
+    sizes = np.tile([36.0, 10.0], (8, 1))
+    points = np.hstack((anchors - 4, anchors + 4))
+    centres = place_labels(anchors, sizes, points, (0, 0, 300, 300))
+    boxes = np.hstack((centres - sizes / 2, centres + sizes / 2))
+    assert all(shared_area(a, b) == 0 for a, b in itertools.combinations(boxes, 2))
+    assert all(shared_area(label, point) == 0 for label in boxes for point in points)
+    assert boxes.min() >= 0
+    assert boxes.max() <= 300
+
+
+def test_a_lonely_label_stays_close_to_its_point():
+    anchor, size = np.array([[50.0, 50.0]]), np.array([[30.0, 10.0]])
+    (centre,) = place_labels(anchor, size, np.array([[46.0, 46, 54, 54]]), (0, 0, 100, 100))
+    assert np.abs(centre - 50).max() <= 15 + 10  # half a width and one height away
