@@ -192,7 +192,7 @@ def _find(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys, found {type(content).__name__}")
@@ -205,7 +205,7 @@ def _overridden(content: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError(f"--set {override!r}: write it as key.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
     return _replaced(content, dotted.split("."), value, override)
 

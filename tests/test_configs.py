@@ -282,3 +282,8 @@ def test_widths_that_follow_the_backbone_are_left_to_it() -> None:
     model = build_model(protocol, HeadConfig(name="fcn", head="fcn"), 3, seed=0)
     assert model.head.get_parameter("context.0.weight").shape == (128, 64, 3, 3)
     assert model.head.get_parameter("auxiliary.branch.0.0.weight").shape == (16, 32, 3, 3)
+
+
+def test_a_date_that_cannot_be_is_refused_like_other_values():
+    with pytest.raises(ConfigError, match="2024-99-99"):
+        load_protocol("probe", ["dataset.name=2024-99-99"])
