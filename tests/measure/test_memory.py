@@ -183,7 +183,7 @@ def test_prediction_is_what_the_cpu_allocates() -> None:
     assert predicted.activation_peak_bytes == _allocated_peak(step)
 
 
-def _allocated_peak(fn: Callable[[], None]) -> int:
+def _allocated_peak(fn: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         fn()
     events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -195,10 +195,12 @@ def _allocated_peak(fn: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("name", ["ocr", "encnet"])  # the two with losses of their own
-def test_whole_models_train_in_less_memory_with_bfloat16(name: str) -> None:
+def test_whole_models(name: str) -> None:
     backbone = build_backbone("resnet10", width=8)
-    head = build_head(name, Channels(8, 16, 32, 64), 3, width=8)
-    model = Segmenter(backbone, head).eval()
+    # 19 classes put the peak in the loss, where no convolution takes scratch, which has no part in
+    # a prediction.
+    head = build_head(name, Channels(8, 16, 32, 64), 19, width=8)
+    model = Segmenter(backbone, head)
 
     def loss(output: HeadOutput, labels: Tensor) -> Tensor:
         return weighted_sum(loss_terms(output, labels), head.loss_weights)
@@ -209,9 +211,19 @@ def test_whole_models_train_in_less_memory_with_bfloat16(name: str) -> None:
     assert half.activation_peak_bytes < full.activation_peak_bytes
     assert full.gradient_bytes == FLOAT * sum(p.numel() for p in model.parameters())
     assert predict_inference(model, images).peak_bytes < full.peak_bytes
-    # Nothing fake is left behind.
-    assert not model.training
-    assert model(torch.randn(1, 3, 32, 32)).logits.isfinite().all()
+
+    data = torch.zeros_like(images, device="cpu"), torch.zeros_like(labels, device="cpu")
+
+    def step() -> None:
+        output = model(data[0])
+        value = loss(output, data[1])
+        model.zero_grad()
+        value.backward()
+
+    # Two steps, for the gradients that the second one finds. That the real model still runs shows
+    # that predicting leaves nothing fake behind.
+    allocated = _allocated_peak(lambda: [step() for _ in range(2)])
+    assert full.activation_peak_bytes == pytest.approx(allocated, rel=1e-3)  # reductions' scratch
 
 
 def test_the_reference_form_of_attention_needs_its_maps() -> None:
