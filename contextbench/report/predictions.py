@@ -28,7 +28,7 @@ ByteArray = npt.NDArray[np.uint8]
 
 IGNORE = 255
 CELL, MARGIN, GAP, LINE = 1.5, 0.1, 0.03, 0.17  # inches: widest image, edges, between, text below
-GRID_CAPTION = "Below a prediction: mIoU over the classes that this image shows or is given."
+GRID_CAPTION = "Below a prediction: its mIoU over the classes labelled or predicted in this image."
 
 
 def prediction_grid(

@@ -15,6 +15,7 @@ from contextbench.files import write_text
 
 ABSENT = "–"
 MEBI = 2**20
+NOTE_WIDTH = 78  # characters that a narrow table is widened to, so that notes are readable
 GROUP_PREFIX = "iou_"  # of columns with the mean IoU of a group of classes
 COUNTS = (
     "parameters",
@@ -86,9 +87,9 @@ def render_console(table: pd.DataFrame) -> Table:
     for row, head in enumerate(table["head"]):
         styled = [Text(text, style="bold" if best else "") for text, best in _row(cells, row)]
         console.add_row(Text(str(head)), *styled)
-    notes = _notes(table)
-    console.caption = Text("\n".join(notes)) if notes else None
-    console.caption_justify = "left"
+    if notes := _notes(table):
+        console.caption, console.caption_justify = Text("\n".join(notes)), "left"
+        console.min_width = min(NOTE_WIDTH, max(map(len, notes)))
     return console
 
 
