@@ -42,7 +42,7 @@ def examine(device: torch.device) -> dict[str, Any]:
 
 def _try_step(device: torch.device) -> str:
     protocol = load_protocol("probe")
-    model = build_model(protocol, HeadConfig(name="fcn", head="fcn"), 11, seed=0).to(device)
+    model = build_model(protocol, HeadConfig(name="fcn", head="fcn"), 2, seed=0).to(device)
     images = torch.randn(2, 3, 64, 64, device=device)
     labels = torch.zeros(2, 64, 64, dtype=torch.int64, device=device)
     loss = pixel_cross_entropy(model(images).logits, labels)

@@ -10,12 +10,12 @@ from contextbench.console import Reporter
 from contextbench.runner import Execution
 
 SETTINGS = (
-    "dataset.options.size=32",
+    "dataset.options.size=64",
     "dataset.options.train_images=8",
     "dataset.options.eval_images=3",
     "backbone.width=8",
     "head_width_factor=0.02",
-    "train.crop=[32,32]",
+    "train.crop=[64,64]",
     "train.batch=2",
     "train.steps=4",
     "precision=float32",
@@ -24,8 +24,8 @@ SETTINGS = (
 
 def protocol(**train: object) -> Protocol:
     """The tiny protocol, with changed training settings."""
-    settings = {"crop": (32, 32), "scale": (1.0, 1.0), "batch": 2, "steps": 4, "lr": 0.01}
-    options = {"size": 32, "train_images": 8, "eval_images": 3}
+    settings = {"crop": (64, 64), "scale": (1.0, 1.0), "batch": 2, "steps": 4, "lr": 0.01}
+    options = {"size": 64, "train_images": 8, "eval_images": 3}
     return Protocol.model_validate(
         {
             "name": "tiny",

@@ -95,7 +95,7 @@ def test_predict_writes_masks_of_the_size_of_the_image(runs, tmp_path):
     assert result.exit_code == 0, result.output
     mask = np.array(Image.open(tmp_path / "out" / "street_mask.png"))
     assert mask.shape == (37, 53)
-    assert mask.max() < 11
+    assert mask.max() < 13
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"street_{kind}.png" for kind in ("mask", "colour", "overlay")
     }
@@ -141,7 +141,7 @@ def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
     result = call("check-data", "--sheet", sheet, "--json", *SETTINGS)
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["splits"]) == 2
-    assert Image.open(sheet).size[0] >= 3 * 32
+    assert Image.open(sheet).size[0] >= 3 * 64
 
 
 @pytest.mark.parametrize("kind", ["heads", "protocols", "datasets", "backbones"])
@@ -190,9 +190,9 @@ def test_missing_dataset_folder_says_which_and_how_to_pass_it(tmp_path):
 
 
 def test_crop_larger_than_the_image(tmp_path):
-    message = refused("compare", "--out", tmp_path, *SETTINGS, "--set", "train.crop=[64,64]")
+    message = refused("compare", "--out", tmp_path, *SETTINGS, "--set", "train.crop=[96,96]")
     assert "crop" in message
-    assert "32" in message
+    assert "64" in message
 
 
 def test_unwritable_output_folder(tmp_path):

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def setup(resume: Path | None = None, **settings):
     protocol = small.protocol(**settings)
     config = protocol.train
-    model = build_model(protocol, small.head(), 11, seed=0)
+    model = build_model(protocol, small.head(), 13, seed=0)
     recipe = Recipe(
         config=config,
         loss_weights=loss_weights(model, small.head()),
@@ -68,7 +68,7 @@ def test_warmup_ramps_linearly_and_never_starts_at_zero():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_head_learns_faster_by_its_factor(optimizer):
     config = TrainConfig(
-        crop=(32, 32), batch=1, steps=10, lr=0.5, head_lr_factor=4, optimizer=optimizer
+        crop=(64, 64), batch=1, steps=10, lr=0.5, head_lr_factor=4, optimizer=optimizer
     )
     model, _, _ = setup()
     stepper = build_optimizer(model, config)

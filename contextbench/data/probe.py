@@ -13,8 +13,9 @@ Every image is a shuffled 4 x 4 grid of jittered figures and holds all four grou
 
 The patches that serve as keys are labelled as what they show, in the group `local`. So no pixel of
 the group `recall` can be told locally, which labelling them with the recall classes would allow,
-and patterns are nevertheless learnt directly, which labelling them as background would hinder.
-The marker is background.
+and patterns are nevertheless learnt directly, which labelling them as background would hinder. For the
+same reason the markers have classes of their own in the group `local`: what is in doubt is whether
+a head carries a cue over the image, not whether the backbone discovers that it is one.
 
 Pixels are the same on every machine: only raw bits of PCG64 are used (numpy guarantees that stream
 but not the ones that its distributions derive from it), and only integer arithmetic, or float64
@@ -45,6 +46,8 @@ _CLASSES: dict[str, tuple[int, int, int]] = {
     "local_moss": (0, 110, 80),
     "local_striped": (240, 228, 66),
     "local_checked": (153, 153, 51),
+    "local_marker_white": (255, 255, 255),
+    "local_marker_black": (30, 30, 30),
     "scene_a": (0, 114, 178),
     "scene_b": (86, 180, 233),
     "size_small": (230, 159, 0),
@@ -330,6 +333,8 @@ def _label_of(plan: Plan) -> NDArray[np.uint8]:
     labels = np.full(MATERIALS, _NAMES.index("background"), dtype=np.uint8)
     labels[BRICK : BRICK + 2] = _NAMES.index("local_brick")
     labels[MOSS : MOSS + 2] = _NAMES.index("local_moss")
+    marker = "black" if plan.marker else "white"
+    labels[MARKER : MARKER + 2] = _NAMES.index(f"local_marker_{marker}")
     labels[SCENE] = _NAMES.index("scene_b" if plan.marker else "scene_a")
     labels[SMALL] = _NAMES.index("size_small")
     labels[LARGE] = _NAMES.index("size_large")

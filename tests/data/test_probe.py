@@ -28,7 +28,7 @@ from contextbench.data.probe import (
 
 SIZE = (96, 96)
 # Probe version 1; sizes 64x64, 192x192 and 96x130.
-GOLDEN = ["39b70ce5ad574cb7", "87273a395885cd2c", "0a59407b842f12d3"]
+GOLDEN = ["5ca40731efe9bc0f", "0ee91b3367768365", "55e050f4fcb574eb"]
 NAMES = ContextProbe.labels.classes
 ID = {name: index for index, name in enumerate(NAMES)}
 
@@ -68,8 +68,10 @@ def test_samples_have_the_declared_form() -> None:
 def test_every_image_holds_all_four_groups(size: tuple[int, int]) -> None:
     for sample in ContextProbe(length=20, size=size, seed=1):
         present = set(sample.labels.unique().tolist())
-        always = {n for n in NAMES if n.split("_")[0] in ("background", "local", "size", "recall")}
-        assert {ID[name] for name in always} <= present
+        either = {name for name in NAMES if name.startswith(("scene_", "local_marker_"))}
+        assert {ID[name] for name in set(NAMES) - either} <= present
+        assert (ID["scene_a"] in present) == (ID["local_marker_white"] in present)
+        assert (ID["scene_b"] in present) == (ID["local_marker_black"] in present)
         assert len(present & {ID["scene_a"], ID["scene_b"]}) == 1
 
 
@@ -86,10 +88,12 @@ def test_swapping_the_marker_swaps_the_scene_and_changes_no_pixel_outside_the_ma
     swapped_image, swapped_labels = rendered(plan._replace(marker=1 - plan.marker))
     scene = np.isin(labels, (ID["scene_a"], ID["scene_b"]))
     assert scene.any()
-    np.testing.assert_array_equal(swapped_labels[~scene], labels[~scene])
+    marker = labels == ID[f"local_marker_{('white', 'black')[plan.marker]}"]
+    np.testing.assert_array_equal(swapped_labels[~scene & ~marker], labels[~scene & ~marker])
+    assert np.all(swapped_labels[marker] == ID[f"local_marker_{('black', 'white')[plan.marker]}"])
     assert np.all(swapped_labels[scene] == ID["scene_a"] + ID["scene_b"] - labels[scene])
     rows, columns = np.nonzero((image != swapped_image).any(axis=0))
-    assert np.all(labels[rows, columns] == ID["background"])
+    np.testing.assert_array_equal(np.nonzero(marker), (rows, columns))
     # The marker's square: 10/48 of a grid cell of 24 pixels either side of its centre.
     assert len(rows) == (2 * (10 * 24 // 48) + 1) ** 2
     assert np.ptp(rows) == np.ptp(columns) == 2 * (10 * 24 // 48)
