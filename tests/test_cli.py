@@ -93,7 +93,8 @@ def test_predict_writes_masks_of_the_size_of_the_image(runs, tmp_path):
     run = runs / "probe" / "ocr" / "seed-0"
     result = call("predict", run, tmp_path / "street.png", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    mask = np.array(Image.open(tmp_path / "out" / "street_mask.png"))
+    with Image.open(tmp_path / "out" / "street_mask.png") as picture:
+        mask = np.array(picture)
     assert mask.shape == (37, 53)
     assert mask.max() < 13
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -141,7 +142,8 @@ def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
     result = call("check-data", "--sheet", sheet, "--json", *SETTINGS)
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["splits"]) == 2
-    assert Image.open(sheet).size[0] >= 3 * 64
+    with Image.open(sheet) as picture:
+        assert picture.size[0] >= 3 * 64
 
 
 @pytest.mark.parametrize("kind", ["heads", "protocols", "datasets", "backbones"])
