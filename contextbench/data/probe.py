@@ -13,9 +13,9 @@ Every image is a shuffled 4 x 4 grid of jittered figures and holds all four grou
 
 The patches that serve as keys are labelled as what they show, in the group `local`. So no pixel of
 the group `recall` can be told locally, which labelling them with the recall classes would allow,
-and patterns are nevertheless learnt directly, which labelling them as background would hinder. For the
-same reason the markers have classes of their own in the group `local`: what is in doubt is whether
-a head carries a cue over the image, not whether the backbone discovers that it is one.
+and patterns are nevertheless learnt directly, which labelling them as background would hinder.
+For the same reason the markers have classes of their own in the group `local`: what is in doubt is
+whether a head carries a cue over the image, not whether the backbone discovers that it is one.
 
 Pixels are the same on every machine: only raw bits of PCG64 are used (numpy guarantees that stream
 but not the ones that its distributions derive from it), and only integer arithmetic, or float64

@@ -1,11 +1,9 @@
 """Wall-clock time in interleaved rounds, so that a disturbance meets every head alike."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,20 +11,6 @@ from contextbench.precision import Precision
 
 Loss = Callable[[Any, Tensor], Tensor]  # model output, labels -> scalar
 Call = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class LatencySummary:
-    """Median and quartiles of the samples; `ratio` is the median of same-round ratios."""
-
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    ratio: float  # to the baseline of the same round, 1.0 for the baseline itself
-
-    def as_dict(self) -> dict[str, float]:
-        """Plain values for a record."""
-        return asdict(self)
 
 
 def interleaved(
@@ -68,28 +52,6 @@ def _milliseconds(call: Call, device: torch.device, clock: Callable[[], float]) 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def latency_summary(
-    samples: Mapping[str, Sequence[float]], baseline: str
-) -> dict[str, LatencySummary]:
-    """Summary of every name's samples (milliseconds), with its ratio to `baseline`.
-
-    Raises ValueError unless `baseline` is among the names and all have as many samples, at least 1.
-    """
-    if baseline not in samples:
-        raise ValueError(f"baseline {baseline!r} was not timed; timed were: {', '.join(samples)}")
-    lengths = {name: len(values) for name, values in samples.items()}
-    if len(set(lengths.values())) != 1 or lengths[baseline] == 0:
-        raise ValueError(f"every name needs one sample a round, got {lengths}")
-    reference = np.asarray(samples[baseline], dtype=float)
-    return {name: _summary(np.asarray(s, dtype=float), reference) for name, s in samples.items()}
-
-
-def _summary(samples: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> LatencySummary:
-    lower, median, upper = np.quantile(samples, [0.25, 0.5, 0.75])
-    ratio = np.median(samples / reference)
-    return LatencySummary(float(median), float(lower), float(upper), float(ratio))
 
 
 def forward_call(model: nn.Module, images: Any, precision: Precision) -> Call:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -47,10 +47,6 @@ class MemoryPrediction:
     optimizer_bytes: int = 0
     gradient_bytes: int = 0  # of all trained parameters, as they are when the optimiser steps
 
-    def as_dict(self) -> dict[str, int]:
-        """Plain values for a record."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class MeasuredMemory:
@@ -58,10 +54,6 @@ class MeasuredMemory:
 
     allocated_bytes: int  # tensors and workspaces
     reserved_bytes: int  # what the process holds of the device, and other processes cannot use
-
-    def as_dict(self) -> dict[str, int]:
-        """Plain values for a record."""
-        return asdict(self)
 
 
 def predict_inference(

@@ -235,12 +235,7 @@ def _with_samples(
 
 
 def _stored(counts: Mapping[str, Counts]) -> dict[str, ScopeCounts]:
-    return {
-        scope: ScopeCounts(
-            parameters=count.parameters, macs=count.macs, uncounted=list(count.uncounted)
-        )
-        for scope, count in counts.items()
-    }
+    return {scope: ScopeCounts(**count.as_dict()) for scope, count in counts.items()}
 
 
 def _baseline(heads: Sequence[HeadConfig]) -> str:

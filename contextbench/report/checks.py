@@ -168,8 +168,9 @@ def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list
 
 
 def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:
+    """What all heads have in common is said once; the rest for each head that has it."""
     listed = {
-        name: sorted(set(counts.uncounted))
+        name: set(counts.uncounted)
         for name in names
         if name in profile.heads
         and (counts := profile.heads[name].counts.get(profile.scope)) is not None
@@ -177,5 +178,8 @@ def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:
     }
     if not listed:
         return []
-    heads = "; ".join(f"{name}: {', '.join(operators)}" for name, operators in listed.items())
-    return [f"MACs leave out operators that the counter does not see ({heads})."]
+    common = set.intersection(*listed.values())
+    own = {name: operators - common for name, operators in listed.items()}
+    parts = [", ".join(sorted(common))] if common else []
+    parts += [f"{name}: {', '.join(sorted(rest))}" for name, rest in own.items() if rest]
+    return [f"Operators that no MAC count includes ({'; '.join(parts)})."]

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from contextbench.measure.latency import (
     forward_call,
     interleaved,
-    latency_summary,
     train_call,
 )
 from contextbench.precision import Precision
@@ -54,30 +53,6 @@ def test_rounds_are_interleaved_and_warm_up_is_dropped() -> None:
 def test_impossible_rounds_are_refused(rounds: int, warmup: int) -> None:
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         interleaved({}, rounds=rounds, warmup=warmup, device=CPU)
-
-
-def test_a_disturbed_round_does_not_move_the_ratio() -> None:
-    # The second round is ten times slower for both; the ratio of medians would be 3 / 1.
-    summary = latency_summary({"fcn": [1, 20, 1], "ocr": [2, 40, 3]}, "fcn")
-    assert summary["ocr"].ratio == 2  # median of 2, 2, 3
-    assert summary["fcn"].ratio == 1
-    assert summary["ocr"].median_ms == 3
-    # Quartiles by linear interpolation: halfway between neighbours of three samples.
-    assert summary["ocr"].lower_quartile_ms == pytest.approx(2.5)
-    assert summary["ocr"].upper_quartile_ms == pytest.approx(21.5)
-    assert set(summary["ocr"].as_dict()) == {
-        "median_ms",
-        "lower_quartile_ms",
-        "upper_quartile_ms",
-        "ratio",
-    }
-
-
-def test_a_missing_baseline_or_round_is_named() -> None:
-    with pytest.raises(ValueError, match="'fcn' was not timed; timed were: ocr"):
-        latency_summary({"ocr": [1.0]}, "fcn")
-    with pytest.raises(ValueError, match="one sample a round"):
-        latency_summary({"fcn": [1.0], "ocr": [1.0, 2.0]}, "fcn")
 
 
 class Probe(nn.Module):

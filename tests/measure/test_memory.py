@@ -235,11 +235,6 @@ def test_the_reference_form_of_attention_needs_its_maps() -> None:
     assert peak("reference") - peak("fast") > FLOAT * (24 * 24) ** 2
 
 
-def test_as_dict_names_bytes() -> None:
-    prediction = predict_inference(nn.Linear(1, 1), empty(1, 1))
-    assert all(name.endswith("_bytes") for name in prediction.as_dict())
-
-
 def _hold_100_mebibytes() -> None:
     torch.ones(25, MEBIBYTE)
 
