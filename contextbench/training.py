@@ -52,7 +52,7 @@ class Recipe:
 
 @dataclass
 class Progress:
-    """Where training stands: completed steps, their losses, and seconds spent in all sessions."""
+    """Where training stands: completed steps, their losses, and seconds spent over all restarts."""
 
     step: int = 0
     seconds: float = 0.0
