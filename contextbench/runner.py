@@ -35,6 +35,7 @@ from contextbench.results import (
     RunRecord,
     Status,
     cell_folder,
+    differences,
     existing_run,
     write_areas,
     write_history,
@@ -344,19 +345,11 @@ def _resolved_yaml(cell: Cell) -> str:
 
 
 def _difference(record: RunRecord, cell: Cell) -> str:
-    stored = _flat({"protocol": record.protocol, "head": record.head})
     protocol = cell.setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}})
-    wanted = _flat({"protocol": protocol, "head": cell.head.model_dump(mode="json")})
-    keys = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
-    if not keys:
+    different = differences(
+        {"protocol": record.protocol, "head": record.head},
+        {"protocol": protocol, "head": cell.head.model_dump(mode="json")},
+    )
+    if not different:
         return "its data or the version of the protocol differ"
-    return ", ".join(f"{key} was {stored.get(key)}, is {wanted.get(key)}" for key in keys)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+    return ", ".join(f"{key} was {was}, is {wanted}" for key, (was, wanted) in different.items())

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from contextbench.errors import UserError
-from contextbench.results import ProfileRecord, RunRecord
+from contextbench.results import ProfileRecord, RecordError, RunRecord, differences
 
 NOT_PART_OF_PROTOCOL = ("name", "dataset.root")  # what a fingerprint leaves out as well
-_MISSING = "(not set)"
 
 
 class MixedProtocolsError(UserError, ValueError):
@@ -18,10 +17,10 @@ class MixedProtocolsError(UserError, ValueError):
 def check_comparable(runs: Sequence[RunRecord]) -> None:
     """Refuse runs of different protocols, of differently configured heads, and duplicates.
 
-    Raises `MixedProtocolsError`; `ValueError` when there are no runs or a cell occurs twice.
+    Raises `MixedProtocolsError`; `RecordError` when there are no runs or a cell occurs twice.
     """
     if not runs:
-        raise ValueError("there are no runs to compare")
+        raise RecordError("there are no runs to compare")
     for run in runs[1:]:
         if run.fingerprint != runs[0].fingerprint:
             raise MixedProtocolsError(_protocol_difference(runs[0], run))
@@ -78,7 +77,7 @@ def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
             )
     repeated = [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]
     if repeated:
-        raise ValueError(f"head {name!r} has more than one run of seed {repeated[0]}")
+        raise RecordError(f"head {name!r} has more than one run of seed {repeated[0]}")
 
 
 def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
@@ -94,20 +93,11 @@ def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
 
 def _differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
     """Dotted keys with both values, one a line."""
-    one, two = _flat(left), _flat(right)
-    keys = [key for key in {**one, **two} if key not in NOT_PART_OF_PROTOCOL]
-    values = {key: (one.get(key, _MISSING), two.get(key, _MISSING)) for key in keys}
-    return "\n".join(f"  {key}: {a} / {b}" for key, (a, b) in values.items() if a != b)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    return "\n".join(
+        f"  {key}: {one} / {other}"
+        for key, (one, other) in differences(left, right).items()
+        if key not in NOT_PART_OF_PROTOCOL
+    )
 
 
 def _cell(run: RunRecord) -> str:
