@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from contextbench.checkpoint import CheckpointError
 from contextbench.config import HeadConfig, Protocol
-from contextbench.data.transforms import normalise
-from contextbench.evaluation import predict_labels
+from contextbench.evaluation import predict_image
 from contextbench.files import quarantine, write_json
 from contextbench.measure.profile import Timing, choose_for, profile_models
 from contextbench.precision import Precision
@@ -179,7 +176,7 @@ def _examples(
     execution: Execution,
 ) -> Examples:
     """A few images, evenly spread over the split, with what the first seed's models predict."""
-    dataset = setting.evaluate_set
+    dataset, config = setting.evaluate_set, setting.protocol.evaluate
     count = min(EXAMPLE_IMAGES, len(dataset))
     samples = [dataset[(2 * n + 1) * len(dataset) // (2 * count)] for n in range(count)]
     done = {run.head_name for run in runs if run.status == "done" and run.seed == plan.seeds[0]}
@@ -200,7 +197,17 @@ def _examples(
             execution.reporter.say(f"no example predictions of {head.name}: {error}")
             continue
         predictions[head.name] = [
-            _predict(model, sample.image, sample.labels.shape, setting, precision, execution)
+            predict_image(
+                model,
+                sample.image,
+                (sample.labels.shape[0], sample.labels.shape[1]),
+                scales=config.scales,
+                flip=config.flip,
+                device=execution.device,
+                precision=precision,
+            )
+            .cpu()
+            .numpy()
             for sample in samples
         ]
     return Examples(
@@ -209,24 +216,3 @@ def _examples(
         truths=[sample.labels.numpy() for sample in samples],
         predictions=predictions,
     )
-
-
-def _predict(
-    model: Any,
-    image: torch.Tensor,
-    size: Sequence[int],
-    setting: Setting,
-    precision: Precision,
-    execution: Execution,
-) -> Any:
-    config = setting.protocol.evaluate
-    batch = normalise(image[None].to(execution.device))
-    with torch.inference_mode(), precision.autocast(execution.device):
-        prediction = predict_labels(
-            model,
-            batch.to(memory_format=precision.torch_memory_format),
-            (size[0], size[1]),
-            scales=config.scales,
-            flip=config.flip,
-        )
-    return prediction[0].cpu().numpy()

@@ -57,19 +57,37 @@ def evaluate(
     with _evaluating(model), torch.inference_mode():
         for index in range(total):
             name, image, labels = dataset[index]
-            images = normalise(image[None].to(device)).to(
-                memory_format=precision.torch_memory_format
-            )
-            with precision.autocast(device), _naming(name):
-                prediction = predict_labels(
-                    model, images, (labels.shape[0], labels.shape[1]), scales=scales, flip=flip
+            size = (labels.shape[0], labels.shape[1])
+            with _naming(name):
+                prediction = predict_image(
+                    model, image, size, scales=scales, flip=flip, device=device, precision=precision
                 )
-                areas = count_areas(prediction[0], labels.to(device), num_classes)
+                areas = count_areas(prediction, labels.to(device), num_classes)
             counts[:, index] = torch.stack(areas).cpu().numpy()
             names.append(name)
             if progress is not None:
                 progress(index + 1, total)
     return Areas(names, *counts)
+
+
+@torch.inference_mode()
+def predict_image(
+    model: Segmenter,
+    image: Tensor,
+    size: tuple[int, int],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    device: torch.device,
+    precision: Precision,
+) -> Tensor:
+    """Train ids (H, W) uint8 at `size`, on `device`, for one image (3, H', W') uint8.
+
+    `model` is on `device` and in evaluation mode. Otherwise as `predict_labels`.
+    """
+    images = normalise(image[None].to(device)).to(memory_format=precision.torch_memory_format)
+    with precision.autocast(device):
+        return predict_labels(model, images, size, scales=scales, flip=flip)[0]
 
 
 def predict_labels(

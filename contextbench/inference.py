@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from contextbench.config import HeadConfig, Protocol
 from contextbench.data import build_dataset
 from contextbench.data.labels import colourise, read_image
-from contextbench.data.transforms import normalise
-from contextbench.evaluation import evaluate, predict_labels
+from contextbench.evaluation import evaluate, predict_image
 from contextbench.files import ensure_writable, write_atomic
 from contextbench.metrics import group_iou, scores
 from contextbench.model import Segmenter
@@ -115,16 +113,16 @@ def predict_files(
     for path in images:
         execution.stop.check()
         image = read_image(path)  # (3, H, W)
-        batch = normalise(image[None].to(execution.device))
-        with torch.inference_mode(), precision.autocast(execution.device):
-            prediction = predict_labels(
-                model,
-                batch.to(memory_format=precision.torch_memory_format),
-                (image.shape[-2], image.shape[-1]),
-                scales=protocol.evaluate.scales,
-                flip=protocol.evaluate.flip,
-            )
-        mask = prediction[0].cpu().numpy()
+        prediction = predict_image(
+            model,
+            image,
+            (image.shape[-2], image.shape[-1]),
+            scales=protocol.evaluate.scales,
+            flip=protocol.evaluate.flip,
+            device=execution.device,
+            precision=precision,
+        )
+        mask = prediction.cpu().numpy()
         colour = colourise(mask, tuple(record.labels.palette))
         picture = image.permute(1, 2, 0).numpy()
         overlay = (1 - OVERLAY_SHARE) * picture + OVERLAY_SHARE * colour

@@ -190,10 +190,10 @@ def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location=recipe.device, weights_only=True)
-        if isinstance(state, dict) and state.get("identity") == recipe.identity:
-            return state
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
-        pass  # falls through to the same treatment as a foreign file
+        state = None
+    if isinstance(state, dict) and state.get("identity") == recipe.identity:
+        return state
     quarantine(path)
     return None
 
