@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
+FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
+
 app = typer.Typer(
     help="Compare context heads for semantic segmentation: accuracy and cost under one protocol.",
     no_args_is_help=True,
@@ -57,7 +59,7 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCO
 @app.command()
 def compare(
     protocol: ProtocolOption = "probe",
-    heads: HeadsOption = "all",
+    heads: HeadsOption = FAMILIES,
     seeds: SeedsOption = "0",
     out: OutOption = Path("runs"),
     data_root: RootOption = None,

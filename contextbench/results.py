@@ -125,6 +125,54 @@ class ProfileRecord(_Stored):
     heads: dict[str, HeadCost]
 
 
+class MemoryBytes(_Stored):
+    """Predicted peak of one forward pass without gradients, and its parts."""
+
+    peak_bytes: int  # weights + input + activations
+    weights_bytes: int
+    input_bytes: int
+    activation_peak_bytes: int  # all else that lives at the peak
+
+
+class Timing(_Stored):
+    """Times of one scope of one head, one sample a round."""
+
+    scope: str  # `core`, `context` or `head`
+    direction: Literal["forward", "forward_backward"]
+    latency_ms: list[float]
+
+
+class FormCost(_Stored):
+    """What one form of one head costs on features of one size, batch 1.
+
+    The scope `core` is the part of `context` that differs between the two forms.
+    """
+
+    head: str  # name of the head's file
+    implementation: str  # `fast` or `reference`
+    height: int  # of the features, in feature pixels
+    width: int
+    counts: dict[str, ScopeCounts] = {}  # `context` and `head`
+    memory: dict[str, MemoryBytes] = {}  # `context` and `head`
+    products: dict[str, dict[str, int]] = {}  # scope -> operator of the record -> times it runs
+    timings: list[Timing] = []
+    failure: Failure | None = None
+
+
+class HeadProfileRecord(_Stored):
+    """Costs of heads alone, without a backbone, measured in interleaved rounds on one device."""
+
+    schema_version: int = SCHEMA_VERSION
+    channels: int  # of the features' last stage
+    classes: int
+    precision: dict[str, str]
+    environment: dict[str, Any]
+    rounds: int  # 0: predicted only
+    costs: list[FormCost]
+    # Convolutions and matrix products of the forward passes, each run alone: ms, one a round.
+    operators_ms: dict[str, list[float]] = {}
+
+
 @dataclass(frozen=True)
 class Areas:
     """Per-image pixel counts of one evaluation; `names` in the order of the rows."""
@@ -156,6 +204,11 @@ def write_model(path: Path, record: BaseModel) -> None:
 def read_run(path: Path) -> RunRecord:
     """Read a `record.json`. Raises `RecordError` when corrupt or of another schema version."""
     return _read(RunRecord, path)
+
+
+def read_head_profile(path: Path) -> HeadProfileRecord:
+    """A record of heads alone. Raises `RecordError` naming what is wrong with the file."""
+    return _read(HeadProfileRecord, path)
 
 
 def read_profile(path: Path) -> ProfileRecord:

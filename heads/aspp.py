@@ -9,41 +9,29 @@ those of the paper for output stride 8; for output stride 16 it uses half of the
 Departs: supervision of layer3, which the paper does not have, as in every head here.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from heads.blocks import (
-    AuxiliaryBranch,
-    PixelClassifier,
+    Layer4Head,
     PooledBranch,
-    checked_implementation,
+    TwoForms,
+    atrous_branches,
     conv_bn_relu,
     resize_like,
 )
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.interface import Channels, Implementation
 
 
-class VisibleTapsConv2d(nn.Conv2d):
-    """A size-preserving 3x3 convolution without the taps that meet zero padding at every position.
+class AtrousPyramid(TwoForms):
+    """(N, C, h, w) -> (N, width, h, w).
 
-    Where the dilation reaches the height (width) of the map, the outer rows (columns) are such.
+    The fast form skips taps that see only padding, and adds V_g g, with V = [V_0, ..., V_D, V_g],
+    to every pixel instead of convolving a map that has g everywhere.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        dilation = self.dilation[0]
-        outside = [dilation >= size for size in x.shape[-2:]]
-        rows, columns = (slice(1, 2) if out else slice(None) for out in outside)
-        padding = [0 if out else dilation for out in outside]
-        weight = self.weight[:, :, rows, columns]
-        return F.conv2d(x, weight, self.bias, padding=padding, dilation=dilation)
-
-
-class AtrousPyramid(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w)."""
 
     def __init__(
         self,
@@ -52,32 +40,27 @@ class AtrousPyramid(nn.Module):
         dilations: Sequence[int],
         implementation: Implementation,
     ) -> None:
-        super().__init__()
-        fast = checked_implementation(implementation) == "fast"
-        convolution = VisibleTapsConv2d if fast else nn.Conv2d
+        super().__init__(implementation)
         self.pixel = conv_bn_relu(channels, width)
-        self.atrous = nn.ModuleList(
-            conv_bn_relu(channels, width, 3, dilation=dilation, convolution=convolution)
-            for dilation in dilations
-        )
+        self.atrous = atrous_branches(channels, width, dilations, implementation)
         self.image = PooledBranch(channels, width, bins=1)
         self.fuse = conv_bn_relu((len(dilations) + 2) * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _fast(self, x: Tensor) -> Tensor:
+        local = torch.cat([self.pixel(x), *(branch(x) for branch in self.atrous)], dim=1)
+        own, pooled = self.fuse.convolution.weight.tensor_split([local.shape[1]], dim=1)
+        everywhere = F.conv2d(self.image(x), pooled)  # (N, width, 1, 1)
+        return self.fuse.activate(F.conv2d(local, own) + everywhere)
+
+    def _reference(self, x: Tensor) -> Tensor:
         dilated = [branch(x) for branch in self.atrous]
         image = resize_like(self.image(x), x)
         fused: Tensor = self.fuse(torch.cat([self.pixel(x), *dilated, image], dim=1))
         return fused
 
 
-class ASPPHead(ContextHead):
-    """Training needs a batch of at least 2 (ValueError otherwise).
-
-    The fast form skips taps that see only padding; on maps larger than every dilation the two
-    forms coincide.
-    """
-
-    loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
+class ASPPHead(Layer4Head):
+    """Training needs a batch of at least 2 (ValueError otherwise)."""
 
     def __init__(
         self,
@@ -90,16 +73,7 @@ class ASPPHead(ContextHead):
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        super().__init__()
-        if not dilations or min(dilations) < 1:
-            raise ValueError(f"dilations must be one or more positive, got {list(dilations)}")
-        self.context = AtrousPyramid(channels.layer4, width, dilations, implementation)
-        self.classifier = PixelClassifier(width, num_classes, dropout)
-        self.auxiliary = AuxiliaryBranch(
-            channels.layer3, num_classes, width=aux_width, dropout=dropout
+        context = AtrousPyramid(channels.layer4, width, dilations, implementation)
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
-
-    def forward(self, features: Features) -> HeadOutput:
-        pixels = self.context(features.layer4)  # (N, width, h, w)
-        aux = self.auxiliary(features.layer3)
-        return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})

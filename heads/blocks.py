@@ -5,12 +5,14 @@ resizing with or without aligned corners. One choice is made here for all heads:
 before every classifier and bilinear resizing without aligned corners.
 """
 
-from typing import cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, cast, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.interface import Implementation
+from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
 
 
 def checked_implementation(name: Implementation) -> Implementation:
@@ -19,6 +21,25 @@ def checked_implementation(name: Implementation) -> Implementation:
     if name not in allowed:
         raise ValueError(f"unknown implementation {name!r}; allowed: {', '.join(allowed)}")
     return name
+
+
+class TwoForms(nn.Module):
+    """One function in two forms: `_reference` is the paper's formula, `_fast` does less work.
+
+    Both have the same parameters and give the same output. Profiling finds these modules by their
+    class and times them apart from the layers around them.
+    """
+
+    _fast: Callable[..., Tensor]
+    _reference: Callable[..., Tensor]
+
+    def __init__(self, implementation: Implementation) -> None:
+        super().__init__()
+        self.implementation = checked_implementation(implementation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        form = self._fast if self.implementation == "fast" else self._reference
+        return form(*inputs)
 
 
 class ConvBnRelu(nn.Sequential):
@@ -59,6 +80,77 @@ def conv_bn_relu(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+class VisibleTapsConv2d(nn.Conv2d):
+    """A size-preserving 3x3 convolution without the taps that meet zero padding at every position.
+
+    Where the dilation reaches the height (width) of the map, the outer rows (columns) are such.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dilation = self.dilation[0]
+        outside = [dilation >= size for size in x.shape[-2:]]
+        rows, columns = (slice(1, 2) if out else slice(None) for out in outside)
+        padding = [0 if out else dilation for out in outside]
+        weight = self.weight[:, :, rows, columns]
+        return F.conv2d(x, weight, self.bias, padding=padding, dilation=dilation)
+
+
+def atrous_branches(
+    channels: int,
+    width: int,
+    dilations: Sequence[int],
+    implementation: Implementation,
+    *,
+    bias: bool = False,
+) -> nn.ModuleList:
+    """One 3x3 convolution, batch norm and ReLU for each dilation, all on the same map.
+
+    Raises ValueError unless there are dilations, all positive.
+    """
+    if not dilations or min(dilations) < 1:
+        raise ValueError(f"dilations must be one or more positive, got {list(dilations)}")
+    fast = checked_implementation(implementation) == "fast"
+    convolution = VisibleTapsConv2d if fast else nn.Conv2d
+    return nn.ModuleList(
+        conv_bn_relu(channels, width, 3, dilation=d, bias=bias, convolution=convolution)
+        for d in dilations
+    )
+
+
+class ConvOverConcat(TwoForms):
+    """relu(bn(W * [x_1, ..., x_P])) of P maps (N, C_p, h, w): (N, width, h, w).
+
+    The fast form sums the convolutions of the parts, W = [W_1, ..., W_P], and so never holds a
+    copy of all of them. It pays where a part is large, such as the backbone's last stage.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: int,
+        kernel: int,
+        implementation: Implementation,
+        *,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(implementation)
+        self.channels = tuple(channels)
+        self.fuse = conv_bn_relu(sum(self.channels), width, kernel, bias=bias)
+
+    def _fast(self, *parts: Tensor) -> Tensor:
+        convolution = self.fuse.convolution
+        first, *others = torch.split(convolution.weight, list(self.channels), dim=1)
+        padding = convolution.kernel_size[0] // 2
+        total = F.conv2d(parts[0], first, convolution.bias, padding=padding)
+        for part, weight in zip(parts[1:], others, strict=True):
+            total += F.conv2d(part, weight, padding=padding)
+        return self.fuse.activate(total)
+
+    def _reference(self, *parts: Tensor) -> Tensor:
+        fused: Tensor = self.fuse(torch.cat(parts, dim=1))
+        return fused
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -132,3 +224,32 @@ class PooledBranch(nn.Module):
                 "batch norm over one value: a branch pooled to 1x1 cannot be trained on a batch "
                 "of 1 image; use a batch of at least 2 (drop the last, incomplete batch)"
             )
+
+
+class Layer4Head(ContextHead):
+    """A head whose context module needs `layer4` only, supervised on `layer3` as all heads are."""
+
+    loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
+
+    def __init__(
+        self,
+        context: nn.Module,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int,
+        aux_width: int | None,
+        dropout: float,
+    ) -> None:
+        """`context` makes `width` channels of the `channels.layer4` that it is given."""
+        super().__init__()
+        self.context = context
+        self.classifier = PixelClassifier(width, num_classes, dropout)
+        self.auxiliary = AuxiliaryBranch(
+            channels.layer3, num_classes, width=aux_width, dropout=dropout
+        )
+
+    def forward(self, features: Features) -> HeadOutput:
+        pixels = self.context(features.layer4)  # (N, width, h, w)
+        aux = self.auxiliary(features.layer3)
+        return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from heads.blocks import AuxiliaryBranch, PixelClassifier, checked_implementation, conv_bn_relu
+from heads.blocks import AuxiliaryBranch, PixelClassifier, TwoForms, conv_bn_relu
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
 
 
@@ -33,7 +33,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False)
 
 
-class Encoding(nn.Module):
+class Encoding(TwoForms):
     """The residual encoder: pixels (N, C, h, w) -> (N, codewords, C).
 
     Always in the parameters' precision, also under autocast: the expanded square of the fast form
@@ -41,16 +41,15 @@ class Encoding(nn.Module):
     """
 
     def __init__(self, channels: int, codewords: int, implementation: Implementation) -> None:
-        super().__init__()
-        self.implementation = checked_implementation(implementation)
+        super().__init__(implementation)
         bound = (channels * codewords) ** -0.5
         self.codewords = nn.Parameter(torch.empty(codewords, channels).uniform_(-bound, bound))
         self.scale = nn.Parameter(torch.empty(codewords).uniform_(0, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        encode = self._fast if self.implementation == "fast" else self._reference
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
         with full_precision(x):
-            return encode(x.flatten(2).to(self.codewords.dtype))
+            return super().forward(x.flatten(2).to(self.codewords.dtype))
 
     def _fast(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, C)
         # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and sum_i a_ik (x_i - c_k) = A'X - diag(sum_i a_ik) C:

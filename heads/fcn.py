@@ -2,20 +2,40 @@
 
 Source: Long et al., CVPR 2015, arXiv:1411.4038, in the form that the papers of the other heads
 compare with ("dilated FCN"): f = relu(bn(W * x)), x is layer4, (N, C4, h, w).
+With `convolutions` L: f_l = relu(bn(W_l * f_(l-1))), f_0 = x; with `concat_input` the output is
+relu(bn(V * [x, f_L])), V is 3x3: with L = 2 the FCN of several code bases.
 Departs: no skip connections, which dilation replaces; a branch on layer3 as in every head.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from torch import Tensor, nn
 
-from heads.blocks import AuxiliaryBranch, PixelClassifier, checked_implementation, conv_bn_relu
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.blocks import ConvOverConcat, Layer4Head, checked_implementation, conv_bn_relu
+from heads.interface import Channels, Implementation
 
 
-class FCNHead(ContextHead):
-    """`implementation` makes no difference: the formula is already one convolution."""
+class ConcatConvolutions(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w), convolutions and their fusion with their own input."""
 
-    loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
+    def __init__(
+        self, channels: int, width: int, convolutions: int, implementation: Implementation
+    ) -> None:
+        super().__init__()
+        self.convolutions = stacked_convolutions(channels, width, convolutions)
+        self.fuse = ConvOverConcat((channels, width), width, 3, implementation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused: Tensor = self.fuse(x, self.convolutions(x))
+        return fused
+
+
+def stacked_convolutions(channels: int, width: int, convolutions: int) -> nn.Sequential:
+    """3x3 convolutions one after the other: (N, channels, h, w) -> (N, width, h, w)."""
+    inputs = [channels] + [width] * (convolutions - 1)
+    return nn.Sequential(*(conv_bn_relu(c, width, 3, bias=True) for c in inputs))
+
+
+class FCNHead(Layer4Head):
+    """`implementation` makes a difference with `concat_input` only: the copy [x, f] is not made."""
 
     def __init__(
         self,
@@ -23,19 +43,20 @@ class FCNHead(ContextHead):
         num_classes: int,
         *,
         width: int = 512,
+        convolutions: int = 1,
+        concat_input: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        super().__init__()
         checked_implementation(implementation)
-        self.context = conv_bn_relu(channels.layer4, width, 3, bias=True)
-        self.classifier = PixelClassifier(width, num_classes, dropout)
-        self.auxiliary = AuxiliaryBranch(
-            channels.layer3, num_classes, width=aux_width, dropout=dropout
+        if convolutions < 1:
+            raise ValueError(f"convolutions must be 1 or more, got {convolutions}")
+        context = (
+            ConcatConvolutions(channels.layer4, width, convolutions, implementation)
+            if concat_input
+            else stacked_convolutions(channels.layer4, width, convolutions)
         )
-
-    def forward(self, features: Features) -> HeadOutput:
-        pixels = self.context(features.layer4)  # (N, width, h, w)
-        aux = self.auxiliary(features.layer3)
-        return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )

@@ -7,22 +7,14 @@ Ours: x is layer4, (N, C4, h, w); each p_b has C4 // B channels, up is bilinear.
 Departs: resizing without aligned corners, as in every head here.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.blocks import (
-    AuxiliaryBranch,
-    PixelClassifier,
-    PooledBranch,
-    checked_implementation,
-    conv_bn_relu,
-    resize_like,
-)
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.blocks import Layer4Head, PooledBranch, TwoForms, conv_bn_relu, resize_like
+from heads.interface import Channels, Implementation
 
 
 def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
@@ -39,7 +31,7 @@ def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
     return F.unfold(torch.cat(maps), 3, padding=1).flatten(0, 1).to(like.dtype)
 
 
-class PyramidPooling(nn.Module):
+class PyramidPooling(TwoForms):
     """(N, C, h, w) -> (N, width, h, w).
 
     The fast form uses that up and the 3x3 convolution with W = [W_x, W_1, ..., W_B] are linear:
@@ -55,16 +47,12 @@ class PyramidPooling(nn.Module):
         pool_width: int,
         implementation: Implementation,
     ) -> None:
-        super().__init__()
+        super().__init__(implementation)
         self.channels = channels
         self.pool_width = pool_width
         self.bins = tuple(bins)
-        self.implementation = checked_implementation(implementation)
         self.branches = nn.ModuleList(PooledBranch(channels, pool_width, b) for b in self.bins)
         self.fuse = conv_bn_relu(channels + len(self.bins) * pool_width, width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._fast(x) if self.implementation == "fast" else self._reference(x)
 
     def _fast(self, x: Tensor) -> Tensor:
         weight = self.fuse.convolution.weight
@@ -85,13 +73,11 @@ class PyramidPooling(nn.Module):
         return fused
 
 
-class PPMHead(ContextHead):
+class PPMHead(Layer4Head):
     """`pool_width` is the width of one pooled branch: C4 // len(bins), as published, if None.
 
     Training needs a batch of at least 2 when `bins` has a 1 (ValueError otherwise).
     """
-
-    loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
 
     def __init__(
         self,
@@ -105,17 +91,10 @@ class PPMHead(ContextHead):
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        super().__init__()
         if not bins or min(bins) < 1:
             raise ValueError(f"bins must be one or more positive grid sizes, got {list(bins)}")
         pool_width = pool_width if pool_width is not None else max(1, channels.layer4 // len(bins))
-        self.context = PyramidPooling(channels.layer4, width, bins, pool_width, implementation)
-        self.classifier = PixelClassifier(width, num_classes, dropout)
-        self.auxiliary = AuxiliaryBranch(
-            channels.layer3, num_classes, width=aux_width, dropout=dropout
+        context = PyramidPooling(channels.layer4, width, bins, pool_width, implementation)
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
-
-    def forward(self, features: Features) -> HeadOutput:
-        pixels = self.context(features.layer4)  # (N, width, h, w)
-        aux = self.auxiliary(features.layer3)
-        return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("heads.interface", "heads.blocks")
+SHARED = ("heads.interface", "heads.blocks", "heads.attention")
 
 
 def module_name(path: Path) -> str:
@@ -83,12 +83,16 @@ def test_heads_need_torch_and_nothing_else(name: str) -> None:
     assert roots - sys.stdlib_module_names <= {"torch", "heads"}
 
 
-def test_the_interface_knows_no_head_and_the_blocks_know_the_interface_only() -> None:
+def test_shared_parts_know_no_head() -> None:
     internal = {
         name: imported(everywhere(HEADS_SOURCES[name]), HEADS_SOURCES) & set(HEADS_SOURCES)
         for name in SHARED
     }
-    assert internal == {"heads.interface": set(), "heads.blocks": {"heads.interface"}}
+    assert internal == {
+        "heads.interface": set(),
+        "heads.blocks": {"heads.interface"},
+        "heads.attention": {"heads.interface", "heads.blocks"},
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

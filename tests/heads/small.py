@@ -17,6 +17,7 @@ IMPLEMENTATIONS = get_args(Implementation)
 # Every head, and the options that add parameters or terms.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in HEADS},
+    "fcn-concat": ("fcn", {"convolutions": 2, "concat_input": True}),
     # Equal key and value widths, as in the paper, are what the fused attention kernels accept.
     "ocnet": ("ocnet", {"key_channels": 7, "value_channels": 7}),
     "ocnet-two-transforms": (

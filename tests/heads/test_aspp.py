@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from heads.aspp import ASPPHead, AtrousPyramid, VisibleTapsConv2d
+from heads.aspp import ASPPHead, AtrousPyramid
+from heads.blocks import VisibleTapsConv2d
 from heads.interface import Implementation
 from tests.heads import loops
 from tests.heads.small import CHANNELS, CLASSES, IMPLEMENTATIONS, randomize_norms, small_features

@@ -12,10 +12,11 @@ from tests.heads.small import IMPLEMENTATIONS, small_features, small_head
 
 def looped(image: loops.Map, context: ObjectContext) -> loops.Map:
     x = loops.conv_bn_relu(image, context.reduce)
-    query_block = context.key if context.query is None else context.query
+    attention = context.attention
+    query_block = attention.key if attention.query is None else attention.query
     queries = loops.pixels_of(loops.conv_bn_relu(x, query_block))
-    keys = loops.pixels_of(loops.conv_bn_relu(x, context.key))
-    values = loops.pixels_of(loops.convolve(x, context.value))
+    keys = loops.pixels_of(loops.conv_bn_relu(x, attention.key))
+    values = loops.pixels_of(loops.convolve(x, attention.value))
     gathered = []
     for query in queries:
         weights = loops.softmax([loops.dot(query, key) / math.sqrt(len(key)) for key in keys])
@@ -23,7 +24,7 @@ def looped(image: loops.Map, context: ObjectContext) -> loops.Map:
         gathered.append([loops.dot(weights, list(column)) for column in columns])
     gathered_map = loops.map_of(gathered, *loops.size_of(x))
     return loops.conv_bn_relu(
-        loops.convolve(gathered_map, context.output) + x,  # lists of channels: concatenation
+        loops.convolve(gathered_map, attention.output) + x,  # lists of channels: concatenation
         context.fuse,
     )
 
@@ -43,7 +44,7 @@ def test_shared_transform_runs_once_a_step(implementation: str) -> None:
     """Run twice, its batch norm would move the running statistics twice."""
     head = small_head("ocnet", implementation)
     head(small_features())
-    assert head.get_submodule("context.key.1").num_batches_tracked == 1
+    assert head.get_submodule("context.attention.key.1").num_batches_tracked == 1
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

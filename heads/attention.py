@@ -1,0 +1,98 @@
+"""Dense attention between the pixels of a map, shared by every head that has it."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.blocks import TwoForms, conv_bn_relu
+from heads.interface import Implementation
+
+QUERIES_AT_ONCE = 512  # fastest of 256, 512 and 1024 on a CPU, and small beside a feature map
+
+
+def as_map(pixels: Tensor, like: Tensor) -> Tensor:
+    """(N, C, h w) as (N, C, h, w), with the height and width of `like`."""
+    return pixels.reshape(*pixels.shape[:2], *like.shape[-2:])
+
+
+class DenseAttention(TwoForms):
+    """c_i = sum_j softmax_j(scale q_i . k_j) v_j, i over the query's pixels, j over the key's.
+
+    Query (N, d, h, w), key (N, d, h', w'), value (N, c, h', w') -> (N, c, h, w). `scale` is
+    1 / sqrt(d) unless given. The reference form holds the matrix of all pairs, twice. The fast
+    form holds no pairs where d = c, which fused attention kernels ask for, and else those of a few
+    hundred queries at a time; in training, with d != c, backward keeps one matrix.
+    """
+
+    def __init__(self, implementation: Implementation, *, scale: float | None = None) -> None:
+        super().__init__(implementation)
+        self.scale = scale
+
+    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scores = torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2))
+        scores *= self._scale(query)  # in place: the matrix can be most of a device's memory
+        attention = scores.softmax(dim=-1)  # over the keys' pixels
+        gathered = torch.einsum("nij,ncj->nci", attention, value.flatten(2))
+        return as_map(gathered, query)
+
+    def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.shape[1] == value.shape[1]:
+            return self._fused(query, key, value)
+        return self._blockwise(query, key, value)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # The fused kernels need one heads axis and each pixel's channels next to each other.
+        q, k, v = (
+            t.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for t in (query, key, value)
+        )
+        gathered = F.scaled_dot_product_attention(q, k, v, scale=self._scale(query))
+        return as_map(gathered.squeeze(1).transpose(1, 2), query)
+
+    def _blockwise(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys = key.flatten(2) * self._scale(query)
+        values = value.flatten(2).transpose(1, 2).contiguous()
+        gathered = [
+            torch.bmm(torch.bmm(queries, keys).softmax(dim=-1), values)
+            for queries in torch.split(query.flatten(2).transpose(1, 2), QUERIES_AT_ONCE, dim=1)
+        ]  # each (N, up to QUERIES_AT_ONCE, c)
+        return as_map(torch.cat(gathered, dim=1).transpose(1, 2), query)
+
+    def _scale(self, query: Tensor) -> float:
+        return 1 / math.sqrt(query.shape[1]) if self.scale is None else self.scale
+
+
+class SelfAttention(nn.Module):
+    """Every pixel gathers the pixels that resemble it: (N, C, h, w) -> (N, out_channels, h, w).
+
+        q_i = query(x_i), k_j = key(x_j), v_j = value(x_j)
+        y_i = U sum_j softmax_j(q_i . k_j / sqrt(d)) v_j
+
+    Query and key are 1x1 convolution, batch norm and ReLU, and one transform if `share_key_query`
+    (evaluated once: batch norm sees it once a step); value and U are 1x1 convolutions; d is
+    `key_channels`. Yuan et al., arXiv:1809.00916, section 3.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        key_channels: int,
+        value_channels: int,
+        out_channels: int,
+        share_key_query: bool,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.key = conv_bn_relu(channels, key_channels, bias=True)
+        self.query = None if share_key_query else conv_bn_relu(channels, key_channels, bias=True)
+        self.value = nn.Conv2d(channels, value_channels, 1)
+        self.output = nn.Conv2d(value_channels, out_channels, 1)
+        self.attend = DenseAttention(implementation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = self.key(x)
+        query = key if self.query is None else self.query(x)
+        gathered: Tensor = self.output(self.attend(query, key, self.value(x)))
+        return gathered
