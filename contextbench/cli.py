@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from contextbench.config import HeadConfig
-    from contextbench.results import RunRecord
+    from contextbench.results import HeadProfileRecord, ProfileRecord, RunRecord
     from contextbench.runner import Execution
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
@@ -52,6 +52,8 @@ SetOption = Annotated[
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that load data.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run again what is on disk.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds of the latency measurement.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCOL/HEAD/seed-N.")]
 
@@ -66,7 +68,7 @@ def compare(
     device: DeviceOption = "auto",
     overrides: SetOption = None,
     workers: WorkersOption = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the latency measurement.")] = 15,
+    rounds: RoundsOption = 15,
     fresh: FreshOption = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
@@ -196,6 +198,9 @@ def profile(
     features: Annotated[
         str | None, typer.Option(help="Heads alone, on features of C x h x w: 2048x128x128.")
     ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="With --features: other heights, with commas: 32,64,128.")
+    ] = None,
     image: Annotated[
         str | None, typer.Option(help="Size of the image, height x width: 1024x2048.")
     ] = None,
@@ -204,47 +209,57 @@ def profile(
         bool, typer.Option("--predict", help="Predict counts and memory; time nothing.")
     ] = False,
     implementation: Annotated[
-        str, typer.Option(help="With --features: fast, or reference as papers count.")
+        str, typer.Option(help="With --features: fast, reference (as papers count) or both.")
     ] = "fast",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the measurement.")] = 15,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    backward: Annotated[
+        bool, typer.Option("--backward", help="With --features: also time forward + backward.")
+    ] = False,
+    rounds: RoundsOption = 15,
+    precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     overrides: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the raw record to this file.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Also write the raw record to this file; FILE.json.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what heads cost: parameters, MACs, memory, latency.
 
+    Example: contextbench profile --features 2048x64x64 --implementation both --backward
+
     Example: contextbench profile --features 2048x128x128 --predict --implementation reference
     """
     with _guarded():
-        from contextbench.measure.command import ProfileRequest, run_profile
-        from contextbench.results import write_model
-
-        request = ProfileRequest(
-            protocol=protocol,
-            overrides=tuple(overrides or ()),
-            heads=_heads(heads),
-            features=features,
-            image=image,
-            classes=classes,
-            implementation=implementation,
-            rounds=0 if predict_only else rounds,
-            precision=precision,
-            device=_device(device),
+        from contextbench.config import ConfigError
+        from contextbench.measure.command import (
+            HeadRequest,
+            ModelRequest,
+            Sampling,
+            profile_of_heads,
+            profile_of_models,
         )
-        with _execution(Path(), device, None, 0) as execution:
-            record = run_profile(request, execution)
-        if out is not None:
-            write_model(out, record)
-        if as_json:
-            _print_json(record.model_dump(mode="json"))
-            return
-        from contextbench.report.tables import cost_table, render_console
 
-        console.print(render_console(cost_table(record)))
+        sampling = Sampling(0 if predict_only else rounds, precision, _device(device))
+        with _execution(Path(), device, None, 0) as execution:
+            if features is None:
+                if sizes is not None or backward or implementation != "fast":
+                    raise ConfigError("--sizes, --backward and --implementation need --features")
+                models = ModelRequest(
+                    protocol, tuple(overrides or ()), _heads(heads), image, classes
+                )
+                _show_models(profile_of_models(models, sampling, execution), out, as_json)
+                return
+            if image is not None:
+                raise ConfigError(
+                    "--features and --image exclude each other: heads alone or whole models"
+                )
+            alone = HeadRequest(features, sizes, _heads(heads), classes, implementation, backward)
+            _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
 
 
 @app.command("check-data")
@@ -468,6 +483,28 @@ def _print_comparison(runs: "list[RunRecord]", costs: Any, as_json: bool) -> Non
     console.print(render_console(table))
     for warning in warnings_for(runs, costs):
         console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> None:
+    from contextbench.report.tables import cost_table, render_console
+    from contextbench.results import write_model
+
+    if out is not None:
+        write_model(out, record)
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+        return
+    console.print(render_console(cost_table(record)))
+
+
+def _show_heads(record: "HeadProfileRecord", out: Path | None, as_json: bool) -> None:
+    from contextbench.results import write_model
+
+    if out is not None:
+        write_model(out, record)
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+        return
 
 
 def _say_where(folder: Path, as_json: bool) -> None:

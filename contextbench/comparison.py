@@ -11,7 +11,7 @@ from contextbench.checkpoint import CheckpointError
 from contextbench.config import HeadConfig, Protocol
 from contextbench.evaluation import predict_image
 from contextbench.files import quarantine, write_json
-from contextbench.measure.profile import Timing, choose_for, profile_models
+from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
 from contextbench.report.bundle import Examples, write_report
@@ -125,18 +125,11 @@ def _profile(
     identity = _profile_identity(setting, plan.heads, precision, execution)
     if not plan.fresh and (stored := _stored_profile(path, identity)) is not None:
         return stored
-    label = "measure costs"
-    with execution.reporter.task(label, plan.rounds + plan.train_rounds + 4) as update:
-
-        def progress(done: int, _total: int) -> None:
-            execution.stop.check()
-            update(done, "interleaved rounds")
-
-        timing = Timing(plan.rounds, plan.train_rounds, execution.device, precision, progress)
-        profile = profile_models(
-            setting.protocol, plan.heads, setting.num_classes, image_size(setting), timing
-        )
-        update(plan.rounds + plan.train_rounds + 4, "")
+    task = watched(execution.reporter, execution.stop)
+    timing = Timing(plan.rounds, plan.train_rounds, execution.device, precision, task)
+    profile = profile_models(
+        setting.protocol, plan.heads, setting.num_classes, image_size(setting), timing
+    )
     profile = profile.model_copy(update={"identity": identity})
     write_model(path, profile)
     return profile

@@ -154,6 +154,7 @@ class FormCost(_Stored):
     width: int
     counts: dict[str, ScopeCounts] = {}  # `context` and `head`
     memory: dict[str, MemoryBytes] = {}  # `context` and `head`
+    measured_activation_peak_bytes: int | None = None  # of `context`, where the device counts it
     products: dict[str, dict[str, int]] = {}  # scope -> operator of the record -> times it runs
     timings: list[Timing] = []
     failure: Failure | None = None

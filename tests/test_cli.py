@@ -120,11 +120,11 @@ def test_a_failed_cell_gives_exit_code_1_and_a_row(tmp_path):
 def test_profile_predicts_heads_without_running_them():
     result = call("profile", "--features", "64x9x7", "--predict", "--json", "--heads", "fcn,ppm")
     assert result.exit_code == 0, result.output
-    record = json.loads(result.stdout)
-    context = record["heads"]["fcn"]["counts"]["context"]
+    fcn, ppm = json.loads(result.stdout)["costs"]
+    context = fcn["counts"]["context"]
     assert context["macs"] == 9 * 7 * 64 * 512 * 9
     assert context["parameters"] == 64 * 512 * 9 + 512 + 2 * 512
-    assert record["heads"]["ppm"]["latency_ms"] == []
+    assert ppm["timings"] == []
 
 
 def test_profile_times_models_at_an_image_size(tmp_path):

@@ -2,69 +2,109 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 
 from contextbench.config import ConfigError, HeadConfig, load_protocol, nearest
-from contextbench.measure.counts import parse_feature_size
-from contextbench.measure.profile import Timing, profile_heads, profile_models
+from contextbench.measure.counts import FeatureSize, parse_feature_size
+from contextbench.measure.head_profile import profile_heads
+from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.precision import Precision
-from contextbench.results import ProfileRecord
+from contextbench.results import HeadProfileRecord, ProfileRecord
 from contextbench.runner import Execution
 from heads.interface import Implementation
 
 DTYPES = ("float32", "bfloat16")
+FORMS = (*get_args(Implementation), "both")
+MOST_TRAIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class ProfileRequest:
-    """Either `features` (heads alone) or a protocol with an image size (whole models)."""
+class Sampling:
+    """How costs are measured, whatever is measured."""
 
-    protocol: str
-    overrides: Sequence[str]
-    heads: Sequence[HeadConfig]
-    features: str | None
-    image: str | None
-    classes: int
-    implementation: str
     rounds: int  # 0: predict only
     precision: str
     device: torch.device
 
 
-def run_profile(request: ProfileRequest, execution: Execution) -> ProfileRecord:
-    """Measure what was asked. Raises `ConfigError` for sizes and names that cannot be."""
-    _check_choice("--precision", request.precision, DTYPES)
-    _check_choice("--implementation", request.implementation, get_args(Implementation))
-    precision = Precision(dtype=request.precision)  # type: ignore[arg-type]
-    train_rounds = 0 if request.features else min(request.rounds, 5)
-    total = request.rounds + train_rounds
-    with execution.reporter.task("measure costs", max(total, 1)) as update:
+@dataclass(frozen=True)
+class ModelRequest:
+    """Whole models of a protocol; `image` is H x W, or None for the size of its crops."""
 
-        def progress(done: int, _total: int) -> None:
-            execution.stop.check()
-            update(done, "interleaved rounds")
-
-        timing = Timing(request.rounds, train_rounds, request.device, precision, progress)
-        if request.features is not None:
-            return _heads_alone(request, timing)
-        protocol = load_protocol(request.protocol, request.overrides)
-        size = _image_size(request.image) if request.image else protocol.train.crop
-        return profile_models(protocol, request.heads, request.classes, size, timing)
+    protocol: str
+    overrides: Sequence[str]
+    heads: Sequence[HeadConfig]
+    image: str | None
+    classes: int
 
 
-def _heads_alone(request: ProfileRequest, timing: Timing) -> ProfileRecord:
-    if request.image is not None:
-        raise ConfigError("--features and --image exclude each other: heads alone or whole models")
+@dataclass(frozen=True)
+class HeadRequest:
+    """Heads alone on features of C x h x w; `sizes`, such as `32,64`, replace h and w."""
+
+    features: str
+    sizes: str | None
+    heads: Sequence[HeadConfig]
+    classes: int
+    implementation: str
+    backward: bool
+
+
+def profile_of_models(
+    request: ModelRequest, sampling: Sampling, execution: Execution
+) -> ProfileRecord:
+    """Measure whole models. Raises `ConfigError` for sizes and names that cannot be."""
+    timing = _timing(sampling, execution)
+    timing = replace(timing, train_rounds=min(sampling.rounds, MOST_TRAIN_ROUNDS))
+    protocol = load_protocol(request.protocol, request.overrides)
+    size = _image_size(request.image) if request.image else protocol.train.crop
+    return profile_models(protocol, request.heads, request.classes, size, timing)
+
+
+def profile_of_heads(
+    request: HeadRequest, sampling: Sampling, execution: Execution
+) -> HeadProfileRecord:
+    """Measure heads alone. Raises `ConfigError` for sizes and names that cannot be."""
+    _check_choice("--implementation", request.implementation, FORMS)
+    both = request.implementation == "both"
+    return profile_heads(
+        _feature_sizes(request),
+        request.heads,
+        get_args(Implementation) if both else (request.implementation,),
+        request.classes,
+        _timing(sampling, execution),
+        backward=request.backward,
+    )
+
+
+def _timing(sampling: Sampling, execution: Execution) -> Timing:
+    _check_choice("--precision", sampling.precision, DTYPES)
+    return Timing(
+        rounds=sampling.rounds,
+        train_rounds=0,
+        device=sampling.device,
+        precision=Precision(dtype=sampling.precision),  # type: ignore[arg-type]
+        task=watched(execution.reporter, execution.stop),
+    )
+
+
+def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:
     try:
-        size = parse_feature_size(request.features or "")
+        size = parse_feature_size(request.features)
     except ValueError as error:
         raise ConfigError(f"--features: {error}") from error
-    return profile_heads(
-        size, request.heads, request.classes, timing, implementation=request.implementation
-    )
+    if request.sizes is None:
+        return [size]
+    sides = [part.strip() for part in request.sizes.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d*", side) for side in sides) or len(set(sides)) < len(sides):
+        raise ConfigError(
+            f"--sizes {request.sizes!r}: expected different heights of square feature maps, "
+            "such as 32,48,64"
+        )
+    return [size._replace(height=int(side), width=int(side)) for side in sides]
 
 
 def _image_size(text: str) -> tuple[int, int]:

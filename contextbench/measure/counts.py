@@ -67,7 +67,7 @@ def count(module: nn.Module, *inputs: Any) -> Counts:
     `inputs` are tensors on any device, or tuples of them; only their shapes and dtypes matter.
     Raises ValueError if the operations counted are odd in number, so not twice any MACs.
     """
-    _, counts = _run(_on_meta(module), inputs)
+    _, counts = _run(on_meta(module), inputs)
     return counts
 
 
@@ -79,7 +79,7 @@ def count_scopes(
     `model` is backbone and head, without the resizing of the logits to the image.
     """
     images = torch.empty(1, 3, *image_size, device="meta")
-    features, below = _run(_on_meta(backbone), (images,))
+    features, below = _run(on_meta(backbone), (images,))
     scopes = count_head_scopes(head, features)
     return {**scopes, "model": below + scopes["head"]}
 
@@ -89,7 +89,7 @@ def count_head_scopes(head: ContextHead, features: Features) -> dict[str, Counts
 
     What prepares the inputs of `context` (for OCR, the coarse head) is part of `head` only.
     """
-    head = _on_meta(head)
+    head = on_meta(head)
     features = tree_map_only(Tensor, lambda t: t.to("meta"), features)
     with torch.no_grad():
         inputs = head.context_inputs(features)
@@ -125,7 +125,7 @@ def meta_features(size: FeatureSize, *, batch: int = 1) -> Features:
     return Features(*(torch.empty(batch, c, *hw, device="meta") for c, hw in stages))
 
 
-def _on_meta(module: ModuleT) -> ModuleT:
+def on_meta(module: ModuleT) -> ModuleT:
     """A copy for evaluation without data; the parameters are never copied, however large."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
@@ -168,12 +168,13 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         for value in tree_iter((args, kwargs)):
             self.parameters += self._unread.pop(id(value), 0)
-        if not _is_counted(func) and not _is_free(func):
+        if not is_counted(func) and not _is_free(func):
             self.uncounted.add(_name(func))
         return func(*args, **kwargs)
 
 
-def _is_counted(func: Any) -> bool:
+def is_counted(func: Any) -> bool:
+    """Whether an operator of a dispatch mode is a convolution or a product."""
     packet = func._overloadpacket
     return packet in flop_registry or packet in _VECTOR_PRODUCTS
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +11,34 @@ from contextbench.precision import Precision
 
 Loss = Callable[[Any, Tensor], Tensor]  # model output, labels -> scalar
 Call = Callable[[], object]
+K = TypeVar("K")
 
 
 def interleaved(
-    named: Mapping[str, Call],
+    named: Mapping[K, Call],
     *,
     rounds: int,
     warmup: int,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[K, list[float]]:
     """Milliseconds of every call in every round, in the order A B C A B C ...
 
     `warmup` rounds come first and are not kept. Only the call is timed, from an idle device to an
-    idle device. `progress` is told rounds done, warm-up included, and rounds in all; `clock` gives
-    seconds. Raises ValueError for fewer than 1 round or a negative warm-up.
+    idle device. `progress` is told, after each call, calls done and calls in all, warm-up included;
+    `clock` gives seconds. Raises ValueError for fewer than 1 round or a negative warm-up.
     """
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds must be at least 1 and warmup 0, got {rounds} and {warmup}")
-    samples: dict[str, list[float]] = {name: [] for name in named}
-    for done in range(warmup + rounds):
-        for name, call in named.items():
-            elapsed = _milliseconds(call, device, clock)
-            if done >= warmup:
-                samples[name].append(elapsed)
+    samples: dict[K, list[float]] = {name: [] for name in named}
+    schedule = [(number, name) for number in range(warmup + rounds) for name in named]
+    for done, (number, name) in enumerate(schedule, start=1):
+        elapsed = _milliseconds(named[name], device, clock)
+        if number >= warmup:
+            samples[name].append(elapsed)
         if progress is not None:
-            progress(done + 1, warmup + rounds)
+            progress(done, len(schedule))
     return samples
 
 

@@ -1,27 +1,27 @@
-"""The cost of several heads side by side: counts, predicted memory, interleaved latency.
+"""The cost of several models side by side: counts, predicted memory, interleaved latency.
 
-Two ways to be asked: at an image size of a protocol (scope `model`, what a comparison reports), or
-at a feature size such as 2048x128x128 (scope `head`, what papers report, without a backbone).
+At an image size of a protocol, scope `model`: what a comparison reports. Heads alone, at a feature
+size as in papers, are in `head_profile`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contextbench.build import build_model, loss_weights
 from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.console import Reporter
 from contextbench.data.base import IGNORE
+from contextbench.interrupt import StopRequest
 from contextbench.losses import loss_terms, weighted_sum
 from contextbench.measure.choose import PrecisionChoice, choose_precision
 from contextbench.measure.counts import (
     Counts,
-    FeatureSize,
-    count_head_scopes,
     count_scopes,
-    feature_channels,
-    meta_features,
 )
 from contextbench.measure.latency import forward_call, interleaved, train_call
 from contextbench.measure.memory import predict_inference, predict_training_step
@@ -30,10 +30,20 @@ from contextbench.precision import Precision
 from contextbench.provenance import environment
 from contextbench.results import Failure, HeadCost, ProfileRecord, ScopeCounts
 from contextbench.training import build_optimizer
-from heads import Features, build_head
+
+WARMUP = 2  # rounds
 
 Call = Callable[[], object]
 Loss = Callable[..., Tensor]
+K = TypeVar("K")
+
+
+Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # label, units in all
+
+
+def unwatched(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A task that nobody sees."""
+    return nullcontext(lambda _done: None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,23 @@ class Timing:
     train_rounds: int
     device: torch.device
     precision: Precision
-    progress: Callable[[int, int], None] | None = None
+    task: Task = unwatched
+
+
+def watched(reporter: Reporter, stop: StopRequest) -> Task:
+    """Tasks that `reporter` shows and that `stop` ends between two calls."""
+
+    @contextmanager
+    def task(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        with reporter.task(label, total) as update:
+
+            def progress(done: int) -> None:
+                stop.check()
+                update(done, "")
+
+            yield progress
+
+    return task
 
 
 def profile_models(
@@ -73,7 +99,7 @@ def profile_models(
             precision=timing.precision,
         )
         return HeadCost(
-            counts=_stored(counts),
+            counts=stored_counts(counts),
             inference_memory_bytes=inference.peak_bytes,
             training_memory_bytes=training.peak_bytes,
         )
@@ -90,69 +116,23 @@ def profile_models(
         head.name: forward_call(built(head), images, timing.precision)
         for head in (healthy if timing.rounds else [])
     }
-    forward_ms = _time(forward, timing.rounds, timing)
+    forward_ms = sample("time forward passes", forward, timing.rounds, timing)
     del forward
     step = {
         head.name: _training_call(built(head), protocol, head, timing)
         for head in (healthy if timing.train_rounds else [])
     }
-    train_ms = _time(step, timing.train_rounds, timing)
+    train_ms = sample("time training steps", step, timing.train_rounds, timing)
     return ProfileRecord(
         protocol_name=protocol.name,
         backbone=protocol.backbone.name,
         input=_shape(image),
         training_input=_shape(batch),
         scope="model",
-        precision=_precision(timing.precision),
+        precision=asdict(timing.precision),
         environment=environment(timing.device),
         baseline=_baseline(heads),
         heads=_with_samples(costs, forward_ms, train_ms),
-    )
-
-
-def profile_heads(
-    size: FeatureSize,
-    heads: Sequence[HeadConfig],
-    num_classes: int,
-    timing: Timing,
-    *,
-    implementation: str = "fast",
-) -> ProfileRecord:
-    """Costs in the scope `head` on features of the given size, batch 1, papers' widths."""
-    channels = feature_channels(size)
-
-    def built(head: HeadConfig) -> nn.Module:
-        options = {**head.options, "implementation": implementation}
-        try:
-            return build_head(head.head, channels, num_classes, **options)
-        except ValueError as error:
-            raise ConfigError(f"head file {head.name!r}: {error}") from error
-
-    features = meta_features(size)
-
-    def cost(head: HeadConfig) -> HeadCost:
-        module = built(head)
-        inference = predict_inference(module, features, precision=timing.precision)
-        counts = count_head_scopes(module, features)  # type: ignore[arg-type]
-        return HeadCost(counts=_stored(counts), inference_memory_bytes=inference.peak_bytes)
-
-    costs = {head.name: _guarded(cost, head) for head in heads}
-    data = Features(*(torch.randn(stage.shape, device=timing.device) for stage in features))
-    calls = {
-        head.name: forward_call(built(head).to(timing.device), data, timing.precision)
-        for head in heads
-        if timing.rounds and costs[head.name].failure is None
-    }
-    return ProfileRecord(
-        protocol_name=None,
-        backbone=None,
-        input=_shape(features.layer4),
-        training_input=None,
-        scope="head",
-        precision=_precision(timing.precision),
-        environment=environment(timing.device),
-        baseline=_baseline(heads),
-        heads=_with_samples(costs, _time(calls, timing.rounds, timing), {}),
     )
 
 
@@ -210,12 +190,20 @@ def _guarded(cost: Callable[[HeadConfig], HeadCost], head: HeadConfig) -> HeadCo
         return HeadCost(counts={}, failure=Failure(kind=type(error).__name__, message=str(error)))
 
 
-def _time(calls: Mapping[str, Call], rounds: int, timing: Timing) -> Mapping[str, list[float]]:
+def sample(
+    label: str, calls: Mapping[K, Call], rounds: int, timing: Timing
+) -> Mapping[K, list[float]]:
+    """Milliseconds of every call in interleaved rounds, after two rounds of warm-up."""
     if not calls:
         return {}
-    return interleaved(
-        calls, rounds=rounds, warmup=2, device=timing.device, progress=timing.progress
-    )
+    with timing.task(label, len(calls) * (rounds + WARMUP)) as progress:
+        return interleaved(
+            calls,
+            rounds=rounds,
+            warmup=WARMUP,
+            device=timing.device,
+            progress=lambda done, _total: progress(done),
+        )
 
 
 def _with_samples(
@@ -234,7 +222,8 @@ def _with_samples(
     }
 
 
-def _stored(counts: Mapping[str, Counts]) -> dict[str, ScopeCounts]:
+def stored_counts(counts: Mapping[str, Counts]) -> dict[str, ScopeCounts]:
+    """Counts of each scope as a record holds them."""
     return {scope: ScopeCounts(**count.as_dict()) for scope, count in counts.items()}
 
 
@@ -242,10 +231,6 @@ def _baseline(heads: Sequence[HeadConfig]) -> str:
     """`fcn` where it takes part, else the first head."""
     names = [head.name for head in heads]
     return "fcn" if "fcn" in names else names[0]
-
-
-def _precision(precision: Precision) -> dict[str, str]:
-    return {"dtype": precision.dtype, "memory_format": precision.memory_format}
 
 
 def _shape(tensor: Tensor) -> str:
