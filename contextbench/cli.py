@@ -211,8 +211,15 @@ def profile(
     implementation: Annotated[
         str, typer.Option(help="With --features: fast, reference (as papers count) or both.")
     ] = "fast",
+    scopes: Annotated[
+        str, typer.Option(help="With --features: what to time, of core, context and head.")
+    ] = "core,context,head",
     backward: Annotated[
         bool, typer.Option("--backward", help="With --features: also time forward + backward.")
+    ] = False,
+    floors: Annotated[
+        bool,
+        typer.Option("--floors", help="With --features: also time each convolution and product."),
     ] = False,
     rounds: RoundsOption = 15,
     precision: PrecisionOption = "float32",
@@ -237,6 +244,7 @@ def profile(
     with _guarded():
         from contextbench.config import ConfigError
         from contextbench.measure.command import (
+            Extent,
             HeadRequest,
             ModelRequest,
             Sampling,
@@ -247,8 +255,10 @@ def profile(
         sampling = Sampling(0 if predict_only else rounds, precision, _device(device))
         with _execution(Path(), device, None, 0) as execution:
             if features is None:
-                if sizes is not None or backward or implementation != "fast":
-                    raise ConfigError("--sizes, --backward and --implementation need --features")
+                if sizes is not None or backward or floors or implementation != "fast":
+                    raise ConfigError(
+                        "--sizes, --backward, --floors and --implementation need --features"
+                    )
                 models = ModelRequest(
                     protocol, tuple(overrides or ()), _heads(heads), image, classes
                 )
@@ -258,7 +268,8 @@ def profile(
                 raise ConfigError(
                     "--features and --image exclude each other: heads alone or whole models"
                 )
-            alone = HeadRequest(features, sizes, _heads(heads), classes, implementation, backward)
+            extent = Extent(_listed(scopes, "--scopes"), backward, floors)
+            alone = HeadRequest(features, sizes, _heads(heads), classes, implementation, extent)
             _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
 
 

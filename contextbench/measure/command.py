@@ -9,7 +9,7 @@ import torch
 
 from contextbench.config import ConfigError, HeadConfig, load_protocol, nearest
 from contextbench.measure.counts import FeatureSize, parse_feature_size
-from contextbench.measure.head_profile import profile_heads
+from contextbench.measure.head_profile import SCOPES, Extent, profile_heads
 from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.results import HeadProfileRecord, ProfileRecord
@@ -50,7 +50,7 @@ class HeadRequest:
     heads: Sequence[HeadConfig]
     classes: int
     implementation: str
-    backward: bool
+    extent: Extent
 
 
 def profile_of_models(
@@ -69,6 +69,8 @@ def profile_of_heads(
 ) -> HeadProfileRecord:
     """Measure heads alone. Raises `ConfigError` for sizes and names that cannot be."""
     _check_choice("--implementation", request.implementation, FORMS)
+    for scope in request.extent.scopes:
+        _check_choice("--scopes", scope, SCOPES)
     both = request.implementation == "both"
     return profile_heads(
         _feature_sizes(request),
@@ -76,7 +78,7 @@ def profile_of_heads(
         get_args(Implementation) if both else (request.implementation,),
         request.classes,
         _timing(sampling, execution),
-        backward=request.backward,
+        request.extent,
     )
 
 

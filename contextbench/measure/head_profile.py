@@ -31,6 +31,7 @@ from contextbench.results import Timing as StoredTiming
 from heads import ContextHead, Features, build_head
 from heads.blocks import TwoForms
 
+SCOPES = ("core", "context", "head")
 Run = tuple[nn.Module, tuple[Any, ...]]  # a module and its inputs
 
 
@@ -51,20 +52,31 @@ class Form:
     operators: Mapping[Operator, int]  # of all scopes; empty where the cost is a failure
 
 
+@dataclass(frozen=True)
+class Extent:
+    """What is timed of each form.
+
+    `backward` is forward and backward together, with gradients of the features and of all
+    parameters; batch norm keeps its evaluation form there, as one image cannot train a branch
+    pooled to one cell. `floors` are the convolutions and matrix products, each alone.
+    """
+
+    scopes: Sequence[str] = SCOPES
+    backward: bool = False
+    floors: bool = False
+
+
 def profile_heads(
     sizes: Sequence[FeatureSize],
     heads: Sequence[HeadConfig],
     implementations: Sequence[str],
     num_classes: int,
     timing: Timing,
-    *,
-    backward: bool = False,
+    extent: Extent | None = None,
 ) -> HeadProfileRecord:
     """Costs of every head in every implementation on features of every size, batch 1.
 
-    `sizes` have one channel count. `backward` also times forward and backward together, with
-    gradients of the features and of all parameters; batch norm keeps its evaluation form there, as
-    one image cannot train a branch pooled to one cell. Raises `ConfigError` for wrong options.
+    `sizes` have one channel count. Raises `ConfigError` for wrong options.
     """
     costs: list[FormCost] = []
     operators_ms: dict[str, list[float]] = {}
@@ -75,7 +87,7 @@ def profile_heads(
             for implementation in implementations
         ]
         if timing.rounds:
-            timed, measured = _time(forms, size, timing, backward)
+            timed, measured = _time(forms, size, timing, extent or Extent())
             costs += timed
             operators_ms |= measured
         else:
@@ -141,7 +153,7 @@ def _counted(
 
 
 def _time(
-    forms: Sequence[Form], size: FeatureSize, timing: Timing, backward: bool
+    forms: Sequence[Form], size: FeatureSize, timing: Timing, extent: Extent
 ) -> tuple[list[FormCost], dict[str, list[float]]]:
     """The costs with their samples, and the samples of the operators that they consist of."""
     features = Features(
@@ -152,12 +164,12 @@ def _time(
     for index, form in enumerate(forms):
         if form.cost.failure is None:
             try:
-                own, update[index] = _tried(form, features, timing, backward)
+                own, update[index] = _tried(form, features, timing, extent)
             except (RuntimeError, MemoryError) as error:
                 update[index] = {"failure": _failure(error)}
             else:
                 calls |= {Timed(index, *what): call for what, call in own.items()}
-    operators = _operator_calls(forms, timing)
+    operators = _operator_calls(forms, timing) if extent.floors else {}
     everything = dict(chain[tuple[Timed | str, Call]](calls.items(), operators.items()))
     label = f"time heads at {size.height}x{size.width}"
     samples = sample(label, everything, timing.rounds, timing)
@@ -179,7 +191,7 @@ def _operator_calls(forms: Sequence[Form], timing: Timing) -> dict[str, Call]:
 
 
 def _tried(
-    form: Form, features: Features, timing: Timing, backward: bool
+    form: Form, features: Features, timing: Timing, extent: Extent
 ) -> tuple[dict[tuple[str, Any], Call], dict[str, Any]]:
     """The calls of one form, each run once, so that one that fails does not end the others.
 
@@ -191,20 +203,16 @@ def _tried(
     with torch.no_grad(), timing.precision.autocast(timing.device):
         inputs = head.context_inputs(features)
         core = _core_runs(head.context, inputs)
-    scopes: dict[str, list[Run]] = {
-        "core": core,
-        "context": [(head.context, inputs)],
-        "head": [(head, (features,))],
-    }
+    parts = {"core": core, "context": [(head.context, inputs)], "head": [(head, (features,))]}
     calls: dict[tuple[str, Any], Call] = {}
-    for scope, runs in scopes.items():
-        if runs:
+    for scope in extent.scopes:
+        if runs := parts[scope]:
             calls[scope, "forward"] = _forward(runs, timing)
-            if backward:
+            if extent.backward:
                 calls[scope, "forward_backward"] = _forward_backward(runs, timing)
     for call in calls.values():
         call()
-    return calls, _measured_memory(calls["context", "forward"], timing.device)
+    return calls, _measured_memory(_forward(parts["context"], timing), timing.device)
 
 
 def _core_runs(context: nn.Module, inputs: tuple[Any, ...]) -> list[Run]:

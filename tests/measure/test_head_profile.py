@@ -6,7 +6,7 @@ import torch
 from contextbench.config import ConfigError, HeadConfig
 from contextbench.measure import head_profile
 from contextbench.measure.counts import FeatureSize
-from contextbench.measure.head_profile import profile_heads
+from contextbench.measure.head_profile import Extent, profile_heads
 from contextbench.measure.profile import Timing
 from contextbench.precision import Precision
 from contextbench.results import FormCost, HeadProfileRecord
@@ -30,7 +30,8 @@ def configs(*names: str) -> list[HeadConfig]:
 @pytest.fixture(scope="module")
 def record() -> HeadProfileRecord:
     forms = ("fast", "reference")
-    return profile_heads([SIZE], configs("fcn", "encnet"), forms, 5, timing(2), backward=True)
+    extent = Extent(backward=True, floors=True)
+    return profile_heads([SIZE], configs("fcn", "encnet"), forms, 5, timing(2), extent)
 
 
 def cost_of(record: HeadProfileRecord, head: str, implementation: str) -> FormCost:
@@ -72,6 +73,13 @@ def test_every_operator_of_a_form_was_timed_alone(record: HeadProfileRecord) -> 
     named = {name for cost in record.costs for seen in cost.products.values() for name in seen}
     assert named == set(record.operators_ms)
     assert all(len(samples) == 2 for samples in record.operators_ms.values())
+
+
+def test_what_is_not_asked_for_is_not_timed() -> None:
+    extent = Extent(scopes=("context",))
+    record = profile_heads([SIZE], configs("encnet"), ("fast",), 5, timing(1), extent)
+    assert [(t.scope, t.direction) for t in record.costs[0].timings] == [("context", "forward")]
+    assert record.operators_ms == {}
 
 
 def test_prediction_runs_nothing() -> None:
