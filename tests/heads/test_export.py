@@ -1,0 +1,116 @@
+"""Fast forms outside Python: exported and compiled programs compute what the head computes."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from heads import ContextHead, Features, HeadOutput
+from tests.heads.small import (
+    VARIANTS,
+    scalar_loss,
+    small_features,
+    small_head,
+    tensors,
+)
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")),
+    reason="needs a C++ compiler",
+)
+
+
+class Logits(nn.Module):
+    """What inference serves: the stages of a backbone in, one tensor out."""
+
+    def __init__(self, head: ContextHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, *stages: Tensor) -> Tensor:
+        output: HeadOutput = self.head(Features(*stages))
+        return output.logits
+
+
+def exported(head: ContextHead, features: Features, **options: Any) -> nn.Module:
+    program = torch.export.export(Logits(head), tuple(features), **options)
+    return program.module()
+
+
+def any_size_from(smallest: int) -> tuple[tuple[dict[int, Any], ...]]:
+    """Dynamic heights and widths of the stages; layer1 is twice as large as the others."""
+    height, width = (torch.export.Dim(name, min=smallest) for name in ("height", "width"))
+    return (({2: 2 * height, 3: 2 * width}, *[{2: height, 3: width}] * 3),)
+
+
+def assert_same_logits(program: nn.Module, head: ContextHead, sizes: list[tuple[int, int]]) -> None:
+    for size in sizes:
+        features = small_features(*size)
+        torch.testing.assert_close(program(*features), head(features).logits)
+
+
+@every_variant
+def test_exported_head_gives_the_same_logits(variant: str) -> None:
+    head, features = small_head(variant).eval(), small_features()
+    assert_same_logits(exported(head, features), head, [(17, 13)])
+
+
+def test_exported_pyramid_takes_any_map_larger_than_its_grids() -> None:
+    """Resizing to the size that a map has is skipped, so a grid's own size is another graph."""
+    head = small_head("ppm").eval()
+    program = exported(head, small_features(), dynamic_shapes=any_size_from(7))
+    assert_same_logits(program, head, [(7, 8), (12, 18), (41, 9)])
+
+
+@pytest.mark.slow
+@every_variant
+def test_exported_head_takes_any_map_larger_than_its_dilations(variant: str) -> None:
+    """Up to the largest dilation, 36, each size has another set of convolution taps to leave out.
+
+    40 x 50 is 2000 pixels: more blocks of queries than the traced map had.
+    """
+    head = small_head(variant).eval()
+    program = exported(head, small_features(38, 37), dynamic_shapes=any_size_from(37))
+    assert_same_logits(program, head, [(37, 39), (40, 50)])
+
+
+def test_one_compiled_graph_serves_all_sizes_of_a_pyramid() -> None:
+    head, graphs = small_head("ppm").eval(), []
+
+    def keep(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(copy.deepcopy(head), backend=keep, fullgraph=True, dynamic=True)
+    for size in [(17, 13), (7, 8), (12, 18), (41, 9)]:
+        features = small_features(*size)
+        torch.testing.assert_close(compiled(features).logits, head(features).logits)
+    assert len(graphs) == 1
+
+
+def outputs_and_gradients(head: nn.Module, size: tuple[int, int]) -> tuple[list[Tensor], ...]:
+    features = small_features(*size, dtype=torch.float64)
+    leaves = [features.layer3.requires_grad_(), features.layer4.requires_grad_()]
+    output = head(features)
+    gradients = torch.autograd.grad(scalar_loss(output), [*leaves, *head.parameters()])
+    return tensors(output), list(gradients)
+
+
+@pytest.mark.slow
+@needs_compiler
+@every_variant
+def test_generated_code_computes_the_same(variant: str) -> None:
+    """In float64: batch norm over two values amplifies float32 rounding, which code changes."""
+    head = small_head(variant).double()
+    torch.compiler.reset()
+    compiled = torch.compile(copy.deepcopy(head), fullgraph=True)
+    torch.testing.assert_close(
+        outputs_and_gradients(compiled, (17, 13)), outputs_and_gradients(head, (17, 13))
+    )
