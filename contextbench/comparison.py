@@ -194,6 +194,7 @@ def _examples(
                 model,
                 sample.image,
                 (sample.labels.shape[0], sample.labels.shape[1]),
+                labels=sample.labels,
                 scales=config.scales,
                 flip=config.flip,
                 device=execution.device,

@@ -58,11 +58,19 @@ def evaluate(
         for index in range(total):
             name, image, labels = dataset[index]
             size = (labels.shape[0], labels.shape[1])
+            labels = labels.to(device)
             with _naming(name):
                 prediction = predict_image(
-                    model, image, size, scales=scales, flip=flip, device=device, precision=precision
+                    model,
+                    image,
+                    size,
+                    labels=labels,
+                    scales=scales,
+                    flip=flip,
+                    device=device,
+                    precision=precision,
                 )
-                areas = count_areas(prediction, labels.to(device), num_classes)
+                areas = count_areas(prediction, labels, num_classes)
             counts[:, index] = torch.stack(areas).cpu().numpy()
             names.append(name)
             if progress is not None:
@@ -76,6 +84,7 @@ def predict_image(
     image: Tensor,
     size: tuple[int, int],
     *,
+    labels: Tensor | None = None,
     scales: Sequence[float],
     flip: bool,
     device: torch.device,
@@ -83,11 +92,13 @@ def predict_image(
 ) -> Tensor:
     """Train ids (H, W) uint8 at `size`, on `device`, for one image (3, H', W') uint8.
 
-    `model` is on `device` and in evaluation mode. Otherwise as `predict_labels`.
+    `model` is on `device` and in evaluation mode; `labels` (H, W) matter only if it needs them.
+    Otherwise as `predict_labels`.
     """
     images = normalise(image[None].to(device)).to(memory_format=precision.torch_memory_format)
+    truth = None if labels is None else labels[None].to(device)
     with precision.autocast(device):
-        return predict_labels(model, images, size, scales=scales, flip=flip)[0]
+        return predict_labels(model, images, size, labels=truth, scales=scales, flip=flip)[0]
 
 
 def predict_labels(
@@ -95,16 +106,23 @@ def predict_labels(
     images: Tensor,
     size: tuple[int, int],
     *,
+    labels: Tensor | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Tensor:
     """Train ids (N, H, W) uint8 at `size` for normalised images (N, 3, H', W').
 
     A single view takes the largest logit. Several `scales` of the images, or `flip` (each mirrored
-    too), take the largest mean probability, after a softmax at label size. Raises
-    FloatingPointError for logits that are not finite.
+    too), take the largest mean probability, after a softmax at label size. A model that needs
+    `labels` (N, H, W) sees those of each view. Raises FloatingPointError for logits that are not
+    finite, and DataError for labels that are needed and missing.
     """
-    views = [_view(logits, size[0]) for logits in _views(model, images, scales, flip)]
+    if labels is None and model.needs_labels:
+        raise DataError(
+            "this model's regions are the ground truth, an upper bound for evaluation: "
+            "it cannot predict images without labels"
+        )
+    views = [_view(logits, size[0]) for logits in _views(model, images, labels, scales, flip)]
     n, num_classes = views[0].logits.shape[:2]
     budget = STRIP_BYTES_CPU if images.device.type == "cpu" else STRIP_BYTES_GPU
     rows = max(1, budget // (4 * n * num_classes * size[1]))
@@ -160,14 +178,18 @@ def _count_image(
 
 
 def _views(
-    model: Segmenter, images: Tensor, scales: Sequence[float], flip: bool
+    model: Segmenter, images: Tensor, labels: Tensor | None, scales: Sequence[float], flip: bool
 ) -> Iterator[Tensor]:
-    """Logits (N, K, h, w) of each scale and, with `flip`, of its mirror image, mirrored back."""
+    """Logits (N, K, h, w) of each scale and, with `flip`, of its mirror image, mirrored back.
+
+    Labels are mirrored too. They keep their size: the model takes what it needs at its own.
+    """
     for scale in scales:
         scaled = _rescale(images, scale)
-        yield model(scaled).logits
+        yield model(scaled, labels).logits
         if flip:
-            yield model(scaled.flip(-1)).logits.flip(-1)
+            mirrored = None if labels is None else labels.flip(-1)
+            yield model(scaled.flip(-1), mirrored).logits.flip(-1)
 
 
 def _rescale(images: Tensor, scale: float) -> Tensor:

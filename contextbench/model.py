@@ -5,23 +5,41 @@ Axes: N images, K classes, (H, W) image pixels, (h, w) feature pixels, height fi
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contextbench.backbone import Backbone
-from heads.interface import ContextHead, HeadOutput
+from heads.interface import ContextHead, Features, HeadOutput
 
 
 class Segmenter(nn.Module):
-    """Images (N, 3, H, W) to the head's output at feature resolution."""
+    """Images (N, 3, H, W) to the head's output at feature resolution.
+
+    Labels reach no head but one whose regions are the ground truth, an upper bound: `needs_labels`.
+    """
 
     def __init__(self, backbone: Backbone, head: ContextHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
 
-    def forward(self, images: Tensor) -> HeadOutput:
-        output: HeadOutput = self.head(self.backbone(images))
+    @property
+    def needs_labels(self) -> bool:
+        """Whether predictions mean nothing without the labels of the images."""
+        return self.head.ideal_regions > 0
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> HeadOutput:
+        """`labels` (N, H', W') of the images, of any size; most heads never see them.
+
+        A head that needs labels and gets none treats every pixel as ignored.
+        """
+        features: Features = self.backbone(images)
+        if labels is not None and self.needs_labels:
+            size = (features.layer4.shape[-2], features.layer4.shape[-1])
+            regions = ideal_regions(labels, self.head.ideal_regions, size)
+            return self.head.forward_with_regions(features, regions)
+        output: HeadOutput = self.head(features)
         return output
 
 
@@ -38,6 +56,17 @@ def parameter_groups(
         {"name": name, "params": list(part.parameters()), "lr": rate, "weight_decay": weight_decay}
         for name, part, rate in parts
     ]
+
+
+def ideal_regions(labels: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor:
+    """One float map per class, 1 where the label is that class: (N, H, W) -> (N, K, h, w).
+
+    Labels are resized to `size` by taking the nearest, pixel corners not aligned, as logits are
+    resized the other way. Ignored pixels are 0 in every map.
+    """
+    nearest = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    return (nearest == classes).float()
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

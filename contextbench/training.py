@@ -114,7 +114,7 @@ def train_step(
     )
     labels = labels.to(device, non_blocking=True)
     with recipe.precision.autocast(device):
-        output = model(images)
+        output = model(images, labels)
     terms = loss_terms(output, labels, IGNORE)
     loss = weighted_sum(terms, recipe.loss_weights)
     optimizer.zero_grad(set_to_none=True)

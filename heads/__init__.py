@@ -5,13 +5,20 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+from heads.asp_oc import ASPOCHead
+from heads.asp_ocr import ASPOCRHead
 from heads.aspp import ASPPHead
+from heads.ccnet import CCNetHead
+from heads.danet import DANetHead
+from heads.double_attention import DoubleAttentionHead
 from heads.encnet import EncNetHead
 from heads.fcn import FCNHead
 from heads.interface import Channels, ContextHead, Features, HeadOutput
+from heads.isa import ISAHead
 from heads.ocnet import OCNetHead
 from heads.ocr import OCRHead
 from heads.ppm import PPMHead
+from heads.pyramid_oc import PyramidOCHead
 
 __all__ = ["HEADS", "Channels", "ContextHead", "Features", "HeadOutput", "build_head"]
 
@@ -20,8 +27,15 @@ HEADS: dict[str, type[ContextHead]] = {
     "ppm": PPMHead,
     "aspp": ASPPHead,
     "ocnet": OCNetHead,
+    "pyramid_oc": PyramidOCHead,
+    "asp_oc": ASPOCHead,
     "encnet": EncNetHead,
     "ocr": OCRHead,
+    "isa": ISAHead,
+    "double_attention": DoubleAttentionHead,
+    "danet": DANetHead,
+    "ccnet": CCNetHead,
+    "asp_ocr": ASPOCRHead,
 }
 
 

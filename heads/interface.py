@@ -47,6 +47,9 @@ class ContextHead(nn.Module):
 
     loss_weights: ClassVar[Mapping[str, float]] = {}
 
+    ideal_regions: int = 0
+    """K of a head that is given the ground truth as its regions, for a bound; 0 for all others."""
+
     context: nn.Module
     classifier: nn.Module
 
@@ -55,4 +58,12 @@ class ContextHead(nn.Module):
         return (features.layer4,)
 
     def forward(self, features: Features) -> HeadOutput:
+        raise NotImplementedError
+
+    def forward_with_regions(self, features: Features, regions: Tensor) -> HeadOutput:
+        """`forward` with ideal regions, of heads that have `ideal_regions` and of no other.
+
+        `regions` (N, K, h, w) is 1 where the label is k and else 0, so 0 throughout where there is
+        no label. Training and evaluation call it with the labels of the images.
+        """
         raise NotImplementedError

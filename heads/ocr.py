@@ -2,73 +2,75 @@
 the classes it resembles.
 
 Source: Yuan et al., ECCV 2020, arXiv:1909.11065, section 3.2.
-    m_ki = softmax_i(coarse_ki)                     soft object region k, over the pixels i
+    m_ki = softmax_i(s_ki)                          soft object region k, over the pixels i
     f_k = sum_i m_ki x_i                            region representation
     w_ik = softmax_k(phi(x_i) . psi(f_k) / sqrt(d)) relation of pixel i and region k
     y_i = rho(sum_k w_ik delta(f_k)),   z_i = g([y_i, x_i])
-Ours: x = relu(bn(W * layer4)); coarse are logits predicted from layer3; phi, psi, delta, rho, g are
-1x1 convolution, batch norm and ReLU (one layer each, as in the paper); d is `key_channels`.
+Ours: x = relu(bn(W * layer4)); s are coarse logits predicted from layer3; phi, psi, delta, rho, g
+are 1x1 convolution, batch norm and ReLU (one layer each, as in the paper); d is `key_channels`.
 Departs: the paper's formula has no 1 / sqrt(d); the authors' code has it, and so have we.
+
+Variants, by option:
+`region_supervision: false` is the ablation of section 4.2: the loss on the soft regions is removed
+and an ordinary auxiliary loss on stage 3 added instead, all else equal.
+`relation` compares three ways to get w_ik, section 4.2: `ocr` as above; `double_attention`, from
+the pixels alone; `acf`, the coarse scores themselves. A way has the parameters that it needs.
+`transforms: 2` is the authors' code: two layers in phi and in psi.
+`delta_on: pixels` gathers delta(x_i) in place of x_i for the values. It is the order that the
+340 GFLOPs of the paper's complexity table need (with `regions`: 336), and another function.
+`ground_truth_regions: true` is the paper's upper bound, with ideal regions: m_ki and w_ik from the
+label map, m_ki equal on all pixels of class k and w_ik = 1 if i is of class k, else 0. An absent
+class and a pixel without label have zero vectors; the authors' code gives ignored pixels a region
+of their own instead, which leaves nothing undefined, but tells the network where not to be judged.
 """
 
-import math
-from collections.abc import Mapping
-from typing import ClassVar
-
-import torch
 from torch import Tensor, nn
 
-from heads.blocks import (
-    PixelBranch,
-    PixelClassifier,
-    checked_implementation,
-    conv_bn_relu,
-    resize_like,
-)
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.blocks import ConvOverConcat, PixelBranch, conv_bn_relu
+from heads.interface import Channels, Features, HeadOutput, Implementation
+from heads.regions import DeltaInput, RegionContext, RegionHead, RegionScheme, Relation
 
 
 class ObjectContextualRepresentation(nn.Module):
-    """Deep features (N, C, h, w) and coarse logits (N, K, h, w) -> (N, width, h, w)."""
+    """Deep features (N, C, h, w) and maps of K classes (N, K, h, w) -> (N, width, h, w)."""
 
-    def __init__(self, channels: int, width: int, key_channels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        num_regions: int,
+        scheme: RegionScheme,
+        implementation: Implementation,
+    ) -> None:
         super().__init__()
         self.reduce = conv_bn_relu(channels, width, 3, bias=True)
-        self.phi = conv_bn_relu(width, key_channels, bias=True)
-        self.psi = conv_bn_relu(width, key_channels, bias=True)
-        self.delta = conv_bn_relu(width, key_channels, bias=True)
-        self.rho = conv_bn_relu(key_channels, width, bias=True)
-        self.fuse = conv_bn_relu(2 * width, width, bias=True)
+        self.regions = RegionContext(width, key_channels, num_regions, scheme)
+        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=True)
 
-    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
         x = self.reduce(features)  # (N, width, h, w)
-        regions = self._regions(x, coarse).unsqueeze(-1)  # (N, width, K, 1)
-        gathered = self._relate(self.phi(x), self.psi(regions), self.delta(regions))
-        fused: Tensor = self.fuse(torch.cat([self.rho(gathered), x], dim=1))
+        fused: Tensor = self.fuse(self.regions(x, maps), x)
         return fused
 
-    @staticmethod
-    def _regions(x: Tensor, coarse: Tensor) -> Tensor:
-        masks = coarse.flatten(2).softmax(dim=-1)  # over pixels, per class
-        return torch.einsum("nki,nci->nck", masks, x.flatten(2))
 
-    @staticmethod
-    def _relate(pixels: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        scores = torch.einsum("ndi,ndk->nik", pixels.flatten(2), keys.flatten(2))
-        relation = (scores / math.sqrt(pixels.shape[1])).softmax(dim=-1)  # over regions, per pixel
-        gathered = torch.einsum("nik,nck->nci", relation, values.flatten(2))
-        return gathered.view(*gathered.shape[:2], *pixels.shape[-2:])  # (N, key_channels, h, w)
+class UnlabelledRegions(nn.Module):
+    """The ideal regions of an image without a single label: x (N, C, h, w) -> (N, K, h, w)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], self.num_classes, *x.shape[-2:])
 
 
-class OCRHead(ContextHead):
-    """`coarse` is emitted in both modes: it is supervised and it defines the object regions.
+class OCRHead(RegionHead):
+    """`implementation: fast` never holds the concatenation [y, x]: a third less memory at the peak.
 
-    It takes the place of the other heads' `aux`: the same branch on layer3, of `aux_width`.
-    `implementation` makes no difference: relating pixels to K regions is 0.1 % of the work for
-    K = 19, so a fused attention kernel has nothing to save.
+    With `ground_truth_regions` the labels come through `forward_with_regions`; `forward` alone sees
+    an image without labels, which serves to measure costs and to nothing else.
     """
-
-    loss_weights: ClassVar[Mapping[str, float]] = {"coarse": 0.4}
 
     def __init__(
         self,
@@ -77,25 +79,35 @@ class OCRHead(ContextHead):
         *,
         width: int = 512,
         key_channels: int = 256,
+        region_supervision: bool = True,
+        relation: Relation = "ocr",
+        transforms: int = 1,
+        delta_on: DeltaInput = "regions",
+        ground_truth_regions: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.05,
         implementation: Implementation = "fast",
     ) -> None:
-        super().__init__()
-        checked_implementation(implementation)
-        self.coarse = PixelBranch(channels.layer3, num_classes, width=aux_width, dropout=dropout)
-        self.context = ObjectContextualRepresentation(channels.layer4, width, key_channels)
-        self.classifier = PixelClassifier(width, num_classes, dropout)
+        scheme = RegionScheme(relation, transforms, delta_on, ground_truth_regions)
+        coarse = (
+            UnlabelledRegions(num_classes)
+            if ground_truth_regions
+            else PixelBranch(channels.layer3, num_classes, width=aux_width, dropout=dropout)
+        )
+        context = ObjectContextualRepresentation(
+            channels.layer4, width, key_channels, num_classes, scheme, implementation
+        )
+        super().__init__(
+            coarse,
+            context,
+            channels,
+            num_classes,
+            width=width,
+            aux_width=aux_width,
+            dropout=dropout,
+            region_supervision=region_supervision and not ground_truth_regions,
+        )
+        self.ideal_regions = num_classes if ground_truth_regions else 0
 
-    def context_inputs(self, features: Features) -> tuple[Tensor, ...]:
-        return self._with_regions(features, self.coarse(features.layer3))
-
-    def forward(self, features: Features) -> HeadOutput:
-        coarse = self.coarse(features.layer3)  # (N, K, h, w)
-        pixels = self.context(*self._with_regions(features, coarse))  # (N, width, h, w)
-        return HeadOutput(self.classifier(pixels), pixel_aux={"coarse": coarse}, image_aux={})
-
-    @staticmethod
-    def _with_regions(features: Features, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        # At output stride 32 layer3 is larger than layer4.
-        return features.layer4, resize_like(coarse, features.layer4)
+    def forward_with_regions(self, features: Features, regions: Tensor) -> HeadOutput:
+        return self._output(features, regions)

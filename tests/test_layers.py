@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("heads.interface", "heads.blocks", "heads.attention")
+SHARED = ("heads.interface", "heads.blocks", "heads.attention", "heads.regions")
 
 
 def module_name(path: Path) -> str:
@@ -92,6 +92,7 @@ def test_shared_parts_know_no_head() -> None:
         "heads.interface": set(),
         "heads.blocks": {"heads.interface"},
         "heads.attention": {"heads.interface", "heads.blocks"},
+        "heads.regions": {"heads.interface", "heads.blocks", "heads.attention"},
     }
 
 

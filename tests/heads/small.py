@@ -24,8 +24,27 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "ocnet",
         {"share_key_query": False, "key_channels": 7, "value_channels": 6},
     ),
+    "pyramid_oc": ("pyramid_oc", {"key_channels": 7, "value_channels": 6}),
+    "asp_oc": ("asp_oc", {"branch_width": 5, "key_channels": 3, "value_channels": 4}),
     "ocr": ("ocr", {"key_channels": 7}),
+    "ocr-unsupervised": ("ocr", {"key_channels": 7, "region_supervision": False}),
+    "ocr-double-attention": ("ocr", {"key_channels": 7, "relation": "double_attention"}),
+    "ocr-acf": ("ocr", {"key_channels": 7, "relation": "acf"}),
+    "ocr-pixel-delta": ("ocr", {"key_channels": 7, "delta_on": "pixels"}),
+    "ocr-two-transforms": ("ocr", {"key_channels": 7, "transforms": 2}),
+    "asp_ocr": (
+        "asp_ocr",
+        {"context_width": 9, "branch_width": 6, "key_channels": 5, "dilations": [1, 2, 30]},
+    ),
     "encnet-stage3": ("encnet", {"se_stage3": True, "codewords": 5}),
+    "isa": ("isa", {"key_channels": 7}),
+    "isa-pairs": ("isa", {"key_channels": WIDTH, "down_factor": 2}),
+    "double_attention": ("double_attention", {"key_channels": 7, "regions": 5}),
+    "danet": ("danet", {"key_channels": 7}),
+    "danet-position": ("danet", {"key_channels": WIDTH, "channel": False}),
+    "danet-channel": ("danet", {"position": False}),
+    "ccnet": ("ccnet", {"key_channels": 7}),
+    "ccnet-one-round": ("ccnet", {"key_channels": WIDTH, "recurrence": 1}),
     "encnet-no-se-loss": ("encnet", {"se_loss": False}),
 }
 
@@ -59,6 +78,9 @@ def randomize_norms(module: nn.Module) -> None:
             norm.running_var.uniform_(0.5, 2)
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias, 0, 0.3)
+    for parameter in module.parameters():
+        if parameter.ndim == 0:  # a gate that starts at 0 hides what is behind it
+            nn.init.constant_(parameter, 0.7)
 
 
 def small_features(

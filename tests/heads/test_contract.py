@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from heads import HEADS, Channels, Features, build_head
+from heads import HEADS, Channels, ContextHead, Features, build_head
 from tests.heads.small import (
     CHANNELS,
     CLASSES,
@@ -56,17 +57,27 @@ def test_training_emits_exactly_the_weighted_terms(variant: str) -> None:
     assert not {*output.pixel_aux} & {*output.image_aux}
 
 
+def layers_run(head: ContextHead, call: Callable[[Features], object]) -> set[str]:
+    """Names of the head's own parts in which `call` runs a convolution or a linear layer."""
+    ran: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.add(name.split(".")[0]))
+        for name, module in head.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    call(small_features())
+    for hook in hooks:
+        hook.remove()
+    return ran
+
+
 @every_variant
 def test_evaluation_runs_nothing_that_only_training_needs(variant: str) -> None:
     head = small_head(variant).eval()
-    ran: set[str] = set()
-    for name, module in head.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(lambda *_, name=name: ran.add(name.split(".")[0]))
+    preparing = layers_run(head, head.context_inputs)  # OCR's coarse logits define its regions
+    assert layers_run(head, head) - {"context"} == {"classifier"} | preparing
     output = head(small_features())
-    coarse = {"coarse"} if variant == "ocr" else set()  # it defines the regions
-    assert ran - {"context"} == {"classifier"} | coarse
-    assert set(output.pixel_aux) == coarse
+    assert set(output.pixel_aux) == preparing & set(head.loss_weights)
     assert output.image_aux == {}
 
 
@@ -235,14 +246,14 @@ def test_encnet_weights_follow_its_options(
 
 @pytest.mark.parametrize("name", HEADS)
 def test_auxiliary_supervision_weighs_the_same_in_every_head(name: str) -> None:
-    head = build_head(name, CHANNELS, CLASSES)
-    assert head.loss_weights["coarse" if name == "ocr" else "aux"] == 0.4
+    weights = build_head(name, CHANNELS, CLASSES).loss_weights
+    assert [weights[term] for term in ("aux", "coarse") if term in weights] == [0.4]
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_branch_on_layer3_is_the_same_in_every_head(name: str) -> None:
     with torch.device("meta"):
         head = build_head(name, Channels(256, 512, 1024, 2048), 19)
-    branch = head.get_submodule("coarse" if name == "ocr" else "auxiliary")
+    branch = head.get_submodule("auxiliary" if "aux" in head.loss_weights else "coarse")
     convolution = 1024 * 512 * 9 + 2 * 512
     assert sum(p.numel() for p in branch.parameters()) == convolution + 512 * 19 + 19

@@ -55,14 +55,55 @@ def encnet(s: Setting, width: int = 512, codewords: int = 32) -> Count:
     return total + layer(width, width, 1, extra=1)  # gate
 
 
-def ocr(s: Setting, width: int = 512, key: int = 256) -> Count:
-    total = fcn(s, width) + layer(width, key, s.pixels, extra=3)  # phi
-    total += product(s.classes, s.pixels, width)  # regions
-    total += layer(width, key, s.classes, extra=3)  # psi
-    total += layer(width, key, s.classes, extra=3)  # delta, on the regions
-    total += product(s.classes, s.pixels, key) + product(s.classes, s.pixels, key)
-    total += layer(key, width, s.pixels, extra=3)  # rho
+def region_relation(s: Setting, width: int, key: int, transforms: int = 1) -> Count:
+    """phi on pixels, psi on regions, and their products."""
+    total = product(s.classes, s.pixels, key)
+    for positions in (s.pixels, s.classes):
+        total += layer(width, key, positions, extra=3)
+        for _ in range(transforms - 1):
+            total += layer(key, key, positions, extra=3)
+    return total
+
+
+def region_context(s: Setting, width: int, key: int, relation: Count) -> Count:
+    """Region vectors, delta on them, gathering and rho; coarse maps and softmax are free."""
+    total = product(s.classes, s.pixels, width) + layer(width, key, s.classes, extra=3)
+    total += product(s.classes, s.pixels, key)
+    return total + layer(key, width, s.pixels, extra=3) + relation
+
+
+def ocr(s: Setting, width: int = 512, key: int = 256, relation: Count | None = None) -> Count:
+    relation = relation or region_relation(s, width, key)
+    total = fcn(s, width) + region_context(s, width, key, relation)
     return total + layer(2 * width, width, s.pixels, extra=3)
+
+
+def ocr_pixel_delta(s: Setting, width: int = 512, key: int = 256) -> Count:
+    """delta at every pixel instead of every region, and one more gathering, of its outputs."""
+    moved = 0, width * key * (s.pixels - s.classes) + s.classes * s.pixels * key
+    return ocr(s, width, key) + moved
+
+
+def ocr_released(s: Setting, width: int = 512, key: int = 256) -> Count:
+    return ocr(s, width, key, region_relation(s, width, key, transforms=2))
+
+
+def ocr_double_attention(s: Setting, width: int = 512, key: int = 256) -> Count:
+    return ocr(s, width, key, layer(width, s.classes, s.pixels, extra=1))
+
+
+def ocr_acf(s: Setting, width: int = 512, key: int = 256) -> Count:
+    return ocr(s, width, key, Count(0, 0))
+
+
+def asp_ocr(s: Setting, width: int = 512, branch: int = 256, key: int = 128) -> Count:
+    c = s.channels.layer4
+    total = layer(c, branch, s.pixels, kernel=3, extra=3)
+    total += region_context(s, branch, key, region_relation(s, branch, key))
+    total += layer(c, branch, s.pixels, extra=3)
+    for _ in range(3):
+        total += layer(c, branch, s.pixels, kernel=3, extra=3)
+    return total + layer(5 * branch, width, s.pixels, extra=3)
 
 
 Formula = Callable[..., Count]
@@ -79,8 +120,20 @@ PUBLISHED: list[tuple[str, dict[str, Any], Formula, Count]] = [
     ("ocnet", TWO, ocnet_two_transforms, Count(10_491_136, 309_237_645_312)),
     ("encnet", {}, encnet, Count(9_717_344, 155_155_955_712)),
     ("ocr", {}, ocr, Count(10_492_672, 167_827_472_384)),
+    ("ocr", {"delta_on": "pixels"}, ocr_pixel_delta, Count(10_492_672, 170_052_157_440)),
+    ("ocr", {"transforms": 2}, ocr_released, Count(10_625_280, 168_902_459_392)),
 ]
 IDS = ["fcn", "fcn-concat", "ppm", "aspp", "ocnet", "ocnet-two-transforms", "encnet", "ocr"]
+IDS += ["ocr-pixel-delta", "ocr-released"]
+
+
+# Nobody prints counts of these, so the closed form stands alone.
+UNPUBLISHED: list[tuple[str, dict[str, Any], Formula]] = [
+    ("ocr", {"relation": "double_attention"}, ocr_double_attention),
+    ("ocr", {"relation": "acf"}, ocr_acf),
+    ("ocr", {"ground_truth_regions": True}, ocr_acf),  # relations are given there, too
+    ("asp_ocr", {}, asp_ocr),
+]
 
 
 @pytest.mark.parametrize(("name", "options", "formula", "published"), PUBLISHED, ids=IDS)
@@ -99,6 +152,14 @@ def test_small_setting(
     expected = formula(small, width=32)
     options = {"width": 32, "implementation": "reference", **options}
     assert counted(name, small, (33, 29), **options) == expected
+
+
+@pytest.mark.parametrize(("name", "options", "formula"), UNPUBLISHED)
+def test_closed_form(name: str, options: dict[str, Any], formula: Formula) -> None:
+    for setting, size in ((PAPER, (128, 128)), (small_setting(33, 29), (33, 29))):
+        expected = formula(setting, width=48)
+        options = {"width": 48, "implementation": "reference", **options}
+        assert counted(name, setting, size, **options) == expected
 
 
 def test_fast_pyramid_convolves_cells_instead_of_maps() -> None:
