@@ -1,0 +1,127 @@
+"""Criss-cross attention (CCNet): every pixel gathers its row and its column, twice.
+
+Source: Huang et al., ICCV 2019, arXiv:1811.11721, section 3.
+    H = relu(bn(W * X)),   Q_u = query(H_u), K_i = key(H_i), V_i = value(H_i)
+    a_ui = softmax_i(Q_u . K_i),   H'_u = gamma sum_i a_ui V_i + H_u
+    y = relu(bn(F * [X, relu(bn(G * H'))])),   H' after `recurrence` rounds with shared weights
+Ours: X is layer4, (N, C4, h, w); i runs over the h + w - 1 pixels of the row and the column of u;
+query, key and value are 1x1 convolutions, W, G and F are 3x3; `key_channels` is the width of Q and
+K, in the paper an eighth of `width`. Two rounds connect any two pixels, by way of a corner.
+Departs: gamma, which starts at 0, is in the authors' code and not in the paper. The category
+consistent loss of the extended paper (2020) is left out, as in the first one.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
+from heads.interface import Channels, Implementation
+
+
+def cross_weights(column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with the column (N, h, w, h) and the row (N, h, w, w) as weights that sum to 1.
+
+    A pixel is in its column and in its row: its column's copy of it, the same place in every
+    column, weighs 0.
+    """
+    height = column.shape[1]
+    scores = torch.cat([column, row], dim=-1)  # (N, h, w, h + w)
+    own = torch.eye(height, scores.shape[-1], dtype=torch.bool, device=scores.device)
+    scores.masked_fill_(own.unsqueeze(1), -torch.inf)
+    weights = scores.softmax(dim=-1)  # over the cross, per pixel
+    return weights[..., :height], weights[..., height:]
+
+
+class RecurrentCrissCross(TwoForms):
+    """`recurrence` rounds of criss-cross attention: (N, C, h, w) -> (N, C, h, w).
+
+    The fast form keeps each pixel's channels next to each other from the first round to the last,
+    so that a product reads every row in place, and every column where N is 1. In the usual layout
+    rows and columns are copied for each product.
+    """
+
+    def __init__(
+        self, channels: int, key_channels: int, recurrence: int, implementation: Implementation
+    ) -> None:
+        super().__init__(implementation)
+        if recurrence < 1:
+            raise ValueError(f"recurrence must be at least 1, got {recurrence}")
+        self.recurrence = recurrence
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gate = nn.Parameter(torch.zeros(()))  # the authors' gamma
+
+    def _fast(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for _ in range(self.recurrence):
+            x = x + self.gate * self._gather_channels_last(x)
+        return x
+
+    def _gather_channels_last(self, x: Tensor) -> Tensor:
+        layers = (self.query, self.key, self.value)
+        query, key, value = (layer(x).permute(0, 2, 3, 1) for layer in layers)  # (N, h, w, C)
+        column = torch.einsum("nyxd,nzxd->nyxz", query, key)
+        row = torch.einsum("nyxd,nyzd->nyxz", query, key)
+        column, row = cross_weights(column, row)
+        gathered = torch.einsum("nyxz,nzxc->nyxc", column, value)
+        gathered += torch.einsum("nyxz,nyzc->nyxc", row, value)
+        return gathered.permute(0, 3, 1, 2)
+
+    def _reference(self, x: Tensor) -> Tensor:
+        for _ in range(self.recurrence):
+            x = x + self.gate * self._gather(x)
+        return x
+
+    def _gather(self, x: Tensor) -> Tensor:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        column = torch.einsum("ncyx,nczx->nyxz", query, key)
+        row = torch.einsum("ncyx,ncyz->nyxz", query, key)
+        column, row = cross_weights(column, row)
+        from_column = torch.einsum("nyxz,nczx->ncyx", column, value)
+        from_row = torch.einsum("nyxz,ncyz->ncyx", row, value)
+        return from_column + from_row
+
+
+class CrissCrossContext(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        recurrence: int,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3)
+        self.attention = RecurrentCrissCross(width, key_channels, recurrence, implementation)
+        self.refine = conv_bn_relu(width, width, 3)
+        self.fuse = ConvOverConcat([channels, width], width, 3, implementation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        refined = self.refine(self.attention(self.reduce(features)))  # (N, width, h, w)
+        fused: Tensor = self.fuse(features, refined)
+        return fused
+
+
+class CCNetHead(Layer4Head):
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        key_channels: int = 64,
+        recurrence: int = 2,
+        aux_width: int | None = None,
+        dropout: float = 0.1,
+        implementation: Implementation = "fast",
+    ) -> None:
+        context = CrissCrossContext(
+            channels.layer4, width, key_channels, recurrence, implementation
+        )
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )
