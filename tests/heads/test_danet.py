@@ -150,7 +150,7 @@ def test_attention_starts_as_identity(implementation: Implementation) -> None:
 
 @every_form
 def test_equal_scores_gather_the_mean_of_all_pixels(implementation: Implementation) -> None:
-    """The scores are not scaled, so this is the only softmax whose weights need no formula."""
+    """Queries of 0 score every pixel alike; values are the input."""
     attention = PositionAttention(12, 3, implementation).double()
     for parameter in (*attention.query.parameters(), attention.value.bias):
         nn.init.zeros_(parameter)
