@@ -1,0 +1,123 @@
+"""Atrous pyramid with object context (OCNet, ASP-OC): attention in place of ASPP's image pooling.
+
+Source: Yuan et al., arXiv:1809.00916 (version 1), section 3, ASP-OC.
+    x = relu(bn(W * layer4)),   z = relu(bn(L * x)),   p = maxpool_2x2(z)
+    c_i = U sum_j softmax_j(q_i . k_j / sqrt(d)) v_j,   q_i = k_i = key(p_i), v_j = value(p_j)
+    f_c = relu(bn(up(c))),   f_0 = relu(bn(W_0 x)),   f_d = relu(bn(W_d *_d x)) for each dilation d
+    y = relu(bn(V [f_c, f_0, f_d1, ..., f_dD])),   W, L, W_d are 3x3, the others 1x1
+Ours: i, j run over the pixels of p, half as high and as wide as the map; a last odd row or column
+is in no pooled pixel, and a side of one pixel is not pooled. Query and key are one transform, 1x1
+convolution, batch norm and ReLU; d is `key_channels`. Pooling is that of the released code.
+Departs: the first release has one more 1x1 convolution between up(c) and its batch norm, as wide
+as U. It is left out, as in the authors' later code and in the counts given for this head. Released
+code starts U at zero; here every layer starts with the library's default.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.attention import SelfAttention
+from heads.blocks import Layer4Head, atrous_branches, conv_bn_relu, resize_like
+from heads.interface import Channels, Implementation
+
+
+def halved(x: Tensor) -> Tensor:
+    """Maxima over cells of 2x2 pixels: (N, C, h, w) -> (N, C, h // 2, w // 2), at least 1x1."""
+    height, width = x.shape[-2:]
+    return F.max_pool2d(x, kernel_size=(min(2, height), min(2, width)))
+
+
+class PooledContext(nn.Module):
+    """Attention between pooled pixels: (N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        value_channels: int,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.local = conv_bn_relu(channels, width, 3, bias=True)
+        self.attention = SelfAttention(
+            width,
+            key_channels=key_channels,
+            value_channels=value_channels,
+            out_channels=width,
+            share_key_query=True,
+            implementation=implementation,
+        )
+        self.activate = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.local(x)  # (N, width, h, w)
+        gathered = self.attention(halved(z))  # (N, width, h / 2, w / 2)
+        activated: Tensor = self.activate(resize_like(gathered, z))
+        return activated
+
+
+class AtrousObjectContext(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        branch_width: int,
+        key_channels: int,
+        value_channels: int,
+        dilations: Sequence[int],
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.object = PooledContext(
+            width, branch_width, key_channels, value_channels, implementation
+        )
+        self.pixel = conv_bn_relu(width, branch_width)
+        self.atrous = atrous_branches(width, branch_width, dilations, implementation)
+        self.fuse = conv_bn_relu((len(dilations) + 2) * branch_width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)  # (N, width, h, w)
+        dilated = [branch(x) for branch in self.atrous]
+        fused: Tensor = self.fuse(torch.cat([self.object(x), self.pixel(x), *dilated], dim=1))
+        return fused
+
+
+class ASPOCHead(Layer4Head):
+    """The forms differ in the attention and in the dilated convolutions.
+
+    Summing the convolutions of the branches instead of concatenating these is not faster.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        branch_width: int = 256,
+        key_channels: int = 128,
+        value_channels: int = 256,
+        dilations: Sequence[int] = (12, 24, 36),
+        aux_width: int | None = None,
+        dropout: float = 0.1,
+        implementation: Implementation = "fast",
+    ) -> None:
+        context = AtrousObjectContext(
+            channels.layer4,
+            width,
+            branch_width,
+            key_channels,
+            value_channels,
+            dilations,
+            implementation,
+        )
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )

@@ -1,0 +1,183 @@
+"""Pyramid object context (OCNet, pyramid-OC): object context within regions of four sizes.
+
+Source: Yuan et al., arXiv:1809.00916 (version 1), section 3, pyramid-OC.
+    x = relu(bn(W * layer4)),   q^b_i = query_b(x_i), k^b_j = key_b(x_j), v^b_j = value_b(x_j)
+    c^b_i = U_b sum_j a^b_ij v^b_j,   a^b_ij = softmax_j(q^b_i . k^b_j / sqrt(d))
+    y = relu(bn(F [x', c^1, ..., c^B])),   x' = relu(bn(E x))
+Ours: i runs over the h*w pixels of one image and j over the pixels of i's cell, where `bins` b cut
+the map into b x b cells. E widens x to B * `width` channels, as many as all c^b have. Query and key
+are one transform, 1x1 convolution, batch norm and ReLU; d is `key_channels`. Where b does not
+divide a side, the last cell takes the rest, as in the released code; a side shorter than b has
+cells of a single pixel.
+Departs: the released code has no ReLU behind the first batch norm and starts U at zero; here x is
+that of the other heads and every layer starts with the library's default.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.attention import QUERIES_AT_ONCE, DenseAttention, SelfAttention
+from heads.blocks import Layer4Head, TwoForms, conv_bn_relu
+from heads.interface import Channels, Implementation
+
+
+def cell_lengths(size: int, bins: int) -> list[int]:
+    """Lengths of the cells along a side of `size` pixels."""
+    bins = min(bins, size)
+    step = size // bins
+    return [step] * (bins - 1) + [size - step * (bins - 1)]
+
+
+def equal_runs(size: int, bins: int) -> list[tuple[int, int]]:
+    """Number and length of the cells along a side, those of one length together."""
+    *equal, last = cell_lengths(size, bins)
+    if not equal or equal[0] == last:
+        return [(len(equal) + 1, last)]
+    return [(len(equal), equal[0]), (1, last)]
+
+
+def cells_as_images(x: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, C, h, w) -> (N rows columns, C, h / rows, w / columns), which must divide."""
+    n, channels, height, width = x.shape
+    cells = x.reshape(n, channels, rows, height // rows, columns, width // columns)
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def images_as_cells(cells: Tensor, rows: int, columns: int) -> Tensor:
+    """Inverse of `cells_as_images`."""
+    _, channels, height, width = cells.shape
+    x = cells.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(-1, channels, rows * height, columns * width)
+
+
+class CellAttention(DenseAttention):
+    """Dense attention inside each of bins x bins cells.
+
+    The fast form treats cells of equal size as images of one batch: one batch where `bins` divides
+    the map, and up to four elsewhere.
+    """
+
+    def __init__(self, bins: int, implementation: Implementation) -> None:
+        super().__init__(implementation)
+        self.bins = bins
+
+    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attend = super()._reference
+        heights, widths = (cell_lengths(size, self.bins) for size in query.shape[-2:])
+        bands = zip(*(torch.split(t, heights, dim=2) for t in (query, key, value)), strict=True)
+        gathered = []
+        for band in bands:
+            cells = zip(*(torch.split(t, widths, dim=3) for t in band), strict=True)
+            gathered.append(torch.cat([attend(*cell) for cell in cells], dim=3))
+        return torch.cat(gathered, dim=2)
+
+    def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        down, across = (equal_runs(size, self.bins) for size in query.shape[-2:])
+        heights, widths = ([count * length for count, length in runs] for runs in (down, across))
+        bands = zip(*(torch.split(t, heights, dim=2) for t in (query, key, value)), strict=True)
+        gathered = []
+        for (rows, _), band in zip(down, bands, strict=True):
+            blocks = zip(*(torch.split(t, widths, dim=3) for t in band), strict=True)
+            row = [
+                self._at_once(block, rows, columns)
+                for (columns, _), block in zip(across, blocks, strict=True)
+            ]
+            gathered.append(torch.cat(row, dim=3))
+        return torch.cat(gathered, dim=2)
+
+    def _at_once(self, block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Attention inside each of rows x columns cells of equal size."""
+        images = [cells_as_images(t, rows, columns) for t in block]
+        pixels = images[0].shape[-2] * images[0].shape[-1]
+        # Of small cells the whole matrices are no larger than a block of queries, and cost no copy.
+        attend = super()._reference if pixels <= QUERIES_AT_ONCE else super()._fast
+        return images_as_cells(attend(*images), rows, columns)
+
+
+class CellContext(SelfAttention):
+    """Every pixel gathers those of its cell that resemble it: (N, C, h, w) -> (N, C, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        key_channels: int,
+        value_channels: int,
+        bins: int,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__(
+            channels,
+            key_channels=key_channels,
+            value_channels=value_channels,
+            out_channels=channels,
+            share_key_query=True,
+            implementation=implementation,
+        )
+        self.attend = CellAttention(bins, implementation)
+
+
+class ObjectContextPyramid(TwoForms):
+    """(N, C, h, w) -> (N, width, h, w).
+
+    The fast form sums the convolutions of the parts that F fuses, F = [F_0, ..., F_B], one after
+    the other, so that no two parts are held at once in inference.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        value_channels: int,
+        bins: Sequence[int],
+        implementation: Implementation,
+    ) -> None:
+        super().__init__(implementation)
+        if not bins or min(bins) < 1:
+            raise ValueError(f"bins must be one or more positive, got {list(bins)}")
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.levels = nn.ModuleList(
+            CellContext(width, key_channels, value_channels, b, implementation) for b in bins
+        )
+        self.widen = conv_bn_relu(width, len(bins) * width, bias=True)
+        self.fuse = conv_bn_relu(2 * len(bins) * width, width, bias=True)
+
+    def _fast(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)  # (N, width, h, w)
+        fuse = self.fuse.convolution
+        widened, gathered = fuse.weight.chunk(2, dim=1)
+        total = F.conv2d(self.widen(x), widened, fuse.bias)
+        weights = torch.split(gathered, x.shape[1], dim=1)
+        for level, weight in zip(self.levels, weights, strict=True):
+            total += F.conv2d(level(x), weight)
+        return self.fuse.activate(total)
+
+    def _reference(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)  # (N, width, h, w)
+        fused: Tensor = self.fuse(torch.cat([self.widen(x), *(c(x) for c in self.levels)], dim=1))
+        return fused
+
+
+class PyramidOCHead(Layer4Head):
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        key_channels: int = 256,
+        value_channels: int = 512,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        aux_width: int | None = None,
+        dropout: float = 0.1,
+        implementation: Implementation = "fast",
+    ) -> None:
+        context = ObjectContextPyramid(
+            channels.layer4, width, key_channels, value_channels, bins, implementation
+        )
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )
