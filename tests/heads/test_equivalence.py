@@ -40,10 +40,10 @@ from tests.heads.small import (
 )
 
 # Float64 tells that the functions are equal. In float32, batch norm of a training step, several in
-# a row, enlarges differences in rounding: 3e-5 is the largest seen, at values near 1.
+# a row, enlarges differences in rounding: 1.2e-4 is the largest seen, of gradients up to 8.
 TOLERANCES: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {},
-    torch.float32: {"rtol": 1e-5, "atol": 1e-4},
+    torch.float32: {"rtol": 1e-5, "atol": 5e-4},
 }
 LAYERS = {"norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}}  # of mmsegmentation's modules
 
@@ -81,6 +81,10 @@ def built(name: str, implementation: str, *, width: int = WIDTH, **options: Any)
         name, CHANNELS, CLASSES, width=width, dropout=0, implementation=implementation, **options
     )
     randomize_norms(head)
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            # The library's smaller weights make attention almost uniform: equal whatever it does.
+            nn.init.kaiming_normal_(module.weight)
     return head
 
 
@@ -280,7 +284,7 @@ def mmseg_ocr(implementation: str, transforms: int) -> Match:
     }
     ours = built("ocr", implementation, key_channels=7, transforms=transforms).context
     theirs = Called(head, lambda head, x, coarse: head([x], coarse))
-    return Match(ours, theirs, parts, (layer4(), random_map(CLASSES)))
+    return Match(ours, theirs, parts, (layer4(), 4 * random_map(CLASSES)))
 
 
 def mmseg_encnet(implementation: str) -> Match:
@@ -434,6 +438,8 @@ def test_equal_weights_give_equal_outputs_and_gradients(
         return functional_call(theirs, state, inputs, strict=True)
 
     expected = output_and_gradients(tied, match, dtype)
+    for name, gradient in expected[1].items():
+        assert gradient.ndim < 2 or gradient.abs().max() > 1e-3, f"{name} has no effect"
     torch.testing.assert_close(
         output_and_gradients(ours, match, dtype), expected, **TOLERANCES[dtype]
     )
