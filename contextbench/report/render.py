@@ -1,7 +1,7 @@
 """Tables as text: percent, SI units and rounding are decided here and nowhere else."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,7 @@ class Column:
     title: str
     unit: str
     scale: float
-    better: Literal["high", "low"]
+    better: Literal["high", "low"] | None  # None: no value is marked as the best
     decimals: int | None = None  # None: as many as the values need
     short: str | None = None  # title on a terminal; None: not shown there
 
@@ -65,32 +65,24 @@ def group_columns(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if str(name).startswith(GROUP_PREFIX)]
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: pd.DataFrame, path: Path, counts: Collection[str] = COUNTS) -> None:
     """Write every column in base units and full precision; counts as integers, NaN as nothing."""
-    counts = {name: "Int64" for name in COUNTS if name in table}
-    write_text(path, table.astype(counts).to_csv(index=False, lineterminator="\n"))
+    whole = {name: "Int64" for name in counts if name in table}
+    write_text(path, table.astype(whole).to_csv(index=False, lineterminator="\n"))
 
 
 def render_console(table: pd.DataFrame) -> Table:
     """The main columns for a terminal, the best of each in bold, notes below."""
-    console = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    console.add_column("head", no_wrap=True)
     shown = [column for column in _columns(table) if column.short is not None]
     cells = [_marked(table, column) for column in shown]
-    for column, marked in zip(shown, cells, strict=True):
-        console.add_column(
-            _console_header(column, table),
-            justify="right",
-            no_wrap=column.name != "miou",  # on a narrow terminal its spread goes below
-            min_width=max(len(part) for text, _ in marked for part in text.split()),
-        )
-    for row, head in enumerate(table["head"]):
-        styled = [Text(text, style="bold" if best else "") for text, best in _row(cells, row)]
-        console.add_row(Text(str(head)), *styled)
-    if notes := _notes(table):
-        console.caption, console.caption_justify = Text("\n".join(notes)), "left"
-        console.min_width = min(NOTE_WIDTH, max(map(len, notes)))
-    return console
+    header = ["head", *(_console_header(column, table) for column in shown)]
+    rows: list[list[str | Text]] = [
+        [str(head), *(Text(text, style="bold" if best else "") for text, best in _row(cells, row))]
+        for row, head in enumerate(table["head"])
+    ]
+    # On a narrow terminal the spread of mIoU goes below it.
+    wrapped = [i for i, column in enumerate(shown, start=1) if column.name == "miou"]
+    return console_table(header, rows, _notes(table), wrapped=wrapped)
 
 
 def render_markdown(table: pd.DataFrame, warnings: Sequence[str]) -> str:
@@ -99,8 +91,8 @@ def render_markdown(table: pd.DataFrame, warnings: Sequence[str]) -> str:
     cells = [_marked(table, column) for column in shown]
     header = ["head", *(f"{column.title} {_unit(column, table)}" for column in shown)]
     rows = [[str(head), *_bold(_row(cells, row))] for row, head in enumerate(table["head"])]
-    lists = [_bullets(lines) for lines in (_notes(table), warnings, _legend(table)) if lines]
-    return "\n\n".join([_markdown_table(header, rows), *lists]) + "\n"
+    lists = [bullets(lines) for lines in (_notes(table), warnings, _legend(table)) if lines]
+    return "\n\n".join([markdown_table(header, rows), *lists]) + "\n"
 
 
 def per_class_markdown(table: pd.DataFrame) -> str:
@@ -115,7 +107,62 @@ def per_class_markdown(table: pd.DataFrame) -> str:
         texts = [_text(100 * value, 1) for value in values]
         marked = _bold(zip(texts, _best(texts, values, "high"), strict=True))
         rows.append([str(row["class"]), _text(100 * float(row["labelled_fraction"]), 1), *marked])
-    return _markdown_table(["IoU %", "labelled pixels %", *heads], rows) + "\n"
+    return markdown_table(["IoU %", "labelled pixels %", *heads], rows) + "\n"
+
+
+def cell_texts(table: pd.DataFrame, column: Column) -> list[str]:
+    """Every cell of a column in its unit, with the same number of decimals."""
+    values = _scaled(table, column)
+    decimals = _decimals(values) if column.decimals is None else column.decimals
+    return [_text(value, decimals) for value in values]
+
+
+def console_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    notes: Sequence[str] = (),
+    *,
+    title: str | None = None,
+    wrapped: Collection[int] = (),
+) -> Table:
+    """Rows for a terminal, the first column left-aligned, the others right; notes below.
+
+    `wrapped` columns break between words where the terminal is narrow.
+    """
+    console = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        show_edge=False, pad_edge=False,
+    )  # fmt: skip
+    for index, name in enumerate(header):
+        words = [word for row in rows for word in str(row[index]).split()]
+        longest = max(map(len, words), default=0)
+        console.add_column(
+            name,
+            justify="right" if index else "left",
+            no_wrap=index not in wrapped,
+            min_width=longest if index or index in wrapped else None,
+        )
+    for row in rows:
+        # Text is taken literally where plain strings would be read as markup.
+        console.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    if notes:
+        console.caption, console.caption_justify = Text("\n".join(notes)), "left"
+        console.min_width = min(NOTE_WIDTH, max(map(len, notes)))
+    return console
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
+) -> str:
+    """A table in Markdown; columns that are not in `left` are right-aligned."""
+    ruler = [":--" if index in left else "--:" for index in range(len(header))]
+    lines = [[_escaped(cell) for cell in line] for line in (header, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:]))
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"- {_escaped(line)}" for line in lines)
 
 
 def _columns(table: pd.DataFrame) -> list[Column]:
@@ -148,19 +195,21 @@ def _label(head: str) -> str:
 
 def _marked(table: pd.DataFrame, column: Column) -> list[tuple[str, bool]]:
     """Text of every cell of a column, and whether it is the best."""
-    values = [float(value) * column.scale for value in table[column.name]]
-    decimals = _decimals(values) if column.decimals is None else column.decimals
-    texts = [_text(value, decimals) for value in values]
-    best = _best(texts, values, column.better)
+    texts = cell_texts(table, column)
+    best = _best(texts, _scaled(table, column), column.better)
     if column.name == "miou" and "seeds" in table:
         texts = [text + _spread(table, row) for row, text in enumerate(texts)]
     return list(zip(texts, best, strict=True))
 
 
-def _best(texts: Sequence[str], values: Sequence[float], better: str) -> list[bool]:
+def _scaled(table: pd.DataFrame, column: Column) -> list[float]:
+    return [float(value) * column.scale for value in table[column.name]]
+
+
+def _best(texts: Sequence[str], values: Sequence[float], better: str | None) -> list[bool]:
     """Cells that print the best value; none where there is nothing to compare."""
     known = [value for value in values if not math.isnan(value)]
-    if len(set(texts) - {ABSENT}) < 2:
+    if better is None or len(set(texts) - {ABSENT}) < 2:
         return [False] * len(texts)
     winner = texts[values.index(max(known) if better == "high" else min(known))]
     return [text == winner for text in texts]
@@ -217,16 +266,6 @@ def _legend(table: pd.DataFrame) -> list[str]:
             "median over rounds of the ratio within a round."
         )
     return lines
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_escaped(line)}" for line in lines)
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    ruler = [":--", *("--:" for _ in header[1:])]
-    lines = [[_escaped(cell) for cell in line] for line in (header, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:]))
 
 
 def _escaped(text: str) -> str:

@@ -54,6 +54,9 @@ KNOWN_HEADS = {
     "ccnet": HeadStyle(BLUE, "<", DASHED),
     "double_attention": HeadStyle(ORANGE, ">", DASHDOT),
     "isa": HeadStyle(GREEN, "p", DOTTED),
+    "pyramid_oc": HeadStyle(GREEN, "h", DASHDOT),
+    "asp_oc": HeadStyle(GREEN, "d", SOLID),
+    "asp_ocr": HeadStyle(RED, "*", DOTTED),
 }
 
 
@@ -96,12 +99,19 @@ def scale_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) ->
     positive = [value for value in values if value > 0]
     axis = axes.xaxis if which == "x" else axes.yaxis
     if positive and max(positive) > WIDE_RANGE * min(positive):
-        axes.set(**{f"{which}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter(NullFormatter())
+        logarithmic_axis(axes, which)
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(_plain))
+
+
+def logarithmic_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(_plain))
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -121,3 +131,7 @@ def wrapped(text: str, width: float, size: int) -> str:
     """Text in lines that fit a width in inches at a font size in points."""
     characters = int(width * 72 / (CHARACTER * size))
     return "\n".join(textwrap.wrap(text, characters, break_on_hyphens=False))
+
+
+def _plain(value: float, _position: int | None) -> str:
+    return f"{value:g}"

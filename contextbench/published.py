@@ -1,0 +1,165 @@
+"""Tables of papers: the figures they print, and the heads that are compared with them. No torch.
+
+A file in `configs/tables/` names a file of published figures and lists rows; each row is a head
+with options and, where the paper has that row, the paper's name of it.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from contextbench.config import (
+    ConfigError,
+    HeadConfig,
+    Positive,
+    _find,
+    _Frozen,
+    _read_mapping,
+    _validated,
+    nearest,
+)
+
+
+class PublishedCost(_Frozen):
+    """One row of a paper's complexity table, as printed; None where a cell is empty."""
+
+    method: str
+    params_m: float | None
+    memory_mb: float | None
+    flops_g: float | None
+    time_ms: float | None
+    input_feature_map: str
+    gpu: str
+    status: Literal["verified", "unverified"]
+    source: str
+
+    @field_validator("params_m", "memory_mb", "flops_g", "time_ms", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @property
+    def parameters(self) -> int | None:
+        return None if self.params_m is None else round(self.params_m * 1e6)
+
+    @property
+    def flops(self) -> int | None:
+        return None if self.flops_g is None else round(self.flops_g * 1e9)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What is printed as MB are MiB: only so do the sizes of the tensors add up to it."""
+        return None if self.memory_mb is None else round(self.memory_mb * 2**20)
+
+
+class FeatureShape(_Frozen):
+    """The features that a table is about, batch 1: `layer4` of a backbone."""
+
+    channels: Positive
+    height: Positive
+    width: Positive
+
+    def __str__(self) -> str:
+        return f"{self.channels}x{self.height}x{self.width}"
+
+
+class TableRow(_Frozen):
+    """A head with options, and the row of the paper that it is compared with."""
+
+    name: str  # of the head in a record
+    label: str
+    method: str | None  # in the published file; None: not in the paper
+    head: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    counts: str  # which layers the parameters and FLOPs are those of
+    notes: tuple[str, ...] = ()  # what differs from the published figures, and why
+
+
+class TableSpec(_Frozen):
+    """A paper's table with our heads beside it. `baseline` is the row that times refer to."""
+
+    name: str
+    title: str
+    published: str  # file in `published_folder()`
+    features: FeatureShape
+    classes: Positive
+    baseline: str
+    rows: tuple[TableRow, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the names of rows must differ, got {', '.join(names)}")
+        if self.baseline not in names:
+            raise ValueError(
+                f"baseline {self.baseline!r} is no row; {nearest(self.baseline, names)}"
+            )
+        return self
+
+    def heads(self) -> list[HeadConfig]:
+        """What a record must hold, in both forms, for the table to be complete."""
+        return [HeadConfig(name=r.name, head=r.head, options=r.options) for r in self.rows]
+
+
+def published_folder() -> Path:
+    """The papers' figures: inside an installed package, or `results/published` in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "published"
+    return installed if installed.is_dir() else package.parent / "results" / "published"
+
+
+def load_table(name: str, known: Iterable[str]) -> TableSpec:
+    """Read a shipped table by name, or any file by path. `known` are the registered heads.
+
+    Raises `ConfigError` for an unknown name, an unreadable file, unknown or invalid keys and
+    unknown heads, naming the file and the row.
+    """
+    path = _find(name, "tables")
+    content = _read_mapping(path)
+    if isinstance(content.get("rows"), list):
+        rows = [_row(row, f"{path}: row {i}") for i, row in enumerate(content["rows"], start=1)]
+        content = {**content, "rows": rows}
+    spec = _validated(TableSpec, {"name": path.stem, **content}, str(path))
+    heads = set(known)
+    for row in spec.rows:
+        if row.head not in heads:
+            hint = nearest(row.head, heads)
+            raise ConfigError(f"{path}: row {row.name!r}: head {row.head!r} is unknown; {hint}")
+    return spec
+
+
+def load_published(spec: TableSpec) -> dict[str, PublishedCost]:
+    """The published figures that a table refers to, by the paper's names of its rows.
+
+    Raises `ConfigError` for an unreadable file, wrong cells, and a row whose method it lacks.
+    """
+    path = published_folder() / spec.published
+    try:
+        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    costs = [_published(line, f"{path}: line {i}") for i, line in enumerate(lines, start=2)]
+    figures = {cost.method: cost for cost in costs}
+    for row in spec.rows:
+        if row.method is not None and row.method not in figures:
+            raise ConfigError(
+                f"table {spec.name!r}: row {row.name!r}: method {row.method!r} is not in {path}; "
+                f"{nearest(row.method, figures)}"
+            )
+    return figures
+
+
+def _row(content: Any, source: str) -> TableRow:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source}: must hold a mapping of keys, found {type(content).__name__}")
+    return _validated(TableRow, content, source)
+
+
+def _published(line: Mapping[Any, Any], source: str) -> PublishedCost:
+    # A line with too many cells has them under the key None, one with too few has None in them.
+    cells = {str(key): value for key, value in line.items() if value is not None}
+    return _validated(PublishedCost, cells, source)
