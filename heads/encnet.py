@@ -7,7 +7,9 @@ Source: Zhang et al., CVPR 2018, arXiv:1803.08904, section 3.
     gamma = sigmoid(G e),   y_i = gamma * x_i                   featuremap attention
     presence = P e                                              SE-loss: which classes are there?
 Ours: x = relu(bn(W * layer4)), (N, C, h, w) with i over pixels; k runs over `codewords`; s_k is
-positive at the start. Batch norm acts on the codeword axis.
+positive at the start. Batch norm acts on the codeword axis. With 0 codewords, where the paper's
+figure begins, e is the mean over pixels. With `lateral`, as an option of the authors' code has it,
+    x = relu(bn(F * [relu(bn(W * layer4)), relu(bn(L_2 layer2)), relu(bn(L_3 layer3))])).
 Departs: the paper's formula multiplies by gamma, the authors' later code adds x and applies ReLU
 again: this is the paper. The weight of `aux` is 0.4, as for every head here, not their code's 0.2.
 On stage 3 the paper does not say how the encoding is reduced: here as on stage 4, by a 3x3
@@ -21,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from heads.blocks import AuxiliaryBranch, PixelClassifier, TwoForms, conv_bn_relu
+from heads.blocks import AuxiliaryBranch, PixelClassifier, TwoForms, conv_bn_relu, resize_like
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
 
 
@@ -68,35 +70,62 @@ class Encoding(TwoForms):
         return torch.einsum("nik,nikc->nkc", assignment, residuals)
 
 
+class LateralReduction(nn.Module):
+    """Layers 2 to 4, (N, C2, h2, w2), (N, C3, h3, w3), (N, C4, h, w) -> (N, width, h, w).
+
+    Layers 2 and 3 are resized where they are larger, as at output strides above 8.
+    """
+
+    def __init__(self, channels: Channels, width: int) -> None:
+        super().__init__()
+        self.deepest = conv_bn_relu(channels.layer4, width, 3)
+        self.laterals = nn.ModuleList(
+            conv_bn_relu(stage, width) for stage in (channels.layer2, channels.layer3)
+        )
+        self.fuse = conv_bn_relu(3 * width, width, 3)
+
+    def forward(self, layer2: Tensor, layer3: Tensor, layer4: Tensor) -> Tensor:
+        x = self.deepest(layer4)
+        stages = zip(self.laterals, (layer2, layer3), strict=True)
+        beside = [resize_like(lateral(stage), x) for lateral, stage in stages]
+        fused: Tensor = self.fuse(torch.cat([x, *beside], dim=1))
+        return fused
+
+
 class SemanticEncoder(nn.Module):
-    """Reduction and encoded semantics: (N, C, h, w) -> pixels (N, width, h, w), e (N, width)."""
+    """Reduction and encoded semantics: stages -> pixels (N, width, h, w), e (N, width).
+
+    `reduce` makes the pixels, of `width` channels, from as many stages as it takes.
+    """
 
     def __init__(
-        self, channels: int, width: int, codewords: int, implementation: Implementation
+        self, reduce: nn.Module, width: int, codewords: int, implementation: Implementation
     ) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3)
-        self.encoding = Encoding(width, codewords, implementation)
-        self.norm = nn.Sequential(nn.BatchNorm1d(codewords), nn.ReLU(inplace=True))
+        self.reduce = reduce
+        self.encoding: Encoding | None = None
+        if codewords:
+            self.encoding = Encoding(width, codewords, implementation)
+            self.norm = nn.Sequential(nn.BatchNorm1d(codewords), nn.ReLU(inplace=True))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = self.reduce(features)
+    def forward(self, *stages: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self.reduce(*stages)
+        if self.encoding is None:
+            return pixels, pixels.mean(dim=(2, 3))
         encoded = self.norm(self.encoding(pixels))  # (N, codewords, width)
         return pixels, encoded.sum(dim=1)
 
 
 class ContextEncoding(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w)."""
+    """What the reduction of `encoder` takes -> (N, width, h, w)."""
 
-    def __init__(
-        self, channels: int, width: int, codewords: int, implementation: Implementation
-    ) -> None:
+    def __init__(self, encoder: SemanticEncoder, width: int) -> None:
         super().__init__()
-        self.encoder = SemanticEncoder(channels, width, codewords, implementation)
+        self.encoder = encoder
         self.gate = nn.Linear(width, width)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.weigh(*self.encoder(features))
+    def forward(self, *stages: Tensor) -> Tensor:
+        return self.weigh(*self.encoder(*stages))
 
     def weigh(self, pixels: Tensor, semantics: Tensor) -> Tensor:
         """Scale the channels of `pixels` (N, width, h, w) by a gate made from (N, width)."""
@@ -120,7 +149,11 @@ class PresenceBranch(nn.Module):
 
 
 class EncNetHead(ContextHead):
-    """`se_loss` adds the presence logits; `se_stage3` a second encoder with its own on layer3."""
+    """`se_loss` adds the presence logits; `se_stage3` a second encoder with its own on layer3.
+
+    `lateral` puts layers 2 and 3 beside layer4 in front of the encoding. The weights of the
+    SE-losses are the loss weights `presence` and `presence3`.
+    """
 
     loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4, "presence": 0.2}
 
@@ -135,12 +168,20 @@ class EncNetHead(ContextHead):
         codewords: int = 32,
         se_loss: bool = True,
         se_stage3: bool = False,
+        lateral: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         super().__init__()
-        self.context = ContextEncoding(channels.layer4, width, codewords, implementation)
+        self.lateral = lateral
+        reduce = (
+            LateralReduction(channels, width)
+            if lateral
+            else conv_bn_relu(channels.layer4, width, 3)
+        )
+        encoder = SemanticEncoder(reduce, width, codewords, implementation)
+        self.context = ContextEncoding(encoder, width)
         self.classifier = PixelClassifier(width, num_classes, dropout)
         self.auxiliary = AuxiliaryBranch(
             channels.layer3, num_classes, width=aux_width, dropout=dropout
@@ -148,7 +189,8 @@ class EncNetHead(ContextHead):
         self.presence = nn.Linear(width, num_classes) if se_loss else None
         self.presence3: PresenceBranch | None = None
         if se_stage3:
-            encoder = SemanticEncoder(channels.layer3, width, codewords, implementation)
+            third = conv_bn_relu(channels.layer3, width, 3)
+            encoder = SemanticEncoder(third, width, codewords, implementation)
             self.presence3 = PresenceBranch(encoder, nn.Linear(width, num_classes))
         weights = {"aux": 0.4, "presence": 0.2, "presence3": 0.2}
         emitted = {"aux": True, "presence": se_loss, "presence3": se_stage3}
@@ -157,9 +199,12 @@ class EncNetHead(ContextHead):
             name: weight for name, weight in weights.items() if emitted[name]
         }
 
+    def context_inputs(self, features: Features) -> tuple[Tensor, ...]:
+        return features[1:] if self.lateral else (features.layer4,)
+
     def forward(self, features: Features) -> HeadOutput:
         # In two steps because the SE-loss needs the semantics inside the context module.
-        pixels, semantics = self.context.encoder(features.layer4)
+        pixels, semantics = self.context.encoder(*self.context_inputs(features))
         logits = self.classifier(self.context.weigh(pixels, semantics))
         aux = self.auxiliary(features.layer3)
         presence = self._presence(features, semantics)

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
-from heads.encnet import ContextEncoding, EncNetHead, Encoding, SemanticEncoder
-from heads.interface import Implementation
+from heads import build_head
+from heads.blocks import ConvBnRelu
+from heads.encnet import ContextEncoding, EncNetHead, Encoding, LateralReduction, SemanticEncoder
+from heads.interface import Features, Implementation
 from tests.heads import loops
-from tests.heads.small import IMPLEMENTATIONS, small_features, small_head
+from tests.heads.counting import PAPER, Count, Setting, counted, layer, product, small_setting
+from tests.heads.small import CHANNELS, CLASSES, IMPLEMENTATIONS, small_features, small_head
 
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
@@ -26,9 +29,24 @@ def encode(pixels: list[loops.Vector], encoding: Encoding) -> list[loops.Vector]
     return encoded
 
 
-def semantics(image: loops.Map, encoder: SemanticEncoder) -> tuple[loops.Map, loops.Vector]:
-    x = loops.conv_bn_relu(image, encoder.reduce)
-    encoded = encode(loops.pixels_of(x), encoder.encoding)
+def reduced(stages: list[loops.Map], reduce: ConvBnRelu | LateralReduction) -> loops.Map:
+    """Of layer4 alone, or of layers 2 to 4: lists of channels, so that + is concatenation."""
+    if isinstance(reduce, ConvBnRelu):
+        (deepest,) = stages
+        return loops.conv_bn_relu(deepest, reduce)
+    layer2, layer3, layer4 = stages
+    parts = loops.conv_bn_relu(layer4, reduce.deepest)
+    for stage, lateral in zip((layer2, layer3), reduce.laterals, strict=True):
+        parts = parts + loops.resize(loops.conv_bn_relu(stage, lateral), *loops.size_of(layer4))
+    return loops.conv_bn_relu(parts, reduce.fuse)
+
+
+def semantics(stages: list[loops.Map], encoder: SemanticEncoder) -> tuple[loops.Map, loops.Vector]:
+    x = reduced(stages, encoder.reduce)
+    pixels = loops.pixels_of(x)
+    if encoder.encoding is None:
+        return x, [sum(column) / len(pixels) for column in zip(*pixels, strict=True)]
+    encoded = encode(pixels, encoder.encoding)
     activated = [
         [loops.normalize_relu(value, encoder.norm[0], k) for value in code]
         for k, code in enumerate(encoded)
@@ -41,8 +59,8 @@ def linear(x: loops.Vector, layer: torch.nn.Linear) -> loops.Vector:
     return [loops.dot(row, x) + bias for row, bias in rows]
 
 
-def looped(image: loops.Map, context: ContextEncoding) -> loops.Map:
-    x, e = semantics(image, context.encoder)
+def looped(stages: list[loops.Map], context: ContextEncoding) -> loops.Map:
+    x, e = semantics(stages, context.encoder)
     gates = [1 / (1 + math.exp(-value)) for value in linear(e, context.gate)]
     return [
         [[gate * value for value in row] for row in plane]
@@ -50,13 +68,53 @@ def looped(image: loops.Map, context: ContextEncoding) -> loops.Map:
     ]
 
 
+def images_of(inputs: tuple[torch.Tensor, ...]) -> list[list[loops.Map]]:
+    """The stages of each image."""
+    return [[stage.tolist() for stage in stages] for stages in zip(*inputs, strict=True)]
+
+
 @every_form
-def test_context_equals_loops(implementation: Implementation) -> None:
-    head = small_head("encnet", implementation).double().eval()
+@pytest.mark.parametrize("variant", ["encnet", "encnet-lateral", "encnet-no-codewords"])
+def test_context_equals_loops(variant: str, implementation: Implementation) -> None:
+    head = small_head(variant, implementation).double().eval()
     assert isinstance(head, EncNetHead)
-    x = small_features(2, 3, dtype=torch.float64).layer4
-    expected = [looped(image, head.context) for image in x.tolist()]
-    torch.testing.assert_close(head.context(x), loops.stacked(expected))
+    inputs = head.context_inputs(small_features(2, 3, dtype=torch.float64))
+    expected = [looped(stages, head.context) for stages in images_of(inputs)]
+    torch.testing.assert_close(head.context(*inputs), loops.stacked(expected))
+
+
+@every_form
+def test_lateral_stages_are_resized_to_layer4(implementation: Implementation) -> None:
+    """At output stride 32 layers 2 and 3 are four times and twice as high and as wide."""
+    head = small_head("encnet-lateral", implementation).double().eval()
+    assert isinstance(head, EncNetHead)
+    layer1, layer2, *_ = small_features(8, 12, dtype=torch.float64)
+    layer3 = small_features(4, 6, dtype=torch.float64).layer3
+    layer4 = small_features(2, 3, dtype=torch.float64).layer4
+    inputs = head.context_inputs(Features(layer1, layer2, layer3, layer4))
+    expected = [looped(stages, head.context) for stages in images_of(inputs)]
+    torch.testing.assert_close(head.context(*inputs), loops.stacked(expected))
+
+
+@every_form
+def test_every_lateral_stage_counts(implementation: Implementation) -> None:
+    """Each of layers 2 to 4 moves the output; layer1 is no input."""
+    head, features = small_head("encnet-lateral", implementation).eval(), small_features()
+    logits = head(features).logits
+    for stage, moves in zip(Features._fields, (False, True, True, True), strict=True):
+        changed = features._replace(**{stage: getattr(features, stage) + 1})
+        assert torch.equal(head(changed).logits, logits) is not moves
+
+
+@pytest.mark.parametrize("codewords", [0, 8, 16, 32])
+@every_form
+def test_any_number_of_codewords(codewords: int, implementation: Implementation) -> None:
+    """Their vectors, scales and batch norm are all that the number changes."""
+    options = {"codewords": codewords, "width": 8, "implementation": implementation}
+    head = build_head("encnet", CHANNELS, CLASSES, **options)
+    head(small_features())
+    parameters = sum(p.numel() for p in head.context.parameters())
+    assert parameters == layer(12, 8, 1, kernel=3).parameters + codewords * (8 + 3) + 8 * 8 + 8
 
 
 @every_form
@@ -68,15 +126,15 @@ def test_presence_is_a_linear_layer_on_the_semantics(
     assert head.presence is not None
     assert head.presence3 is not None
     features = small_features(2, 3, dtype=torch.float64)
-    deep = [semantics(image, head.context.encoder)[1] for image in features.layer4.tolist()]
-    third = [semantics(image, head.presence3.encoder)[1] for image in features.layer3.tolist()]
+    deep = [semantics([image], head.context.encoder)[1] for image in features.layer4.tolist()]
+    third = [semantics([image], head.presence3.encoder)[1] for image in features.layer3.tolist()]
     head.training = head.presence3.training = True  # emit, with the batch norms left in evaluation
     image_aux = head(features).image_aux
-    for name, layer, encoded in [
+    for name, classifier, encoded in [
         ("presence", head.presence, deep),
         ("presence3", head.presence3.classifier, third),
     ]:
-        expected = torch.tensor([linear(e, layer) for e in encoded], dtype=torch.float64)
+        expected = torch.tensor([linear(e, classifier) for e in encoded], dtype=torch.float64)
         torch.testing.assert_close(image_aux[name], expected)
 
 
@@ -142,3 +200,29 @@ def test_codewords_start_as_published() -> None:
     bound = 1 / math.sqrt(64 * 25)
     assert 0.9 * bound < encoding.codewords.abs().max() <= bound
     assert 0 <= encoding.scale.min() < encoding.scale.max() <= 1
+
+
+def lateral(s: Setting, width: int = 512, codewords: int = 32) -> Count:
+    total = layer(s.channels.layer4, width, s.pixels, kernel=3)
+    total += layer(s.channels.layer2, width, s.pixels) + layer(s.channels.layer3, width, s.pixels)
+    total += layer(3 * width, width, s.pixels, kernel=3)  # fusion
+    total += Count(codewords * width + 3 * codewords, 0)  # codewords, scales and batch norm
+    total += product(s.pixels, codewords, width)  # distances
+    total += product(s.pixels, codewords, width)  # aggregation
+    return total + layer(width, width, 1, extra=1)  # gate
+
+
+@every_form
+def test_lateral_counts(implementation: str) -> None:
+    """In the reference form the counter sees both products of the encoding, as einsums."""
+    options = {"lateral": True, "implementation": implementation}
+    assert counted("encnet", PAPER, (128, 128), **options) == lateral(PAPER)
+    small = small_setting(33, 29)
+    assert counted("encnet", small, (33, 29), width=32, **options) == lateral(small, width=32)
+
+
+def test_lateral_connections_cost_what_they_add() -> None:
+    """1x1 of layers 2 and 3, and a 3x3 on three maps, beside the plain head's integers."""
+    weights = (512 + 1024) * 512 + 9 * 3 * 512 * 512
+    plain = Count(9_717_344, 155_155_955_712)
+    assert lateral(PAPER) == plain + Count(weights + 3 * 2 * 512, weights * 128 * 128)
