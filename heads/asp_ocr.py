@@ -5,10 +5,9 @@ the same pyramid in OCNet (arXiv:1809.00916). The paper prints no parameters or 
     x = relu(bn(W * layer4)),   y = the object-contextual representation of x, see heads/regions.py
     f_0 = relu(bn(W_0 layer4)),   f_d = relu(bn(W_d *_d layer4)) for each dilation d
     z = relu(bn(V [y, f_0, f_d1, ..., f_dD])),   W and W_d are 3x3, W_0 and V are 1x1
-Ours: y stands alone, without x beside it. All five branches have 256 channels and the keys 128, as
-released. The released module makes `width` = 512 channels unless told otherwise, its Cityscapes
-network 256. As released, phi and psi have two layers each with `transforms: 2`; here they have one
-by default, as in the `ocr` head, which follows the paper.
+Ours: y stands alone, without x beside it. As released, all five branches have 256 channels, keys
+128, and phi and psi two layers (`transforms: 1` is the paper's OCR). The released module makes
+`width` = 512 channels unless told otherwise; its network for Cityscapes tells it 256.
 """
 
 from collections.abc import Sequence
@@ -61,7 +60,7 @@ class ASPOCRHead(RegionHead):
         context_width: int = 256,
         branch_width: int = 256,
         key_channels: int = 128,
-        transforms: int = 1,
+        transforms: int = 2,
         dilations: Sequence[int] = (12, 24, 36),
         aux_width: int | None = None,
         dropout: float = 0.1,

@@ -30,12 +30,13 @@ def test_context_equals_loops(implementation: str) -> None:
 
 
 def test_released_widths() -> None:
-    """Five branches of 256 channels, keys of 128, dilations 12, 24, 36."""
+    """Five branches of 256 channels, two layers to keys of 128, dilations 12, 24, 36."""
     with torch.device("meta"):
         head = build_head("asp_ocr", CHANNELS, CLASSES)
     assert isinstance(head, ASPOCRHead)
     assert head.context.fuse.convolution.weight.shape == (512, 5 * 256, 1, 1)
     assert head.context.regions.delta.convolution.weight.shape == (128, 256, 1, 1)
+    assert len(head.get_submodule("context.regions.relation.phi")) == 2
     dilations = [branch.convolution.dilation for branch in head.context.atrous]
     assert dilations == [(12, 12), (24, 24), (36, 36)]
 

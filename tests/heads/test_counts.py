@@ -99,7 +99,7 @@ def ocr_acf(s: Setting, width: int = 512, key: int = 256) -> Count:
 def asp_ocr(s: Setting, width: int = 512, branch: int = 256, key: int = 128) -> Count:
     c = s.channels.layer4
     total = layer(c, branch, s.pixels, kernel=3, extra=3)
-    total += region_context(s, branch, key, region_relation(s, branch, key))
+    total += region_context(s, branch, key, region_relation(s, branch, key, transforms=2))
     total += layer(c, branch, s.pixels, extra=3)
     for _ in range(3):
         total += layer(c, branch, s.pixels, kernel=3, extra=3)
