@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heads.asp_oc import ASPOCHead, AtrousObjectContext, PooledContext, halved
 from tests.heads import loops
@@ -58,6 +58,15 @@ def looped(image: loops.Map, context: AtrousObjectContext) -> loops.Map:
     return loops.conv_bn_relu(parts, context.fuse)
 
 
+def fit_norms(context: nn.Module, x: Tensor) -> None:
+    """Statistics of `x` itself, so that every ReLU cuts and the place of each one matters."""
+    for norm in context.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1
+    context.train()(x)
+    context.eval()
+
+
 @every_form
 @pytest.mark.parametrize("size", [(2, 3), (1, 4), (5, 4)])
 def test_context_equals_loops(implementation: str, size: tuple[int, int]) -> None:
@@ -65,6 +74,7 @@ def test_context_equals_loops(implementation: str, size: tuple[int, int]) -> Non
     head = small_head("asp_oc", implementation).double().eval()
     assert isinstance(head, ASPOCHead)
     x = small_features(*size, dtype=torch.float64).layer4
+    fit_norms(head.context, x)
     expected = [looped(image, head.context) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
