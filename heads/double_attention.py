@@ -1,0 +1,99 @@
+"""Double attention (A2-Nets): gather the map into a few regions, then deal them out to each pixel.
+
+Source: Chen et al., NeurIPS 2018, arXiv:1810.11579, sections 3.1 to 3.3.
+    x = relu(bn(W * layer4)),   a_i = phi(x_i)
+    g_k = sum_i softmax_i(theta_k(x_i)) a_i             gather: over the pixels i, per region k
+    z_i = sum_k softmax_k(rho_k(x_i)) g_k               distribute: over the regions k, per pixel i
+    y_i = relu(bn(F [psi(z_i), x_i]))
+Ours: theta and rho are 1x1 convolutions to K = `regions` maps; phi and psi, by which the paper's
+block changes to `key_channels` and back, are 1x1 convolution, batch norm and ReLU.
+Departs: the paper has plain convolutions for phi and psi and adds x inside a residual network.
+This is the segmentation head to which Yuan et al. (arXiv:1909.11065, section 3) compare theirs:
+reduced features, the context, and both fused, as in their other modules. K = 64 and 256 channels
+are the natural pair with their parameters and FLOPs; they do not print it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from heads.attention import as_map
+from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
+from heads.interface import Channels, Implementation
+
+
+class DoubleAttention(TwoForms):
+    """psi(z): (N, C, h, w) -> (N, C, h, w).
+
+    The weights that distribute sum to one, so the convolution of psi, bias included, may come
+    before: the fast form convolves the K regions instead of all pixels.
+    """
+
+    def __init__(
+        self, channels: int, key_channels: int, regions: int, implementation: Implementation
+    ) -> None:
+        super().__init__(implementation)
+        self.phi = conv_bn_relu(channels, key_channels, bias=True)
+        self.theta = nn.Conv2d(channels, regions, 1)
+        self.rho = nn.Conv2d(channels, regions, 1)
+        self.psi = conv_bn_relu(key_channels, channels, bias=True)
+
+    def _fast(self, x: Tensor) -> Tensor:
+        regions = self.psi.convolution(self._gather(x).unsqueeze(-1)).squeeze(-1)  # (N, C, K)
+        return self.psi.activate(self._distribute(regions, x))
+
+    def _reference(self, x: Tensor) -> Tensor:
+        expanded: Tensor = self.psi(self._distribute(self._gather(x), x))
+        return expanded
+
+    def _gather(self, x: Tensor) -> Tensor:
+        """The region features g: (N, key_channels, K)."""
+        weights = self.theta(x).flatten(2).softmax(dim=-1)  # over pixels, per region
+        return torch.einsum("nci,nki->nck", self.phi(x).flatten(2), weights)
+
+    def _distribute(self, regions: Tensor, x: Tensor) -> Tensor:
+        """(N, c, K) -> (N, c, h, w)."""
+        weights = self.rho(x).flatten(2).softmax(dim=1)  # over regions, per pixel
+        return as_map(torch.einsum("nck,nki->nci", regions, weights), x)
+
+
+class DoubleAttentionContext(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        regions: int,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.attention = DoubleAttention(width, key_channels, regions, implementation)
+        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)  # (N, width, h, w)
+        fused: Tensor = self.fuse(self.attention(x), x)
+        return fused
+
+
+class DoubleAttentionHead(Layer4Head):
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        key_channels: int = 256,
+        regions: int = 64,
+        aux_width: int | None = None,
+        dropout: float = 0.1,
+        implementation: Implementation = "fast",
+    ) -> None:
+        context = DoubleAttentionContext(
+            channels.layer4, width, key_channels, regions, implementation
+        )
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )

@@ -1,0 +1,159 @@
+"""Interlaced sparse self-attention (ISA): gather from far pixels, then from near ones.
+
+Source: Huang et al., arXiv:1907.12273, section 3, with the layers of the authors' code.
+    x = relu(bn(W * layer4)),   (h, w) = (Q_h P, Q_w P)
+    far groups:  P P of them; group (p, q) has the Q_h Q_w pixels (i P + p, j P + q) of all i, j
+    near groups: Q_h Q_w of them; group (i, j) has the P P pixels (i P + p, j P + q) of all p, q
+    A(x)_i = relu(bn(U sum_j softmax_j(query(x_i) . key(x_j) / sqrt(d)) V x_j)),   j in i's group
+    y = relu(bn(F [A_near(A_far(x)), x]))
+Ours: P is `down_factor`, 8 in the paper; query and key are two times 1x1 convolution, batch norm
+and ReLU, d is `key_channels`; U, V and F are 1x1. Any pixel reaches any other in two steps.
+Where P does not divide the map, which the paper leaves open, we do as the authors' code: x is
+surrounded with zeros up to the next multiple, the odd row below and the odd column on the right.
+They are pixels like all others, attended to and part of the batch statistics, until the output
+is cropped. Masking them would be another function than the one with published scores.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.attention import DenseAttention
+from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
+from heads.interface import Channels, Implementation
+
+
+class GroupAttention(TwoForms):
+    """A: every pixel gathers pixels of its own group, (G, C, a, b) -> (G, C, a, b), G groups.
+
+    Nothing but sums lies between V and U, so the fast form convolves with U V once. That saves one
+    convolution of C to C channels on every pixel and costs the product of two C x C matrices.
+    """
+
+    def __init__(self, channels: int, key_channels: int, implementation: Implementation) -> None:
+        super().__init__(implementation)
+        self.query = self._transform(channels, key_channels)
+        self.key = self._transform(channels, key_channels)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.output = conv_bn_relu(channels, channels)
+        self.attend = DenseAttention(implementation)
+
+    @staticmethod
+    def _transform(channels: int, key_channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            conv_bn_relu(channels, key_channels), conv_bn_relu(key_channels, key_channels)
+        )
+
+    def _fast(self, x: Tensor) -> Tensor:
+        weight = self.output.convolution.weight.flatten(1) @ self.value.weight.flatten(1)
+        value = F.conv2d(x, weight[:, :, None, None])
+        return self.output.activate(self.attend(self.query(x), self.key(x), value))
+
+    def _reference(self, x: Tensor) -> Tensor:
+        gathered: Tensor = self.output(self.attend(self.query(x), self.key(x), self.value(x)))
+        return gathered
+
+
+class InterlacedAttention(TwoForms):
+    """A_near(A_far(x)): (N, C, h, w) -> (N, C, h, w).
+
+    Both forms bring groups into the batch axis. The fast form also brings channels last, so that
+    regrouping moves whole pixels and attention finds its operands in order: no other copies.
+    An exported program takes any size only if its sizes are declared multiples of `down_factor`.
+    """
+
+    def __init__(
+        self, channels: int, key_channels: int, down_factor: int, implementation: Implementation
+    ) -> None:
+        super().__init__(implementation)
+        if down_factor < 1:
+            raise ValueError(f"down_factor must be positive, got {down_factor}")
+        self.down_factor = down_factor
+        self.far = GroupAttention(channels, key_channels, implementation)
+        self.near = GroupAttention(channels, key_channels, implementation)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        height, width = x.shape[-2:]
+        down, right = -height % self.down_factor, -width % self.down_factor
+        if not down and not right:  # padding by nothing would still copy
+            return super().forward(x)
+        top, left = down // 2, right // 2
+        gathered = super().forward(F.pad(x, (left, right - left, top, down - top)))
+        return gathered[:, :, top : top + height, left : left + width]
+
+    # In both forms the comments name the axes: (i, j) is a near group, (p, q) a far one.
+
+    def _fast(self, x: Tensor) -> Tensor:
+        split = self._split(x)  # (N, C, i, p, j, q)
+        n, _, rows, p, columns, q = split.shape
+        far = self.far(_channels_second(split.permute(0, 3, 5, 2, 4, 1)))  # (N p q, C, i, j)
+        regrouped = far.permute(0, 2, 3, 1).unflatten(0, (n, p, q)).permute(0, 3, 4, 1, 2, 5)
+        near = self.near(_channels_second(regrouped))  # (N i j, C, p, q)
+        return _joined(near.unflatten(0, (n, rows, columns)))
+
+    def _reference(self, x: Tensor) -> Tensor:
+        split = self._split(x)  # (N, C, i, p, j, q)
+        n, _, rows, p, columns, q = split.shape
+        far = self.far(split.permute(0, 3, 5, 1, 2, 4).flatten(0, 2))  # (N p q, C, i, j)
+        regrouped = far.unflatten(0, (n, p, q)).permute(0, 4, 5, 3, 1, 2)  # (N, i, j, C, p, q)
+        near = self.near(regrouped.flatten(0, 2))  # (N i j, C, p, q)
+        return _joined(near.unflatten(0, (n, rows, columns)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(N, C, i P, j P) -> (N, C, i, P, j, P)."""
+        n, channels, height, width = x.shape
+        p = self.down_factor
+        return x.reshape(n, channels, height // p, p, width // p, p)
+
+
+def _channels_second(pixels: Tensor) -> Tensor:
+    """(N, r, s, a, b, C) -> (N r s, C, a, b), copied into channels-last memory."""
+    return pixels.flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def _joined(groups: Tensor) -> Tensor:
+    """(N, i, j, C, p, q) -> (N, C, i p, j q): every pixel back in its place."""
+    return groups.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+class InterlacedContext(nn.Module):
+    """(N, C, h, w) -> (N, width, h, w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        key_channels: int,
+        down_factor: int,
+        implementation: Implementation,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.attention = InterlacedAttention(width, key_channels, down_factor, implementation)
+        self.fuse = ConvOverConcat([width, width], width, 1, implementation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)  # (N, width, h, w)
+        fused: Tensor = self.fuse(self.attention(x), x)
+        return fused
+
+
+class ISAHead(Layer4Head):
+    def __init__(
+        self,
+        channels: Channels,
+        num_classes: int,
+        *,
+        width: int = 512,
+        key_channels: int = 256,
+        down_factor: int = 8,
+        aux_width: int | None = None,
+        dropout: float = 0.05,
+        implementation: Implementation = "fast",
+    ) -> None:
+        context = InterlacedContext(
+            channels.layer4, width, key_channels, down_factor, implementation
+        )
+        super().__init__(
+            context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
+        )
