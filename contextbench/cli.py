@@ -5,7 +5,7 @@ that `--help`, `list` and `plot` do.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
+PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
 
 app = typer.Typer(
@@ -187,8 +188,7 @@ def predict(
         from contextbench.inference import predict_files
 
         with _execution(run, device, None, 0) as execution:
-            for path in predict_files(run, images, out, execution):
-                console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+            _print_paths(predict_files(run, images, out, execution))
 
 
 @app.command()
@@ -199,7 +199,7 @@ def profile(
         str | None, typer.Option(help="Heads alone, on features of C x h x w: 2048x128x128.")
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(help="With --features: other heights, with commas: 32,64,128.")
+        str | None, typer.Option(help="Heads alone, on square maps of these sides: 32,64,128.")
     ] = None,
     image: Annotated[
         str | None, typer.Option(help="Size of the image, height x width: 1024x2048.")
@@ -226,12 +226,7 @@ def profile(
     device: DeviceOption = "auto",
     overrides: SetOption = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Also write the raw record to this file; FILE.json.",
-        ),
+        Path | None, typer.Option("--out", "-o", help="Also write record and tables here.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,25 +234,25 @@ def profile(
 
     Example: contextbench profile --features 2048x64x64 --implementation both --backward
 
-    Example: contextbench profile --features 2048x128x128 --predict --implementation reference
+    Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
     """
     with _guarded():
         from contextbench.config import ConfigError
         from contextbench.measure.command import (
-            Extent,
             HeadRequest,
             ModelRequest,
             Sampling,
             profile_of_heads,
             profile_of_models,
         )
+        from contextbench.measure.head_profile import Extent
 
         sampling = Sampling(0 if predict_only else rounds, precision, _device(device))
         with _execution(Path(), device, None, 0) as execution:
-            if features is None:
-                if sizes is not None or backward or floors or implementation != "fast":
+            if features is None and sizes is None:
+                if backward or floors or implementation != "fast":
                     raise ConfigError(
-                        "--sizes, --backward, --floors and --implementation need --features"
+                        "--backward, --floors and --implementation need --features or --sizes"
                     )
                 models = ModelRequest(
                     protocol, tuple(overrides or ()), _heads(heads), image, classes
@@ -266,11 +261,58 @@ def profile(
                 return
             if image is not None:
                 raise ConfigError(
-                    "--features and --image exclude each other: heads alone or whole models"
+                    "--image is for whole models, --features and --sizes are for heads alone"
                 )
             extent = Extent(_listed(scopes, "--scopes"), backward, floors)
-            alone = HeadRequest(features, sizes, _heads(heads), classes, implementation, extent)
+            alone = HeadRequest(
+                features or PAPER_FEATURES, sizes, _heads(heads), classes, implementation, extent
+            )
             _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="Name of a table, or a file; see `list tables`.")],
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of the latency measurement; 0: predict only.")
+    ] = 0,
+    record: Annotated[
+        Path | None, typer.Option(help="Costs from this file, instead of determining them.")
+    ] = None,
+    precision: PrecisionOption = "float32",
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write record and table here.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a paper's table and this code's numbers side by side.
+
+    Example: contextbench table ocr-complexity --rounds 5 -o complexity
+    """
+    with _guarded():
+        from contextbench.measure.command import Sampling, profile_of_table
+        from contextbench.published import load_published, load_table
+        from contextbench.report.papers import paper_console, paper_table, write_paper
+        from contextbench.results import read_head_profile, write_model
+        from heads import HEADS
+
+        spec = load_table(name, HEADS)
+        published = load_published(spec)
+        if record is not None:
+            costs = read_head_profile(record)
+        else:
+            sampling = Sampling(rounds, precision, _device(device))
+            with _execution(Path(), device, None, 0) as execution:
+                costs = profile_of_table(spec, sampling, execution)
+        rows = paper_table(spec, published, costs)
+        if out is not None:
+            write_model(out / f"{spec.name}.json", costs)
+            write_paper(spec, rows, out)
+        if as_json:
+            console.print_json(rows.to_json(orient="records"))
+            return
+        console.print(paper_console(rows))
 
 
 @app.command("check-data")
@@ -313,7 +355,9 @@ def check_data(
 
 @app.command()
 def plot(
-    results: Annotated[Path, typer.Argument(help="Folder with runs of one protocol.")],
+    results: Annotated[
+        Path, typer.Argument(help="Folder with runs of one protocol, or a profile of heads.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")],
 ) -> None:
     """Make tables and figures again from records. Needs no device and no data.
@@ -325,28 +369,33 @@ def plot(
         from contextbench.results import (
             RecordError,
             find_runs,
+            read_head_profile,
             read_history,
             read_profile,
             read_run,
         )
 
         folders = find_runs(results)
+        costs = results / "profile.json"
+        if not folders and not costs.exists():
+            raise RecordError(
+                f"{results}: there is neither record.json below this folder nor profile.json in it"
+            )
         if not folders:
-            raise RecordError(f"{results}: there is no record.json below this folder")
+            _print_paths(_write_heads(read_head_profile(costs), out))
+            return
         runs = [read_run(folder / "record.json") for folder in folders]
         histories: dict[str, dict[int, Any]] = {}
         for folder, record in zip(folders, runs, strict=True):
             by_seed = histories.setdefault(record.head_name, {})
             by_seed[record.seed] = read_history(folder / "history.jsonl")
-        costs = results / "profile.json"
         record_of_costs = read_profile(costs) if costs.exists() else None
-        for path in write_report(runs, record_of_costs, histories, None, out):
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        _print_paths(write_report(runs, record_of_costs, histories, None, out))
 
 
 @app.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="heads, protocols, datasets or backbones.")],
+    kind: Annotated[str, typer.Argument(help="heads, protocols, datasets, backbones or tables.")],
     as_json: JsonOption = False,
 ) -> None:
     """List what exists, one line each.
@@ -362,7 +411,7 @@ def list_names(
             return
         width = max(map(len, lines))
         for name, text in lines.items():
-            console.print(f"{name:{width}}  {text}", markup=False, highlight=False)
+            console.print(f"{name:{width}}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -501,7 +550,7 @@ def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> No
     from contextbench.results import write_model
 
     if out is not None:
-        write_model(out, record)
+        write_model(out / "profile.json", record)
     if as_json:
         _print_json(record.model_dump(mode="json"))
         return
@@ -509,13 +558,33 @@ def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> No
 
 
 def _show_heads(record: "HeadProfileRecord", out: Path | None, as_json: bool) -> None:
-    from contextbench.results import write_model
+    from contextbench.report.complexity import form_console, form_table
+    from contextbench.report.scaling import scaling_console
 
     if out is not None:
-        write_model(out, record)
+        _write_heads(record, out)
     if as_json:
         _print_json(record.model_dump(mode="json"))
         return
+    console.print(form_console(form_table(record)))
+    if record.sizes > 1:
+        console.print(scaling_console(record))
+
+
+def _write_heads(record: "HeadProfileRecord", out: Path) -> list[Path]:
+    """The record of heads alone, and all that is made of it."""
+    from contextbench.report.complexity import write_forms
+    from contextbench.report.scaling import write_scaling
+    from contextbench.results import write_model
+
+    write_model(out / "profile.json", record)
+    written = write_forms(record, out)
+    return [*written, *(write_scaling(record, out) if record.sizes > 1 else [])]
+
+
+def _print_paths(paths: Iterable[Path]) -> None:
+    for path in paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_where(folder: Path, as_json: bool) -> None:

@@ -31,11 +31,13 @@ class ConfigError(UserError, ValueError):
     """A mistake in a configuration. The message names the file, the key and what is allowed."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What is read from a file: immutable, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DatasetConfig(_Frozen):
+class DatasetConfig(Frozen):
     name: str
     root: str | None = None
     train: str = "train"
@@ -43,7 +45,7 @@ class DatasetConfig(_Frozen):
     options: dict[str, Any] = {}
 
 
-class BackboneConfig(_Frozen):
+class BackboneConfig(Frozen):
     name: str
     stem: Literal["basic", "deep"] = "basic"
     output_stride: Literal[8, 16, 32] = 8
@@ -52,7 +54,7 @@ class BackboneConfig(_Frozen):
     weights: str | None = None
 
 
-class ScheduleConfig(_Frozen):
+class ScheduleConfig(Frozen):
     """Learning rate times (1 - step / steps) ** power, after a linear warm-up."""
 
     name: Literal["poly"] = "poly"
@@ -60,11 +62,11 @@ class ScheduleConfig(_Frozen):
     warmup_steps: int = Field(0, ge=0)
 
 
-class LossConfig(_Frozen):
+class LossConfig(Frozen):
     name: Literal["cross_entropy"] = "cross_entropy"
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     crop: Size
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
@@ -88,13 +90,13 @@ class TrainConfig(_Frozen):
         return self
 
 
-class EvaluateConfig(_Frozen):
+class EvaluateConfig(Frozen):
     mode: Literal["whole"] = "whole"
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
     flip: bool = False
 
 
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """Everything that the heads of one comparison share.
 
     `head_width_factor` multiplies every width of every head alike, so that a narrow backbone
@@ -117,7 +119,7 @@ class Protocol(_Frozen):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class HeadConfig(_Frozen):
+class HeadConfig(Frozen):
     """One row of a comparison: a registered head with its options.
 
     `name` is the file's stem and labels the row; `loss_weights` override the published ones.
@@ -137,7 +139,7 @@ def configs_folder() -> Path:
 
 
 def names_in(kind: str) -> list[str]:
-    """Names of the shipped files of one kind: `protocols` or `heads`."""
+    """Names of the shipped files of one kind: `protocols`, `heads` or `tables`."""
     return sorted(path.stem for path in (configs_folder() / kind).glob("*.yaml"))
 
 
@@ -154,11 +156,11 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
 
     Raises `ConfigError` for an unknown name, an unreadable file, and unknown or invalid keys.
     """
-    path = _find(name, "protocols")
-    content = _read_mapping(path)
+    path = find_config(name, "protocols")
+    content = read_mapping(path)
     for override in overrides:
         content = _overridden(content, override)
-    return _validated(Protocol, {"name": path.stem, **content}, str(path))
+    return validated(Protocol, {"name": path.stem, **content}, str(path))
 
 
 def load_head(name: str, known: Iterable[str]) -> HeadConfig:
@@ -169,14 +171,15 @@ def load_head(name: str, known: Iterable[str]) -> HeadConfig:
     heads = set(known)
     if name in heads and name not in names_in("heads"):
         return HeadConfig(name=name, head=name)
-    path = _find(name, "heads", extra=heads)
-    config = _validated(HeadConfig, {"name": path.stem, **_read_mapping(path)}, str(path))
+    path = find_config(name, "heads", extra=heads)
+    config = validated(HeadConfig, {"name": path.stem, **read_mapping(path)}, str(path))
     if config.head not in heads:
         raise ConfigError(f"{path}: head {config.head!r} is unknown; {nearest(config.head, heads)}")
     return config
 
 
-def _find(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
+def find_config(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
+    """The shipped file of a kind by name, or any file by path. Raises `ConfigError`."""
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)
         if not path.is_file():
@@ -189,7 +192,8 @@ def _find(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
     return path
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The content of a YAML file. Raises `ConfigError` unless it is a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -222,7 +226,8 @@ def _replaced(
     return {**content, first: _replaced(inner, rest, value, override)}
 
 
-def _validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
+def validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
+    """`content` as a model. Raises `ConfigError` that names `source`, key and what is allowed."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

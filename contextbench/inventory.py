@@ -13,9 +13,10 @@ from contextbench.config import ConfigError, HeadConfig, load_protocol, names_in
 from contextbench.data import DATASETS
 from contextbench.losses import pixel_cross_entropy
 from contextbench.provenance import environment
+from contextbench.published import load_table
 from heads import HEADS
 
-KINDS = ("heads", "protocols", "datasets", "backbones")
+KINDS = ("heads", "protocols", "datasets", "backbones", "tables")
 
 
 def inventory(kind: str) -> dict[str, str]:
@@ -28,6 +29,8 @@ def inventory(kind: str) -> dict[str, str]:
         return {name: _first_line(build) for name, build in DATASETS.items()}
     if kind == "backbones":
         return {name: _backbone_line(name) for name in RESNETS}
+    if kind == "tables":
+        return {name: load_table(name, HEADS).title for name in names_in("tables")}
     raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
 
 

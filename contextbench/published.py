@@ -13,17 +13,17 @@ from pydantic import Field, field_validator, model_validator
 
 from contextbench.config import (
     ConfigError,
+    Frozen,
     HeadConfig,
     Positive,
-    _find,
-    _Frozen,
-    _read_mapping,
-    _validated,
+    find_config,
     nearest,
+    read_mapping,
+    validated,
 )
 
 
-class PublishedCost(_Frozen):
+class PublishedCost(Frozen):
     """One row of a paper's complexity table, as printed; None where a cell is empty."""
 
     method: str
@@ -55,7 +55,7 @@ class PublishedCost(_Frozen):
         return None if self.memory_mb is None else round(self.memory_mb * 2**20)
 
 
-class FeatureShape(_Frozen):
+class FeatureShape(Frozen):
     """The features that a table is about, batch 1: `layer4` of a backbone."""
 
     channels: Positive
@@ -66,7 +66,7 @@ class FeatureShape(_Frozen):
         return f"{self.channels}x{self.height}x{self.width}"
 
 
-class TableRow(_Frozen):
+class TableRow(Frozen):
     """A head with options, and the row of the paper that it is compared with."""
 
     name: str  # of the head in a record
@@ -78,7 +78,7 @@ class TableRow(_Frozen):
     notes: tuple[str, ...] = ()  # what differs from the published figures, and why
 
 
-class TableSpec(_Frozen):
+class TableSpec(Frozen):
     """A paper's table with our heads beside it. `baseline` is the row that times refer to."""
 
     name: str
@@ -118,12 +118,12 @@ def load_table(name: str, known: Iterable[str]) -> TableSpec:
     Raises `ConfigError` for an unknown name, an unreadable file, unknown or invalid keys and
     unknown heads, naming the file and the row.
     """
-    path = _find(name, "tables")
-    content = _read_mapping(path)
+    path = find_config(name, "tables")
+    content = read_mapping(path)
     if isinstance(content.get("rows"), list):
         rows = [_row(row, f"{path}: row {i}") for i, row in enumerate(content["rows"], start=1)]
         content = {**content, "rows": rows}
-    spec = _validated(TableSpec, {"name": path.stem, **content}, str(path))
+    spec = validated(TableSpec, {"name": path.stem, **content}, str(path))
     heads = set(known)
     for row in spec.rows:
         if row.head not in heads:
@@ -156,10 +156,10 @@ def load_published(spec: TableSpec) -> dict[str, PublishedCost]:
 def _row(content: Any, source: str) -> TableRow:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source}: must hold a mapping of keys, found {type(content).__name__}")
-    return _validated(TableRow, content, source)
+    return validated(TableRow, content, source)
 
 
 def _published(line: Mapping[Any, Any], source: str) -> PublishedCost:
     # A line with too many cells has them under the key None, one with too few has None in them.
     cells = {str(key): value for key, value in line.items() if value is not None}
-    return _validated(PublishedCost, cells, source)
+    return validated(PublishedCost, cells, source)

@@ -173,6 +173,11 @@ class HeadProfileRecord(_Stored):
     # Convolutions and matrix products of the forward passes, each run alone: ms, one a round.
     operators_ms: dict[str, list[float]] = {}
 
+    @property
+    def sizes(self) -> int:
+        """Number of feature sizes."""
+        return len({(cost.height, cost.width) for cost in self.costs})
+
 
 @dataclass(frozen=True)
 class Areas:

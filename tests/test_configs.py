@@ -43,9 +43,9 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def test_every_shipped_file_is_a_protocol_or_a_head() -> None:
+def test_every_shipped_file_is_of_a_kind() -> None:
     files = {p.relative_to(configs_folder()).as_posix() for p in configs_folder().rglob("*.*")}
-    kinds = {"protocols": PROTOCOLS, "heads": names_in("heads")}
+    kinds = {"protocols": PROTOCOLS, **{kind: names_in(kind) for kind in ("heads", "tables")}}
     assert files == {f"{kind}/{name}.yaml" for kind, names in kinds.items() for name in names}
     assert {"probe", "camvid-small"} <= {*PROTOCOLS}
 
@@ -280,7 +280,7 @@ def test_widths_that_follow_the_backbone_are_left_to_it() -> None:
     """A quarter of the context width; the branch on layer3 keeps half of its 32 channels."""
     protocol = Protocol(name="small", head_width_factor=0.25, **SMALL)
     model = build_model(protocol, HeadConfig(name="fcn", head="fcn"), 3, seed=0)
-    assert model.head.get_parameter("context.0.weight").shape == (128, 64, 3, 3)
+    assert model.head.get_parameter("context.0.0.weight").shape == (128, 64, 3, 3)
     assert model.head.get_parameter("auxiliary.branch.0.0.weight").shape == (16, 32, 3, 3)
 
 

@@ -12,6 +12,7 @@ from contextbench.measure.counts import FeatureSize, parse_feature_size
 from contextbench.measure.head_profile import SCOPES, Extent, profile_heads
 from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.precision import Precision
+from contextbench.published import TableSpec
 from contextbench.results import HeadProfileRecord, ProfileRecord
 from contextbench.runner import Execution
 from heads.interface import Implementation
@@ -80,6 +81,20 @@ def profile_of_heads(
         _timing(sampling, execution),
         request.extent,
     )
+
+
+def profile_of_table(
+    spec: TableSpec, sampling: Sampling, execution: Execution
+) -> HeadProfileRecord:
+    """What a paper's table needs: both forms counted and predicted, `context` of the fast timed."""
+    timing = _timing(sampling, execution)
+    size = [FeatureSize(spec.features.channels, spec.features.height, spec.features.width)]
+    heads = spec.heads()
+    predicting = replace(timing, rounds=0)
+    reference = profile_heads(size, heads, ("reference",), spec.classes, predicting)
+    context = Extent(scopes=("context",))
+    fast = profile_heads(size, heads, ("fast",), spec.classes, timing, context)
+    return fast.model_copy(update={"costs": [*reference.costs, *fast.costs]})
 
 
 def _timing(sampling: Sampling, execution: Execution) -> Timing:

@@ -203,7 +203,11 @@ def _tried(
     with torch.no_grad(), timing.precision.autocast(timing.device):
         inputs = head.context_inputs(features)
         core = _core_runs(head.context, inputs)
-    parts = {"core": core, "context": [(head.context, inputs)], "head": [(head, (features,))]}
+    parts: dict[str, list[Run]] = {
+        "core": core,
+        "context": [(head.context, inputs)],
+        "head": [(head, (features,))],
+    }
     calls: dict[tuple[str, Any], Call] = {}
     for scope in extent.scopes:
         if runs := parts[scope]:

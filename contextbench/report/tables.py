@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from contextbench.metrics import Scores, group_iou, scores
@@ -22,6 +21,7 @@ from contextbench.report.checks import (
     device_name,
     warnings_for,
 )
+from contextbench.report.forms import median_ratio, number, quartiles
 from contextbench.report.render import (
     GROUP_PREFIX,
     group_columns,
@@ -120,21 +120,21 @@ def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:
     baseline = _head_cost(profile.baseline, profile) if profile else cost
     parameters, macs = _counts(cost, profile.scope if profile else "model")
     context_parameters, context_macs = _counts(cost, "context")
-    first_quartile, median, third_quartile = _quartiles(cost.latency_ms)
+    first_quartile, median, third_quartile = quartiles(cost.latency_ms)
     return {
         "parameters": parameters,
         "macs": macs,
         "flops": 2 * macs,
         "context_parameters": context_parameters,
         "context_macs": context_macs,
-        "inference_memory_bytes": _number(cost.inference_memory_bytes),
-        "training_memory_bytes": _number(cost.training_memory_bytes),
+        "inference_memory_bytes": number(cost.inference_memory_bytes),
+        "training_memory_bytes": number(cost.training_memory_bytes),
         "latency_ms": median,
         "latency_q1_ms": first_quartile,
         "latency_q3_ms": third_quartile,
-        "latency_ratio": _ratio(cost.latency_ms, baseline.latency_ms),
-        "train_latency_ms": _quartiles(cost.train_latency_ms)[1],
-        "train_latency_ratio": _ratio(cost.train_latency_ms, baseline.train_latency_ms),
+        "latency_ratio": median_ratio(cost.latency_ms, baseline.latency_ms),
+        "train_latency_ms": quartiles(cost.train_latency_ms)[1],
+        "train_latency_ratio": median_ratio(cost.train_latency_ms, baseline.train_latency_ms),
         "latency_rounds": len(cost.latency_ms),
     }
 
@@ -206,23 +206,3 @@ def _labelled_fraction(runs: Sequence[RunRecord]) -> list[float]:
 def _mean(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return fmean(known) if known else math.nan
-
-
-def _number(value: int | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    if not samples:
-        return (math.nan, math.nan, math.nan)
-    first, median, third = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
-    return (first, median, third)
-
-
-def _ratio(samples: Sequence[float], baseline: Sequence[float]) -> float:
-    """Median over rounds of sample / baseline of that round: drift of the machine cancels.
-
-    A head that failed midway has fewer rounds; those it has are the first ones.
-    """
-    ratios = [mine / theirs for mine, theirs in zip(samples, baseline, strict=False)]
-    return float(np.median(ratios)) if ratios else math.nan
