@@ -61,8 +61,9 @@ def parameter_groups(
 def ideal_regions(labels: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor:
     """One float map per class, 1 where the label is that class: (N, H, W) -> (N, K, h, w).
 
-    Labels are resized to `size` by taking the nearest, pixel corners not aligned, as logits are
-    resized the other way. Ignored pixels are 0 in every map.
+    Labels are resized to `size` by taking the one at each cell's centre, since logits are resized
+    the other way as if they were there; mode `nearest` would take a corner. Ignored pixels are 0
+    in every map.
     """
     nearest = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")
     classes = torch.arange(num_classes, device=labels.device)[:, None, None]

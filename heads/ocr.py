@@ -1,5 +1,4 @@
-"""Object-contextual representations (OCR): describe each class in the image, then each pixel by
-the classes it resembles.
+"""Object-contextual representations (OCR): each pixel gathers the classes that it resembles.
 
 Source: Yuan et al., ECCV 2020, arXiv:1909.11065, section 3.2.
     m_ki = softmax_i(s_ki)                          soft object region k, over the pixels i
@@ -21,7 +20,8 @@ the pixels alone; `acf`, the coarse scores themselves. A way has the parameters 
 `ground_truth_regions: true` is the paper's upper bound, with ideal regions: m_ki and w_ik from the
 label map, m_ki equal on all pixels of class k and w_ik = 1 if i is of class k, else 0. An absent
 class and a pixel without label have zero vectors; the authors' code gives ignored pixels a region
-of their own instead, which leaves nothing undefined, but tells the network where not to be judged.
+of their own instead. phi, psi and the coarse branch have no use then and do not exist; layer3 has
+the auxiliary branch of other heads.
 """
 
 from torch import Tensor, nn

@@ -32,8 +32,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ocr-acf": ("ocr", {"key_channels": 7, "relation": "acf"}),
     "ocr-pixel-delta": ("ocr", {"key_channels": 7, "delta_on": "pixels"}),
     "ocr-two-transforms": ("ocr", {"key_channels": 7, "transforms": 2}),
-    # On noise all regions are nearly equal, and batch norm in training magnifies bfloat16's rounding
-    # of them: by how much depends on the draw of weights, up to 8 % with other widths.
+    # On noise all regions are nearly equal, so that batch norm in training magnifies bfloat16's
+    # rounding of them: by how much depends on the draw of weights, up to 8 % with other widths.
     "asp_ocr": (
         "asp_ocr",
         {"context_width": 9, "branch_width": 6, "key_channels": 6, "dilations": [1, 2, 30]},
