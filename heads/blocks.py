@@ -6,6 +6,7 @@ before every classifier and bilinear resizing without aligned corners.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, cast, get_args
 
 import torch
@@ -151,6 +152,14 @@ class ConvOverConcat(TwoForms):
     def _reference(self, *parts: Tensor) -> Tensor:
         fused: Tensor = self.fuse(torch.cat(parts, dim=1))
         return fused
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of `x`; some devices (meta) have none to switch off."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:

@@ -15,23 +15,20 @@ Supervision of layer3, which the authors' released training does not have, as in
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from heads.attention import DenseAttention
-from heads.blocks import Layer4Head, PixelClassifier, TwoForms, conv_bn_relu
+from heads.blocks import (
+    Layer4Head,
+    PixelClassifier,
+    TwoForms,
+    conv_bn_relu,
+    full_precision,
+)
 from heads.interface import Channels, Features, HeadOutput, Implementation
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast on the device of `x`; some devices (meta) have none to switch off."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def products_of_channels(x: Tensor) -> Tensor:

@@ -17,22 +17,20 @@ convolution to `width`. Its gate would change nothing that is scored, so it has 
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from heads.blocks import AuxiliaryBranch, PixelClassifier, TwoForms, conv_bn_relu, resize_like
+from heads.blocks import (
+    AuxiliaryBranch,
+    PixelClassifier,
+    TwoForms,
+    conv_bn_relu,
+    full_precision,
+    resize_like,
+)
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast on the device of `x`; some devices (meta) have none to switch off."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 class Encoding(TwoForms):

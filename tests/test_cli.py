@@ -128,13 +128,35 @@ def test_profile_predicts_heads_without_running_them():
 
 
 def test_profile_times_models_at_an_image_size(tmp_path):
-    out = tmp_path / "profile.json"
-    arguments = ["--image", "64x96", "--rounds", 2, "--heads", "fcn", "-o", out]
+    arguments = ["--image", "64x96", "--rounds", 2, "--heads", "fcn", "-o", tmp_path]
     result = call("profile", *arguments, *SETTINGS)
     assert result.exit_code == 0, result.output
-    record = json.loads(out.read_text())
+    record = json.loads((tmp_path / "profile.json").read_text())
     assert record["input"] == "1x3x64x96"
     assert len(record["heads"]["fcn"]["latency_ms"]) == 2
+
+
+def test_profile_of_heads_writes_record_tables_and_curves_that_plot_makes_again(tmp_path):
+    arguments = ["--sizes", "8,16", "--features", "64x8x8", "--rounds", 2, "--heads", "fcn,ppm"]
+    first = call("profile", *arguments, "--implementation", "both", "-o", tmp_path / "a")
+    assert first.exit_code == 0, first.output
+    again = call("plot", tmp_path / "a", "-o", tmp_path / "b")
+    assert again.exit_code == 0, again.output
+    made = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"profile.json", "forms.md", "scaling.csv", "break_even.csv"} < made
+    for name in made:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_table_puts_published_and_measured_side_by_side(tmp_path):
+    result = call("table", "ocr-complexity", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "ocr-complexity.csv").set_index("label")
+    assert table.loc["PPM", "parameters"] == 23_073_792
+    assert table.loc["PPM", "published_flops"] == 619e9
+    again = call("table", "ocr-complexity", "--record", tmp_path / "ocr-complexity.json", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)[0]["parameters"] == 23_073_792
 
 
 def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
@@ -146,7 +168,7 @@ def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
         assert picture.size[0] >= 3 * 64
 
 
-@pytest.mark.parametrize("kind", ["heads", "protocols", "datasets", "backbones"])
+@pytest.mark.parametrize("kind", ["heads", "protocols", "datasets", "backbones", "tables"])
 def test_list(kind):
     result = call("list", kind, "--json")
     assert result.exit_code == 0, result.output
@@ -212,6 +234,11 @@ def test_unwritable_output_folder(tmp_path):
         ("compare", "--set", "train.lr"),
         ("compare", "--set", "train.lr=fast"),
         ("profile", "--features", "2048x128"),
+        ("profile", "--sizes", "32,x"),
+        ("profile", "--sizes", "32", "--scopes", "modle"),
+        ("profile", "--image", "64x64", "--sizes", "32"),
+        ("profile", "--floors"),
+        ("table", "ocr"),
         ("profile", "--image", "big"),
         ("profile", "--precision", "float8"),
         ("profile", "--features", "64x8x8", "--implementation", "fats"),
