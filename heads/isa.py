@@ -35,7 +35,8 @@ class GroupAttention(TwoForms):
         self.key = self._transform(channels, key_channels)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.output = conv_bn_relu(channels, channels)
-        self.attend = DenseAttention(implementation)
+        # In both forms all pairs at once: groups are small, and blocks of queries cost a copy.
+        self.attend = DenseAttention("reference")
 
     @staticmethod
     def _transform(channels: int, key_channels: int) -> nn.Sequential:
@@ -44,9 +45,12 @@ class GroupAttention(TwoForms):
         )
 
     def _fast(self, x: Tensor) -> Tensor:
-        weight = self.output.convolution.weight.flatten(1) @ self.value.weight.flatten(1)
-        value = F.conv2d(x, weight[:, :, None, None])
+        value = F.conv2d(x, self._value_output())
         return self.output.activate(self.attend(self.query(x), self.key(x), value))
+
+    def _value_output(self) -> Tensor:
+        product = self.output.convolution.weight.flatten(1) @ self.value.weight.flatten(1)
+        return product[:, :, None, None]
 
     def _reference(self, x: Tensor) -> Tensor:
         gathered: Tensor = self.output(self.attend(self.query(x), self.key(x), self.value(x)))
@@ -81,23 +85,22 @@ class InterlacedAttention(TwoForms):
         gathered = super().forward(F.pad(x, (left, right - left, top, down - top)))
         return gathered[:, :, top : top + height, left : left + width]
 
-    # In both forms the comments name the axes: (i, j) is a near group, (p, q) a far one.
+    # The comments name the axes: (i, j) is a near group, (p, q) a far one.
 
     def _fast(self, x: Tensor) -> Tensor:
         split = self._split(x)  # (N, C, i, p, j, q)
-        n, _, rows, p, columns, q = split.shape
-        far = self.far(_channels_second(split.permute(0, 3, 5, 2, 4, 1)))  # (N p q, C, i, j)
-        regrouped = far.permute(0, 2, 3, 1).unflatten(0, (n, p, q)).permute(0, 3, 4, 1, 2, 5)
-        near = self.near(_channels_second(regrouped))  # (N i j, C, p, q)
-        return _joined(near.unflatten(0, (n, rows, columns)))
+        n, _, i, p, j, q = split.shape
+        groups = self.far(_pixels_in_order(split.permute(0, 3, 5, 2, 4, 1)))  # (N p q, C, i, j)
+        pixels = groups.permute(0, 2, 3, 1).unflatten(0, (n, p, q))  # (N, p, q, i, j, C)
+        groups = _pixels_in_order(pixels.permute(0, 3, 4, 1, 2, 5))  # (N i j, C, p, q)
+        return _joined(self.near(groups).unflatten(0, (n, i, j)))
 
     def _reference(self, x: Tensor) -> Tensor:
         split = self._split(x)  # (N, C, i, p, j, q)
-        n, _, rows, p, columns, q = split.shape
-        far = self.far(split.permute(0, 3, 5, 1, 2, 4).flatten(0, 2))  # (N p q, C, i, j)
-        regrouped = far.unflatten(0, (n, p, q)).permute(0, 4, 5, 3, 1, 2)  # (N, i, j, C, p, q)
-        near = self.near(regrouped.flatten(0, 2))  # (N i j, C, p, q)
-        return _joined(near.unflatten(0, (n, rows, columns)))
+        n, _, i, p, j, q = split.shape
+        groups = self.far(split.permute(0, 3, 5, 1, 2, 4).flatten(0, 2))  # (N p q, C, i, j)
+        regrouped = groups.unflatten(0, (n, p, q)).permute(0, 4, 5, 3, 1, 2)  # (N, i, j, C, p, q)
+        return _joined(self.near(regrouped.flatten(0, 2)).unflatten(0, (n, i, j)))
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, C, i P, j P) -> (N, C, i, P, j, P)."""
@@ -106,7 +109,7 @@ class InterlacedAttention(TwoForms):
         return x.reshape(n, channels, height // p, p, width // p, p)
 
 
-def _channels_second(pixels: Tensor) -> Tensor:
+def _pixels_in_order(pixels: Tensor) -> Tensor:
     """(N, r, s, a, b, C) -> (N r s, C, a, b), copied into channels-last memory."""
     return pixels.flatten(0, 2).permute(0, 3, 1, 2)
 
