@@ -101,8 +101,28 @@ def write_forms(record: HeadProfileRecord, folder: Path) -> list[Path]:
     csv, markdown = folder / "forms.csv", folder / "forms.md"
     counts = [name for name in map(str, table.columns) if name.endswith(WHOLE)]
     write_csv(table, csv, counts)
-    write_text(markdown, f"# Fast and reference form of every head\n\n{form_markdown(table)}")
+    title = "# Fast and reference form of every head"
+    text = f"{title}\n\n{form_markdown(table)}\n{uncounted_markdown(record)}"
+    write_text(markdown, text)
     return [csv, markdown]
+
+
+def uncounted_markdown(record: HeadProfileRecord) -> str:
+    """Operators of the context module that compute something and are in no MAC count."""
+    forms = [form for form in FORMS if any(c.implementation == form for c in record.costs)]
+    rows = []
+    for head in dict.fromkeys(cost.head for cost in record.costs):
+        first = {form: _first_counted(record, head, form) for form in forms}
+        rows.append([head, *(", ".join(first[form]) for form in forms)])
+    return f"## Operators in no count\n\n{markdown_table(['head', *forms], rows, left=range(3))}\n"
+
+
+def _first_counted(record: HeadProfileRecord, head: str, form: str) -> list[str]:
+    """Uncounted operators of a form, at the first feature size where it could be counted."""
+    for cost in record.costs:
+        if (cost.head, cost.implementation) == (head, form) and "context" in cost.counts:
+            return cost.counts["context"].uncounted
+    return []
 
 
 def _row(record: HeadProfileRecord, head: str, height: int, width: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def form(
     parameters: int = 10,
     macs: int = 100,
     activations: int = 2000,
+    uncounted: Sequence[str] = (),
     times: Times | None = None,
     **changes: Any,
 ) -> FormCost:
@@ -38,7 +39,9 @@ def form(
         "height": size[0],
         "width": size[1],
         "counts": {
-            scope: ScopeCounts(parameters=factor * parameters, macs=factor * macs)
+            scope: ScopeCounts(
+                parameters=factor * parameters, macs=factor * macs, uncounted=list(uncounted)
+            )
             for scope, factor in (("context", 1), ("head", 2))
         },
         "memory": {

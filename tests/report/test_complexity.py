@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.report.complexity import form_console, form_markdown, form_table, write_forms
+from contextbench.report.complexity import (
+    form_console,
+    form_markdown,
+    form_table,
+    uncounted_markdown,
+    write_forms,
+)
 from tests.report.head_records import failed, form, record
 
 FAST = {
@@ -160,3 +166,16 @@ def test_csv_keeps_base_units_and_full_precision(tmp_path: Path):
         "2000",
         "20.0",
     )
+
+
+def test_operators_in_no_count_are_listed_for_each_form_of_each_head():
+    costs = [
+        form("fcn", "reference", uncounted=["batch_norm"]),
+        form("fcn", "fast", uncounted=["batch_norm", "relu"]),
+        failed("ppm", "fast"),
+    ]
+    lines = uncounted_markdown(record(costs)).splitlines()
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")] == [
+        "fcn", "batch_norm", "batch_norm, relu",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in lines[5].strip("|").split("|")] == ["ppm", "", ""]
