@@ -174,7 +174,7 @@ class NoOperators(types.ModuleType):
 
 
 def mmseg(module: str) -> Any:
-    """A module of mmsegmentation, or skip. Its `parts` are named in its own files."""
+    """A module of mmsegmentation, or skip."""
     pytest.importorskip("mmcv", reason="needs mmcv-lite")
     try:
         importlib.import_module("mmcv._ext")
@@ -287,38 +287,53 @@ def mmseg_ocr(implementation: str, transforms: int) -> Match:
     return Match(ours, theirs, parts, (layer4(), 4 * random_map(CLASSES)))
 
 
-def mmseg_encnet(implementation: str) -> Match:
-    """Theirs follows the authors' code: e is a mean over codewords, y = relu(x + gamma x).
+def weighed(head: nn.Module, *stages: Tensor) -> Tensor:
+    """The authors' code has y = relu(x + gamma x). x is not negative: y - x is the paper's gamma x.
 
-    x is not negative, so y - x is the paper's gamma x. A sum is the mean with larger weights
-    behind it. The convolution in front of the encoding, which the paper lacks, is taken out.
+    x is what enters the encoding module.
+    """
+    entered: list[Tensor] = []
+    module = head.get_submodule("enc_module")
+    hook = module.register_forward_pre_hook(lambda _, inputs: entered.extend(inputs))
+    output: Tensor = head(stages)
+    hook.remove()
+    return output - entered[0]
+
+
+def mmseg_encnet(implementation: str, lateral: bool) -> Match:
+    """Their e is a mean over codewords: equal to a sum with larger weights behind it.
+
+    The convolution in front of the encoding, which the paper lacks, is taken out.
     """
     codewords = 5
+    stages = small_features()[1:] if lateral else (layer4(),)
     head = mmseg_head(
         "EncHead",
         num_codes=codewords,
         use_se_loss=False,
-        in_channels=[CHANNELS.layer4],
-        in_index=[0],
+        add_lateral=lateral,
+        in_channels=[stage.shape[1] for stage in stages],
+        in_index=list(range(len(stages))),
     )
     head.get_submodule("enc_module").encoding_project = nn.Identity()
-    ours = built("encnet", implementation, codewords=codewords).context
+    ours = built("encnet", implementation, codewords=codewords, lateral=lateral).context
+    deepest = {"encoder.reduce": "module.bottleneck"}
+    beside = {
+        "encoder.reduce.deepest": "module.bottleneck",
+        "encoder.reduce.laterals": "module.lateral_convs",
+        "encoder.reduce.fuse": "module.fusion",
+    }
     parts = {
-        "encoder.reduce": "module.bottleneck",
+        **(beside if lateral else deepest),
         "encoder.encoding": "module.enc_module.encoding.0",
         "encoder.norm": "module.enc_module.encoding.1",
         "gate": "module.enc_module.fc.0",
     }
-    return Match(
-        ours,
-        Called(head, lambda head, x: head([x]) - head.bottleneck(x)),
-        parts,
-        (layer4(),),
-        {
-            "encoder.encoding.scale": torch.neg,  # their exponent has no minus
-            "gate.weight": lambda weight: codewords * weight,
-        },
-    )
+    adapted = {
+        "encoder.encoding.scale": torch.neg,  # their exponent has no minus
+        "gate.weight": lambda weight: codewords * weight,
+    }
+    return Match(ours, Called(head, weighed), parts, stages, adapted)
 
 
 def mmseg_danet(implementation: str) -> Match:
@@ -372,7 +387,8 @@ CASES: dict[str, Callable[[str], Match]] = {
     "ocnet-two-transforms-mmseg": partial(mmseg_ocnet, share=False),
     "ocr-mmseg": partial(mmseg_ocr, transforms=1),
     "ocr-two-transforms-mmseg": partial(mmseg_ocr, transforms=2),
-    "encnet-mmseg": mmseg_encnet,
+    "encnet-mmseg": partial(mmseg_encnet, lateral=False),
+    "encnet-lateral-mmseg": partial(mmseg_encnet, lateral=True),
     "danet-mmseg": mmseg_danet,
     "ccnet-mmseg": mmseg_ccnet,
     "isa-mmseg": mmseg_isa,
