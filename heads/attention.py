@@ -10,6 +10,7 @@ from heads.blocks import TwoForms, conv_bn_relu
 from heads.interface import Implementation
 
 QUERIES_AT_ONCE = 512  # fastest of 256, 512 and 1024 on a CPU, and small beside a feature map
+SMALL_MATRIX = 2**20  # pairs of pixels whose matrix costs less on a CPU than the ways around it
 
 
 def as_map(pixels: Tensor, like: Tensor) -> Tensor:
@@ -21,9 +22,9 @@ class DenseAttention(TwoForms):
     """c_i = sum_j softmax_j(scale q_i . k_j) v_j, i over the query's pixels, j over the key's.
 
     Query (N, d, h, w), key (N, d, h', w'), value (N, c, h', w') -> (N, c, h, w). `scale` is
-    1 / sqrt(d) unless given. The reference form holds the matrix of all pairs, twice. The fast
-    form holds no pairs where d = c, which fused attention kernels ask for, and else those of a few
-    hundred queries at a time; in training, with d != c, backward keeps one matrix.
+    1 / sqrt(d) unless given. The reference form holds the matrix of all pairs, twice. On large
+    maps the fast form holds no pairs where d = c, which fused attention kernels ask for, and else
+    those of a few hundred queries at a time; in training, with d != c, backward keeps one matrix.
     """
 
     def __init__(self, implementation: Implementation, *, scale: float | None = None) -> None:
@@ -41,16 +42,19 @@ class DenseAttention(TwoForms):
         return scores
 
     def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # A compiled or exported program should not depend on this size.
+        if not torch.compiler.is_compiling() and _pairs(query, key) <= SMALL_MATRIX:
+            return self._reference(query, key, value)
         if query.shape[1] == value.shape[1]:
             return self._fused(query, key, value)
         return self._blockwise(query, key, value)
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # The fused kernels need one heads axis and each pixel's channels next to each other.
-        q, k, v = (
-            t.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for t in (query, key, value)
+        q = _pixels_first(query)
+        k = q if key is query else _pixels_first(key)
+        gathered = F.scaled_dot_product_attention(
+            q, k, _pixels_first(value), scale=self._scale(query)
         )
-        gathered = F.scaled_dot_product_attention(q, k, v, scale=self._scale(query))
         return as_map(gathered.squeeze(1).transpose(1, 2), query)
 
     def _blockwise(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -60,10 +64,21 @@ class DenseAttention(TwoForms):
             torch.bmm(torch.bmm(queries, keys).softmax(dim=-1), values)
             for queries in torch.split(query.flatten(2).transpose(1, 2), QUERIES_AT_ONCE, dim=1)
         ]  # each (N, up to QUERIES_AT_ONCE, c)
-        return as_map(torch.cat(gathered, dim=1).transpose(1, 2), query)
+        pixels = torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
+        return as_map(pixels.transpose(1, 2), query)
 
     def _scale(self, query: Tensor) -> float:
         return 1 / math.sqrt(query.shape[1]) if self.scale is None else self.scale
+
+
+def _pairs(query: Tensor, key: Tensor) -> int:
+    """Of pixels of one image."""
+    return query.shape[2:].numel() * key.shape[2:].numel()
+
+
+def _pixels_first(x: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, 1, h w, C), as the fused kernels want it, in memory too."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
 
 
 class SelfAttention(nn.Module):

@@ -35,7 +35,7 @@ class GroupAttention(TwoForms):
         self.key = self._transform(channels, key_channels)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.output = conv_bn_relu(channels, channels)
-        # In both forms all pairs at once: groups are small, and blocks of queries cost a copy.
+        # All pairs at once in both forms: groups are small, and exported programs take any size.
         self.attend = DenseAttention("reference")
 
     @staticmethod

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import QUERIES_AT_ONCE, DenseAttention, SelfAttention
+from heads.attention import DenseAttention, SelfAttention
 from heads.blocks import Layer4Head, TwoForms, conv_bn_relu
 from heads.interface import Channels, Implementation
 
@@ -91,10 +91,7 @@ class CellAttention(DenseAttention):
     def _at_once(self, block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         """Attention inside each of rows x columns cells of equal size."""
         images = [cells_as_images(t, rows, columns) for t in block]
-        pixels = images[0].shape[-2] * images[0].shape[-1]
-        # Of small cells the whole matrices are no larger than a block of queries, and cost no copy.
-        attend = super()._reference if pixels <= QUERIES_AT_ONCE else super()._fast
-        return images_as_cells(attend(*images), rows, columns)
+        return images_as_cells(super()._fast(*images), rows, columns)
 
 
 class CellContext(SelfAttention):

@@ -54,9 +54,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def small_head(
-    variant: str, implementation: str = "fast", *, dropout: float = 0.0, seed: int = 0
+    variant: str,
+    implementation: str = "fast",
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+    sharp: bool = True,
 ) -> ContextHead:
-    """Seeded, so that two calls have equal parameters; batch norm is made to matter."""
+    """Seeded, so that two calls have equal parameters; batch norm and attention made to matter."""
     name, options = VARIANTS[variant]
     torch.manual_seed(seed)
     head = build_head(
@@ -69,7 +74,16 @@ def small_head(
         **options,
     )
     randomize_norms(head)
+    if sharp:
+        sharpen(head)
     return head
+
+
+def sharpen(module: nn.Module) -> None:
+    """Larger weights: with the library's, attention is almost uniform, whatever it attends to."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
 
 
 def randomize_norms(module: nn.Module) -> None:

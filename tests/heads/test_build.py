@@ -26,11 +26,11 @@ def test_a_name_like_no_other_gets_the_list_alone() -> None:
 
 def test_unknown_option_names_head_nearest_and_all() -> None:
     message = (
-        "head 'ocr' has no option 'key_chanels'; did you mean 'key_channels'? "
-        "allowed: width, key_channels, aux_width, dropout, implementation"
+        "head 'ocnet' has no option 'key_chanels'; did you mean 'key_channels'? allowed: width, "
+        "key_channels, value_channels, share_key_query, aux_width, dropout, implementation"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_head("ocr", CHANNELS, CLASSES, key_chanels=8)
+        build_head("ocnet", CHANNELS, CLASSES, key_chanels=8)
 
 
 @pytest.mark.parametrize("name", HEADS)

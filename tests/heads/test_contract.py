@@ -153,7 +153,9 @@ def test_both_forms_share_state(variant: str) -> None:
 def test_bfloat16_autocast_is_near_float32(
     variant: str, implementation: str, training: bool
 ) -> None:
-    head, features = small_head(variant, implementation).train(training), small_features()
+    # Sharp attention would magnify rounding: a small change of a score chooses another pixel.
+    head = small_head(variant, implementation, sharp=False).train(training)
+    features = small_features()
     with torch.autocast("cpu", torch.bfloat16):
         output = head(features)
         loss = scalar_loss(output)

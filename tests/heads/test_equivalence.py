@@ -36,6 +36,7 @@ from tests.heads.small import (
     IMPLEMENTATIONS,
     WIDTH,
     randomize_norms,
+    sharpen,
     small_features,
 )
 
@@ -81,10 +82,7 @@ def built(name: str, implementation: str, *, width: int = WIDTH, **options: Any)
         name, CHANNELS, CLASSES, width=width, dropout=0, implementation=implementation, **options
     )
     randomize_norms(head)
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            # The library's smaller weights make attention almost uniform: equal whatever it does.
-            nn.init.kaiming_normal_(module.weight)
+    sharpen(head)
     return head
 
 
