@@ -230,9 +230,9 @@ def test_the_reference_form_of_attention_needs_its_maps() -> None:
     def peak(implementation: str) -> int:
         head = build_head("ocnet", Channels(2, 4, 8, 16), 3, width=8, key_channels=8,
                           value_channels=8, implementation=implementation)  # fmt: skip
-        return predict_inference(head.context, empty(1, 16, 24, 24)).peak_bytes
+        return predict_inference(head.context, empty(1, 16, 48, 48)).peak_bytes
 
-    assert peak("reference") - peak("fast") > FLOAT * (24 * 24) ** 2
+    assert peak("reference") - peak("fast") > FLOAT * (48 * 48) ** 2
 
 
 def _hold_100_mebibytes() -> None:
