@@ -32,14 +32,12 @@ class DenseAttention(TwoForms):
         self.scale = scale
 
     def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        attention = self._scores(query, key).softmax(dim=-1)  # over the keys' pixels
+        # In one expression, so that no more than two matrices live at a time.
+        attention = (
+            torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2)) * self._scale(query)
+        ).softmax(dim=-1)  # over the keys' pixels
         gathered = torch.einsum("nij,ncj->nci", attention, value.flatten(2))
         return as_map(gathered, query)
-
-    def _scores(self, query: Tensor, key: Tensor) -> Tensor:
-        scores = torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2))
-        scores *= self._scale(query)  # in place: the matrix can be most of a device's memory
-        return scores
 
     def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # A compiled or exported program should not depend on this size.

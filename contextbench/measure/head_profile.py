@@ -7,7 +7,7 @@ is every convolution and matrix product that they consist of.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -81,11 +81,11 @@ def profile_heads(
     costs: list[FormCost] = []
     operators_ms: dict[str, list[float]] = {}
     for size in sizes:
-        forms = [
-            _form(head, implementation, size, num_classes, timing.precision)
-            for head in heads
-            for implementation in implementations
-        ]
+        forms = []
+        with timing.task(f"count {_label(size)}", len(heads) * len(implementations)) as progress:
+            for head, implementation in product(heads, implementations):
+                forms.append(_form(head, implementation, size, num_classes, timing.precision))
+                progress(len(forms))
         if timing.rounds:
             timed, measured = _time(forms, size, timing, extent or Extent())
             costs += timed
@@ -159,20 +159,10 @@ def _time(
     features = Features(
         *(torch.randn(stage.shape, device=timing.device) for stage in meta_features(size))
     )
-    calls: dict[Timed, Call] = {}
-    update: list[dict[str, Any]] = [{} for _ in forms]
-    for index, form in enumerate(forms):
-        if form.cost.failure is None:
-            try:
-                own, update[index] = _tried(form, features, timing, extent)
-            except (RuntimeError, MemoryError) as error:
-                update[index] = {"failure": _failure(error)}
-            else:
-                calls |= {Timed(index, *what): call for what, call in own.items()}
+    calls, update = _prepared(forms, features, size, timing, extent)
     operators = _operator_calls(forms, timing) if extent.floors else {}
     everything = dict(chain[tuple[Timed | str, Call]](calls.items(), operators.items()))
-    label = f"time heads at {size.height}x{size.width}"
-    samples = sample(label, everything, timing.rounds, timing)
+    samples = sample(f"time {_label(size)}", everything, timing.rounds, timing)
     for index, form_update in enumerate(update):
         form_update["timings"] = [
             StoredTiming(scope=what.scope, direction=what.direction, latency_ms=samples[what])
@@ -181,6 +171,29 @@ def _time(
         ]
     costs = [form.cost.model_copy(update=u) for form, u in zip(forms, update, strict=True)]
     return costs, {name: samples[name] for name in operators}
+
+
+def _prepared(
+    forms: Sequence[Form], features: Features, size: FeatureSize, timing: Timing, extent: Extent
+) -> tuple[dict[Timed, Call], list[dict[str, Any]]]:
+    """All that is to be timed, and what trying it changes in the cost of each form."""
+    calls: dict[Timed, Call] = {}
+    update: list[dict[str, Any]] = [{} for _ in forms]
+    with timing.task(f"try {_label(size)}", len(forms)) as progress:
+        for index, form in enumerate(forms):
+            if form.cost.failure is None:
+                try:
+                    own, update[index] = _tried(form, features, timing, extent)
+                except (RuntimeError, MemoryError) as error:
+                    update[index] = {"failure": _failure(error)}
+                else:
+                    calls |= {Timed(index, *what): call for what, call in own.items()}
+            progress(index + 1)
+    return calls, update
+
+
+def _label(size: FeatureSize) -> str:
+    return f"heads at {size.height}x{size.width}"
 
 
 def _operator_calls(forms: Sequence[Form], timing: Timing) -> dict[str, Call]:
