@@ -162,6 +162,32 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False)
 
 
+class ReducedContext(nn.Module):
+    """relu(bn(F [attention(x), x])) of x = relu(bn(W * layer4)): (N, C, h, w) -> (N, width, h, w).
+
+    W is 3x3, with a bias, and F 1x1; `attention` keeps the shape of x, (N, width, h, w).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        attention: nn.Module,
+        implementation: Implementation,
+        *,
+        fuse_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.attention = attention
+        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=fuse_bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.reduce(features)
+        fused: Tensor = self.fuse(self.attention(x), x)
+        return fused
+
+
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
     """`x` (N, C, a, b) resized to the height and width of `reference` (N, C', h, w)."""
     size = reference.shape[-2:]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.attention import as_map
-from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
+from heads.blocks import Layer4Head, ReducedContext, TwoForms, conv_bn_relu
 from heads.interface import Channels, Implementation
 
 
@@ -56,28 +56,6 @@ class DoubleAttention(TwoForms):
         return as_map(torch.einsum("nck,nki->nci", regions, weights), x)
 
 
-class DoubleAttentionContext(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w)."""
-
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        key_channels: int,
-        regions: int,
-        implementation: Implementation,
-    ) -> None:
-        super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
-        self.attention = DoubleAttention(width, key_channels, regions, implementation)
-        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.reduce(features)  # (N, width, h, w)
-        fused: Tensor = self.fuse(self.attention(x), x)
-        return fused
-
-
 class DoubleAttentionHead(Layer4Head):
     def __init__(
         self,
@@ -91,9 +69,8 @@ class DoubleAttentionHead(Layer4Head):
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        context = DoubleAttentionContext(
-            channels.layer4, width, key_channels, regions, implementation
-        )
+        attention = DoubleAttention(width, key_channels, regions, implementation)
+        context = ReducedContext(channels.layer4, width, attention, implementation, fuse_bias=True)
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.attention import DenseAttention
-from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
+from heads.blocks import Layer4Head, ReducedContext, TwoForms, conv_bn_relu
 from heads.interface import Channels, Implementation
 
 
@@ -119,28 +119,6 @@ def _joined(groups: Tensor) -> Tensor:
     return groups.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-class InterlacedContext(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w)."""
-
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        key_channels: int,
-        down_factor: int,
-        implementation: Implementation,
-    ) -> None:
-        super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
-        self.attention = InterlacedAttention(width, key_channels, down_factor, implementation)
-        self.fuse = ConvOverConcat([width, width], width, 1, implementation)
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.reduce(features)  # (N, width, h, w)
-        fused: Tensor = self.fuse(self.attention(x), x)
-        return fused
-
-
 class ISAHead(Layer4Head):
     def __init__(
         self,
@@ -154,9 +132,8 @@ class ISAHead(Layer4Head):
         dropout: float = 0.05,
         implementation: Implementation = "fast",
     ) -> None:
-        context = InterlacedContext(
-            channels.layer4, width, key_channels, down_factor, implementation
-        )
+        attention = InterlacedAttention(width, key_channels, down_factor, implementation)
+        context = ReducedContext(channels.layer4, width, attention, implementation, fuse_bias=False)
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

@@ -55,6 +55,7 @@ NAMES_AT = 1.08  # in widths of the axes; a little more is laid out, so that non
 LABEL_HEIGHT = 1.3  # of a name beside a curve, over its font size
 
 Curve = dict[tuple[int, int], float]  # (height, width) of the features -> value
+Ranges = dict[tuple[int, int], tuple[float, float]]  # the same -> lower and upper end
 
 
 def scaling_table(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFrame:
@@ -94,10 +95,12 @@ def break_even(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFr
     """`implementation, measure, dearer, cheaper, pixels, side`: from `pixels` on, one is dearer.
 
     Between the sizes that two heads share, their curves are straight in log-log; a row is a point
-    where these cross, within one form. Pairs that never cross are not listed. `side` is the root
-    of `pixels`, height and width of a square map.
+    where these cross, within one form. Pairs that never cross are not listed. At sizes where the
+    quartiles of two latencies overlap these count as equal: crossings there would be noise. `side`
+    is the root of `pixels`, height and width of a square map.
     """
-    curves = _curves(scaling_table(record, scope))
+    table = scaling_table(record, scope)
+    curves, ranges = _curves(table), _quartile_ranges(table)
     forms = dict.fromkeys(form for _, form in curves)
     rows = [
         {
@@ -111,7 +114,11 @@ def break_even(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFr
         for form in forms
         for measure in MEASURES
         for one, other in itertools.combinations([h for h, f in curves if f == form], 2)
-        for pixels, sign in _crossings(curves[one, form][measure], curves[other, form][measure])
+        for pixels, sign in _crossings(
+            curves[one, form][measure],
+            curves[other, form][measure],
+            _overlaps(ranges[one, form], ranges[other, form]) if measure == "latency_ms" else (),
+        )
     ]
     columns = ["implementation", "measure", "dearer", "cheaper", "pixels", "side"]
     return pd.DataFrame(rows, columns=columns)
@@ -165,6 +172,8 @@ def scaling_markdown(record: HeadProfileRecord, scope: Scope = "context") -> str
         header, rows = _crossing_rows(crossings)
         table = markdown_table(header, rows, left=(0, 1, 2, 3))
         sections += ["## Sizes from which one head is dearer than another", table]
+        if is_timed(record):
+            sections.append("Latencies whose quartiles overlap at a size count as equal there.")
     return "\n\n".join(sections) + "\n"
 
 
@@ -232,11 +241,31 @@ def _logarithms(curve: Curve) -> tuple[Any, Any]:
     return np.log(_pixels(curve)), np.log(list(curve.values()))
 
 
-def _crossings(one: Curve, other: Curve) -> Iterable[tuple[float, int]]:
+def _quartile_ranges(table: pd.DataFrame) -> dict[tuple[str, str], Ranges]:
+    """(head, form) -> size -> first and third quartile of the latency."""
+    ranges: dict[tuple[str, str], Ranges] = {}
+    for row in table.to_dict("records"):
+        own = ranges.setdefault((row["head"], row["implementation"]), {})
+        own[row["height"], row["width"]] = (row["latency_q1_ms"], row["latency_q3_ms"])
+    return ranges
+
+
+def _overlaps(one: Ranges, other: Ranges) -> set[tuple[int, int]]:
+    """Sizes at which neither range lies wholly above the other."""
+    return {
+        size
+        for size in one.keys() & other.keys()
+        if one[size][0] <= other[size][1] and other[size][0] <= one[size][1]
+    }
+
+
+def _crossings(
+    one: Curve, other: Curve, equal: Collection[tuple[int, int]]
+) -> Iterable[tuple[float, int]]:
     """Pixels from which the sign of log(one / other) differs from before, and that sign."""
     shared = [size for size in one if size in other]
     pixels = [math.log(height * width) for height, width in shared]
-    gaps = [math.log(one[size] / other[size]) for size in shared]
+    gaps = [0.0 if size in equal else math.log(one[size] / other[size]) for size in shared]
     known = [i for i, gap in enumerate(gaps) if gap]
     for before, after in itertools.pairwise(known):
         if gaps[before] * gaps[after] < 0:

@@ -41,7 +41,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "encnet-stage3": ("encnet", {"se_stage3": True, "codewords": 5}),
     "isa": ("isa", {"key_channels": 7}),
     "isa-pairs": ("isa", {"key_channels": WIDTH, "down_factor": 2}),
-    "double_attention": ("double_attention", {"key_channels": 7, "regions": 5}),
+    # As with asp_ocr, the draw of weights decides how far training magnifies bfloat16's rounding.
+    "double_attention": ("double_attention", {"key_channels": 9, "regions": 5}),
     "danet": ("danet", {"key_channels": 7}),
     "danet-position": ("danet", {"key_channels": WIDTH, "channel": False}),
     "danet-channel": ("danet", {"position": False}),

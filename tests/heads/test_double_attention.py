@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.double_attention import DoubleAttention, DoubleAttentionContext
+from heads.blocks import ReducedContext
+from heads.double_attention import DoubleAttention
 from tests.heads import loops
 from tests.heads.counting import PAPER, Count, Setting, counted, layer, product, small_setting
 from tests.heads.small import IMPLEMENTATIONS, WIDTH, small_features, small_head
@@ -12,9 +13,9 @@ from tests.heads.small import IMPLEMENTATIONS, WIDTH, small_features, small_head
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
-def small_context(implementation: str) -> DoubleAttentionContext:
+def small_context(implementation: str) -> ReducedContext:
     context = small_head("double_attention", implementation).context
-    assert isinstance(context, DoubleAttentionContext)
+    assert isinstance(context, ReducedContext)
     return context.double().eval()
 
 
@@ -23,7 +24,7 @@ def planes_of(x: loops.Map) -> list[loops.Vector]:
     return [[value for row in plane for value in row] for plane in x]
 
 
-def looped(image: loops.Map, context: DoubleAttentionContext) -> loops.Map:
+def looped(image: loops.Map, context: ReducedContext) -> loops.Map:
     x = loops.conv_bn_relu(image, context.reduce)
     attention = context.attention
     channels = planes_of(loops.conv_bn_relu(x, attention.phi))

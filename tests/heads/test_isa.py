@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from heads import build_head
-from heads.blocks import ConvBnRelu
-from heads.isa import GroupAttention, InterlacedAttention, InterlacedContext
+from heads.blocks import ConvBnRelu, ReducedContext
+from heads.isa import GroupAttention, InterlacedAttention
 from tests.heads import loops
 from tests.heads.counting import PAPER, Count, Setting, counted, layer, product, small_setting
 from tests.heads.small import (
@@ -34,7 +34,7 @@ def near_group(pixel: Pixel, factor: int) -> Pixel:
     return pixel[0] // factor, pixel[1] // factor
 
 
-def context_of(factor: int, implementation: str) -> InterlacedContext:
+def context_of(factor: int, implementation: str) -> ReducedContext:
     torch.manual_seed(0)
     head = build_head(
         "isa",
@@ -46,7 +46,7 @@ def context_of(factor: int, implementation: str) -> InterlacedContext:
         implementation=implementation,
     )
     randomize_norms(head)
-    assert isinstance(head.context, InterlacedContext)
+    assert isinstance(head.context, ReducedContext)
     return head.context.double().eval()
 
 
@@ -86,7 +86,7 @@ def surrounded(x: loops.Map, top: int, left: int, height: int, width: int) -> lo
     ]
 
 
-def looped(image: loops.Map, context: InterlacedContext, factor: int) -> loops.Map:
+def looped(image: loops.Map, context: ReducedContext, factor: int) -> loops.Map:
     x = loops.conv_bn_relu(image, context.reduce)
     height, width = loops.size_of(x)
     whole_height, whole_width = (math.ceil(size / factor) * factor for size in (height, width))

@@ -160,6 +160,28 @@ def test_equal_curves_cross_where_they_part():
     ]
 
 
+def timed(head: str, *samples: list[float]) -> list[FormCost]:
+    return [
+        form(head, "fast", (side, side), times={CONTEXT: times})
+        for side, times in zip(SIDES, samples, strict=True)
+    ]
+
+
+def latency_crossings(*costs: FormCost) -> list[tuple[str, float]]:
+    table = break_even(record(list(costs)))
+    rows = table[table["measure"] == "latency_ms"]
+    return list(zip(rows["dearer"], rows["pixels"], strict=True))
+
+
+def test_latencies_within_each_others_quartiles_do_not_cross():
+    """Medians 3 > 2, 1 < 2 and 3 > 2; but at 4x4 the quartiles are 0.75 .. 2.5 and 1.5 .. 2.5."""
+    other = timed("b", *[[1.0, 2.0, 3.0]] * 3)
+    above = [2.9, 3.0, 3.1]
+    assert latency_crossings(*timed("a", [4, 4, 4], [0.5, 1.0, 4.0], [4, 4, 4]), *other) == []
+    apart = timed("a", [4, 4, 4], [0.1, 0.5, 0.6], above)
+    assert [dearer for dearer, _ in latency_crossings(*apart, *other)] == ["b", "a"]
+
+
 @pytest.mark.parametrize("other", [(1, 4, 8), (2, 8, 16), (1, 5, 8)])
 def test_curves_that_only_touch_do_not_cross(other: tuple[int, ...]):
     assert macs_crossings(*macs_at("a", 1, 4, 8), *macs_at("b", *other)) == []
