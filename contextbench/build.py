@@ -8,7 +8,7 @@ import torch
 from contextbench.backbone import build_backbone
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol, nearest
 from contextbench.model import Segmenter
-from heads import HEADS, build_head
+from heads import HEADS, Channels, ContextHead, build_head
 
 
 def build_model(
@@ -27,11 +27,18 @@ def build_model(
     backbone = _backbone(config)
     torch.manual_seed(seed)
     options = head_options(protocol, head)
+    module = build_configured(head, backbone.channels, num_classes, options)
+    return Segmenter(backbone, module)
+
+
+def build_configured(
+    head: HeadConfig, channels: Channels, num_classes: int, options: dict[str, Any]
+) -> ContextHead:
+    """The head that a file names, with `options`. Raises `ConfigError` naming the file."""
     try:
-        module = build_head(head.head, backbone.channels, num_classes, **options)
+        return build_head(head.head, channels, num_classes, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"head file {head.name!r}: {error}") from error
-    return Segmenter(backbone, module)
 
 
 def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:

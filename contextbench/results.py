@@ -40,6 +40,15 @@ class Failure(_Stored):
     kind: str  # class of the error
     message: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        return cls(kind=type(error).__name__, message=str(error))
+
+    @property
+    def cause(self) -> str:
+        """On one line."""
+        return " ".join(f"{self.kind}: {self.message}".split())
+
 
 class ClassTotals(_Stored):
     """Pixels per class over the whole split, ignored pixels left out. Each list has K integers."""

@@ -301,7 +301,7 @@ def _record(
         write_history(folder / "history.jsonl", clock.progress.history)
     record = RunRecord(
         status=status,
-        failure=Failure(kind=type(error).__name__, message=str(error)) if error else None,
+        failure=Failure.of(error) if error else None,
         protocol=setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}}),
         head=cell.head.model_dump(mode="json"),
         seed=cell.seed,

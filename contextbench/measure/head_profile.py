@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from contextbench.config import ConfigError, HeadConfig
+from contextbench.build import build_configured
+from contextbench.config import HeadConfig
 from contextbench.measure.counts import (
     FeatureSize,
     count_head_scopes,
@@ -28,7 +29,7 @@ from contextbench.precision import Precision
 from contextbench.provenance import environment
 from contextbench.results import Failure, FormCost, HeadProfileRecord, MemoryBytes
 from contextbench.results import Timing as StoredTiming
-from heads import ContextHead, Features, build_head
+from heads import ContextHead, Features
 from heads.blocks import TwoForms
 
 SCOPES = ("core", "context", "head")
@@ -117,18 +118,14 @@ def _form(
 
     def build() -> ContextHead:
         options = {**config.options, "implementation": implementation}
-        try:
-            head = build_head(config.head, feature_channels(size), num_classes, **options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"head file {config.name!r}: {error}") from error
-        return head.eval()
+        return build_configured(config, feature_channels(size), num_classes, options).eval()
 
     with torch.device("meta"):
         skeleton = build()
     try:
         counted, operators = _counted(cost, skeleton, meta_features(size), precision)
     except Exception as error:
-        return Form(cost.model_copy(update={"failure": _failure(error)}), build, {})
+        return Form(cost.model_copy(update={"failure": Failure.of(error)}), build, {})
     return Form(counted, build, operators)
 
 
@@ -185,7 +182,7 @@ def _prepared(
                 try:
                     own, update[index] = _tried(form, features, timing, extent)
                 except (RuntimeError, MemoryError) as error:
-                    update[index] = {"failure": _failure(error)}
+                    update[index] = {"failure": Failure.of(error)}
                 else:
                     calls |= {Timed(index, *what): call for what, call in own.items()}
             progress(index + 1)
@@ -291,7 +288,3 @@ def _stored_memory(prediction: MemoryPrediction) -> MemoryBytes:
         input_bytes=prediction.input_bytes,
         activation_peak_bytes=prediction.activation_peak_bytes,
     )
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(kind=type(error).__name__, message=str(error))

@@ -187,7 +187,7 @@ def _guarded(cost: Callable[[HeadConfig], HeadCost], head: HeadConfig) -> HeadCo
     except ConfigError:
         raise
     except Exception as error:
-        return HeadCost(counts={}, failure=Failure(kind=type(error).__name__, message=str(error)))
+        return HeadCost(counts={}, failure=Failure.of(error))
 
 
 def sample(

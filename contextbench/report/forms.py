@@ -62,9 +62,7 @@ def reason(cost: FormCost | None) -> str:
     """Why a form has no numbers, or not all; empty where nothing is amiss."""
     if cost is None:
         return "not in the record"
-    if cost.failure is None:
-        return ""
-    return " ".join(f"{cost.failure.kind}: {cost.failure.message}".split())
+    return cost.failure.cause if cost.failure else ""
 
 
 def reason_of_forms(costs: Mapping[str, FormCost | None]) -> str:

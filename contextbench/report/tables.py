@@ -167,15 +167,11 @@ def _run_note(run: RunRecord) -> str:
     if run.status == "done":
         return "" if run.totals is not None else f"seed {run.seed}: not evaluated"
     outcome = f"seed {run.seed}: {run.status.replace('_', ' ')} at step {run.steps}"
-    return f"{outcome} ({_cause(run.failure)})" if run.failure else outcome
+    return f"{outcome} ({run.failure.cause})" if run.failure else outcome
 
 
 def _failure(failure: Failure | None) -> str:
-    return f"cost: {_cause(failure)}" if failure else ""
-
-
-def _cause(failure: Failure) -> str:
-    return " ".join(f"{failure.kind}: {failure.message}".split())
+    return f"cost: {failure.cause}" if failure else ""
 
 
 def _provenance(profile: ProfileRecord | None) -> dict[str, Any]:
