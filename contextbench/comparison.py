@@ -14,13 +14,14 @@ from contextbench.files import quarantine, write_json
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
-from contextbench.report.bundle import Examples, write_report
+from contextbench.report.bundle import write_report
+from contextbench.report.collection import assemble
+from contextbench.report.examples import Examples
 from contextbench.results import (
     ProfileRecord,
     RecordError,
     RunRecord,
     cell_folder,
-    read_history,
     read_profile,
     write_model,
 )
@@ -70,16 +71,8 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
         )
         profile = _profile(setting, plan, precision, execution)
         examples = _examples(setting, plan, runs, precision, execution)
-        histories = {
-            head.name: {
-                seed: read_history(
-                    cell_folder(execution.out, protocol.name, head.name, seed) / "history.jsonl"
-                )
-                for seed in plan.seeds
-            }
-            for head in plan.heads
-        }
-        files = write_report(runs, profile, histories, examples, folder)
+        collection = assemble(execution.out, runs, profile)
+        files = write_report(collection, examples, folder)
     return Outcome(runs, profile, files)
 
 

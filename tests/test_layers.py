@@ -130,7 +130,7 @@ def without_torch(modules: Iterable[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_results_and_reports_do_not_import_torch() -> None:
-    names = ["", ".config", ".results", ".files", ".metrics"]
+    names = ["", ".config", ".results", ".files", ".metrics", ".stats"]
     reports = [name for name in BENCH_SOURCES if name.startswith("contextbench.report")]
     assert len(reports) > 1
     process = without_torch([*(f"contextbench{name}" for name in names), *reports])

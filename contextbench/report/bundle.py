@@ -1,17 +1,17 @@
 """All tables and figures of a comparison in one folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from contextbench.files import write_text
 from contextbench.report import plots
+from contextbench.report.collection import Collection
+from contextbench.report.complexity import write_forms
+from contextbench.report.examples import Examples
+from contextbench.report.scaling import write_scaling
 from contextbench.report.tables import (
     comparison_table,
     group_columns,
@@ -21,11 +21,7 @@ from contextbench.report.tables import (
     warnings_for,
     write_csv,
 )
-from contextbench.results import ProfileRecord, RunRecord
-
-Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
-"""head -> seed -> entries of `history.jsonl`"""
-
+from contextbench.results import HeadProfileRecord, RunRecord, write_model
 
 FILE_NAMES: dict[plots.Cost, str] = {
     "macs": "tradeoff-macs",
@@ -35,28 +31,13 @@ FILE_NAMES: dict[plots.Cost, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Some images with what each head predicts for them; all lists have one item an image."""
-
-    names: list[str]
-    images: list[npt.NDArray[np.uint8]]  # (H, W, 3)
-    truths: list[npt.NDArray[np.uint8]]  # (H, W) train ids, 255 where not labelled
-    predictions: Mapping[str, list[npt.NDArray[np.uint8]]]  # head -> (H, W) train ids
-
-
-def write_report(
-    runs: Sequence[RunRecord],
-    profile: ProfileRecord | None,
-    histories: Histories,
-    examples: Examples | None,
-    folder: Path,
-) -> list[Path]:
+def write_report(collection: Collection, examples: Examples | None, folder: Path) -> list[Path]:
     """Write `table.csv`, `table.md`, `per_class.csv`, `figures/*.png` and `.svg`; return the paths.
 
     A figure whose numbers do not exist is left out. Raises as `comparison_table` does, and
     `OutputError` when a file cannot be written.
     """
+    runs, profile = collection.runs, collection.profile
     table, per_class = comparison_table(runs, profile), per_class_table(runs)
     title = subject(runs[0])
     csv, markdown, classes = (folder / n for n in ("table.csv", "table.md", "per_class.csv"))
@@ -70,9 +51,16 @@ def write_report(
     ]
     write_text(markdown, "\n\n".join(sections))
     written = [csv, markdown, classes]
-    for name, figure in _figures(runs, table, histories, examples, title):
+    for name, figure in _figures(collection, table, examples, title):
         written += plots.save(figure, folder / "figures", name)
     return written
+
+
+def write_head_report(record: HeadProfileRecord, folder: Path) -> list[Path]:
+    """The record of heads alone, and all that is made of it; the paths of the latter."""
+    write_model(folder / "profile.json", record)
+    written = write_forms(record, folder)
+    return [*written, *(write_scaling(record, folder) if record.sizes > 1 else [])]
 
 
 def subject(run: RunRecord) -> str:
@@ -84,9 +72,8 @@ def subject(run: RunRecord) -> str:
 
 
 def _figures(
-    runs: Sequence[RunRecord],
+    collection: Collection,
     table: pd.DataFrame,
-    histories: Histories,
     examples: Examples | None,
     title: str,
 ) -> Iterator[tuple[str, Figure]]:
@@ -100,11 +87,11 @@ def _figures(
     if scored and group_columns(table):
         yield "groups", plots.group_table_plot(table, f"IoU of groups of classes: {title}")
     if scored:
-        yield "per-class", plots.per_class_heatmap(runs, f"IoU of classes: {title}")
-    if any(entries for seeds in histories.values() for entries in seeds.values()):
-        yield "loss", plots.loss_curves(histories, f"Training loss: {title}")
+        yield "per-class", plots.per_class_heatmap(collection.runs, f"IoU of classes: {title}")
+    if any(entries for seeds in collection.histories.values() for entries in seeds.values()):
+        yield "loss", plots.loss_curves(collection.histories, f"Training loss: {title}")
     if examples is not None and examples.images and examples.predictions:
-        yield "predictions", _predictions(examples, runs[0], f"Predictions: {title}")
+        yield "predictions", _predictions(examples, collection.runs[0], f"Predictions: {title}")
 
 
 def _predictions(examples: Examples, run: RunRecord, title: str) -> Figure:

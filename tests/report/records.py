@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from contextbench.report.bundle import Examples
+from contextbench.report.examples import Examples
 from contextbench.results import (
     ClassTotals,
     Failure,

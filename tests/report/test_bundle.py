@@ -3,6 +3,7 @@
 import pytest
 
 from contextbench.report.bundle import write_report
+from contextbench.report.collection import Collection
 from contextbench.results import LabelInfo
 from tests.report.records import (
     class_iou,
@@ -20,7 +21,7 @@ BARE = LabelInfo(classes=["a", "b"], palette=[(0, 0, 0), (9, 9, 9)])
 
 def written(folder, runs, profile=None, curves=None, shown=None) -> set[str]:
     """Names of the written files; what is returned must be what lies there."""
-    paths = write_report(runs, profile, curves or {}, shown, folder)
+    paths = write_report(Collection(runs, profile, curves or {}), shown, folder)
     names = {path.relative_to(folder).as_posix() for path in paths}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert names == there

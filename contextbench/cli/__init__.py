@@ -1,0 +1,45 @@
+"""The command line: parse, call one function, print."""
+
+from typing import Annotated
+
+import typer
+
+from contextbench import __version__
+from contextbench.cli.costs import profile, table
+from contextbench.cli.inspection import check_data, doctor, list_names
+from contextbench.cli.reports import plot
+from contextbench.cli.runs import compare, evaluate, predict, train
+from contextbench.cli.shared import console
+
+app = typer.Typer(
+    help="Compare context heads for semantic segmentation: accuracy and cost under one protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+app.command()(compare)
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(profile)
+app.command()(table)
+app.command("check-data")(check_data)
+app.command()(plot)
+app.command("list")(list_names)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        console.print(f"contextbench {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

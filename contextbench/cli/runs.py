@@ -1,0 +1,167 @@
+"""Commands that train, evaluate and use models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contextbench.cli.shared import (
+    DeviceOption,
+    FreshOption,
+    HeadsOption,
+    JsonOption,
+    OutOption,
+    ProtocolOption,
+    RootOption,
+    RoundsOption,
+    RunArgument,
+    SeedsOption,
+    SetOption,
+    WorkersOption,
+    console,
+    execution_of,
+    exit_for,
+    guarded,
+    heads_of,
+    print_comparison,
+    print_json,
+    print_paths,
+    scales_of,
+    seeds_of,
+)
+
+FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
+
+
+def compare(
+    protocol: ProtocolOption = "probe",
+    heads: HeadsOption = FAMILIES,
+    seeds: SeedsOption = "0",
+    out: OutOption = Path("runs"),
+    data_root: RootOption = None,
+    device: DeviceOption = "auto",
+    overrides: SetOption = None,
+    workers: WorkersOption = 0,
+    rounds: RoundsOption = 15,
+    fresh: FreshOption = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, evaluate and measure several heads; rank them.
+
+    What is on disk is not run again, so the same command resumes after an interruption.
+
+    Example: contextbench compare --protocol camvid-small --data-root data --heads fcn,ppm,ocr
+    """
+    with guarded(resume=True):
+        from contextbench import comparison
+        from contextbench.config import load_protocol
+
+        settings = load_protocol(protocol, overrides or ())
+        plan = comparison.Plan(
+            heads=heads_of(heads),
+            seeds=seeds_of(seeds),
+            fresh=fresh,
+            retry_failed=retry_failed,
+            rounds=rounds,
+        )
+        with execution_of(out, device, data_root, workers) as execution:
+            outcome = comparison.compare(settings, plan, execution)
+        print_comparison(outcome.runs, outcome.profile, as_json)
+        _say_where(out / settings.name, as_json)
+        exit_for(outcome.runs)
+
+
+def train(
+    head: Annotated[str, typer.Option(help="Head by name or file.")],
+    protocol: ProtocolOption = "probe",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: OutOption = Path("runs"),
+    data_root: RootOption = None,
+    device: DeviceOption = "auto",
+    overrides: SetOption = None,
+    workers: WorkersOption = 0,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and evaluate one head.
+
+    Example: contextbench train --protocol camvid-small --head ocr --data-root data
+    """
+    with guarded(resume=True):
+        from contextbench.comparison import shared_precision
+        from contextbench.config import load_protocol
+        from contextbench.runner import lock, open_setting, run_grid
+
+        settings = load_protocol(protocol, overrides or ())
+        chosen = heads_of(head)
+        with (
+            execution_of(out, device, data_root, workers) as execution,
+            lock(out, settings),
+        ):
+            setting = open_setting(settings, data_root)
+            precision = shared_precision(setting, chosen, execution)
+            runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)
+        print_comparison(runs, None, as_json)
+        exit_for(runs)
+
+
+def evaluate(
+    run: RunArgument,
+    data_root: RootOption = None,
+    split: Annotated[str | None, typer.Option(help="Another split than the protocol's.")] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")] = False,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the scores to this JSON file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a trained run again, with other scales or on another split.
+
+    Example: contextbench evaluate runs/camvid-small/ocr/seed-0 --split test --flip
+    """
+    with guarded():
+        from contextbench.files import write_json
+        from contextbench.inference import evaluate_run
+
+        with execution_of(run, device, data_root, 0) as execution:
+            scores = evaluate_run(run, execution, split, scales_of(scales), flip)
+        if out is not None:
+            write_json(out, scores)
+        if as_json:
+            print_json(scores)
+            return
+        for name in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+            console.print(f"{name:24} {100 * scores[name]:6.2f} %", highlight=False)
+        for name, value in scores["iou_per_class"].items():
+            text = "absent" if value is None else f"{100 * value:6.2f} %"
+            console.print(f"  {name:22} {text}", highlight=False, markup=False)
+
+
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of masks and overlays.")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Write the index mask, the colour mask and the overlay of images.
+
+    Example: contextbench predict runs/probe/ocr/seed-0 street.jpg -o predictions
+    """
+    with guarded():
+        from contextbench.inference import predict_files
+
+        with execution_of(run, device, None, 0) as execution:
+            print_paths(predict_files(run, images, out, execution))
+
+
+def _say_where(folder: Path, as_json: bool) -> None:
+    if not as_json:
+        text = f"tables: {folder}/table.md, {folder}/table.csv; figures: {folder}/figures/"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,162 @@
+"""What all commands share: options, reading of arguments, printing, exit codes.
+
+Commands import what they run when they run it, since importing torch takes longer than everything
+that `--help`, `list` and `plot` do.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from contextbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from contextbench.config import HeadConfig
+    from contextbench.results import RunRecord
+    from contextbench.runner import Execution
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+
+console = Console()
+errors = Console(stderr=True)
+
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name of a protocol, or a file.")]
+HeadsOption = Annotated[
+    str, typer.Option(help="Heads by name or file, with commas; `all` for every registered one.")
+]
+SeedsOption = Annotated[str, typer.Option(help="Seeds, with commas.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the data, or the folder above it.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value: train.steps=500. Repeatable.")
+]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that load data.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Run again what is on disk.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds of the latency measurement.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCOL/HEAD/seed-N.")]
+
+
+@contextmanager
+def guarded(*, resume: bool = False) -> Iterator[None]:
+    """Turn a user's mistake into one message and exit code 2, an interruption into 130."""
+    from contextbench.interrupt import Interrupted
+
+    try:
+        yield
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(WRONG_INPUT) from None
+    except (Interrupted, KeyboardInterrupt):
+        hint = "; the same command goes on from here" if resume else ""
+        errors.print(f"interrupted{hint}", markup=False, highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def execution_of(
+    out: Path, device: str, data_root: Path | None, workers: int
+) -> "Iterator[Execution]":
+    from contextbench.interrupt import stop_on_signals
+    from contextbench.runner import Execution
+
+    with stop_on_signals() as stop:
+        yield Execution(
+            out=out, device=device_of(device), data_root=data_root, workers=workers, stop=stop
+        )
+
+
+def device_of(name: str) -> "torch.device":
+    import torch
+
+    from contextbench.config import ConfigError
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def heads_of(names: str) -> "list[HeadConfig]":
+    from contextbench.config import load_head
+    from heads import HEADS
+
+    chosen = list(HEADS) if names == "all" else listed(names, "--heads")
+    return [load_head(name, HEADS) for name in chosen]
+
+
+def seeds_of(text: str) -> list[int]:
+    from contextbench.config import ConfigError
+
+    try:
+        seeds = [int(part) for part in listed(text, "--seeds")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: write whole numbers, like 0,1,2") from None
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds {text!r}: seeds are 0 or more")
+    return seeds
+
+
+def scales_of(text: str | None) -> tuple[float, ...] | None:
+    from contextbench.config import ConfigError
+
+    if text is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in listed(text, "--scales"))
+    except ValueError:
+        raise ConfigError(f"--scales {text!r}: write numbers with commas, like 0.75,1") from None
+    if min(scales) <= 0:
+        raise ConfigError(f"--scales {text!r}: scales are positive")
+    return scales
+
+
+def listed(text: str, option: str) -> list[str]:
+    from contextbench.config import ConfigError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or len(set(parts)) < len(parts):
+        raise ConfigError(f"{option} {text!r}: needs one or more different names")
+    return parts
+
+
+def print_comparison(runs: "list[RunRecord]", costs: Any, as_json: bool) -> None:
+    from contextbench.report.tables import comparison_table, render_console, warnings_for
+
+    table = comparison_table(runs, costs)
+    if as_json:
+        console.print_json(table.to_json(orient="records"))
+        return
+    console.print(render_console(table))
+    for warning in warnings_for(runs, costs):
+        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_paths(paths: Iterable[Path]) -> None:
+    for path in paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    console.print_json(json.dumps(value))
+
+
+def exit_for(runs: "list[RunRecord]") -> None:
+    if any(run.status != "done" for run in runs):
+        raise typer.Exit(FAILED)

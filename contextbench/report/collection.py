@@ -1,0 +1,110 @@
+"""All records of one comparison, read once for whatever is made of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from contextbench.report.checks import check_comparable
+from contextbench.results import (
+    Areas,
+    ProfileRecord,
+    RecordError,
+    RunRecord,
+    cell_folder,
+    find_runs,
+    read_areas,
+    read_history,
+    read_profile,
+    read_run,
+)
+from contextbench.stats import Ranking, rank
+
+Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
+"""head -> seed -> entries of `history.jsonl`"""
+
+AreasOfRuns = Mapping[str, Mapping[int, Areas]]
+"""head -> seed -> counts per image"""
+
+VIDEO_DATASETS = frozenset({"camvid"})
+"""Datasets whose images, ordered by name, are neighbouring frames, and so not independent."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Runs of one protocol, with what lies beside their records."""
+
+    runs: Sequence[RunRecord]
+    profile: ProfileRecord | None = None
+    histories: Histories = field(default_factory=dict)
+    areas: AreasOfRuns = field(default_factory=dict)
+    warnings: Sequence[str] = ()  # files that could not be used, one sentence each
+
+    @property
+    def video(self) -> bool:
+        """Whether the images are frames of videos."""
+        return str(self.runs[0].protocol["dataset"]["name"]) in VIDEO_DATASETS
+
+    @property
+    def ranking(self) -> Ranking | None:
+        """What the split can say of the heads that have areas; None where it can say nothing."""
+        return self._ranked if isinstance(self._ranked, Ranking) else None
+
+    @property
+    def all_warnings(self) -> list[str]:
+        """`warnings`, and why there is no ranking where there is none."""
+        return [*self.warnings, *([self._ranked] if isinstance(self._ranked, str) else [])]
+
+    @cached_property
+    def _ranked(self) -> Ranking | str:
+        try:
+            return rank(self.areas, video=self.video)
+        except RecordError as error:
+            return f"no intervals: {error}"
+
+
+def collect(folder: Path) -> Collection:
+    """What lies below `folder`: runs of one protocol and, in it, their profile.
+
+    Raises `RecordError` where there are no runs, or one cannot be read or occurs twice, and
+    `MixedProtocolsError` for runs that do not measure the same thing. Missing or unusable areas
+    are a warning: there are no intervals then.
+    """
+    folders = find_runs(folder)
+    if not folders:
+        raise RecordError(f"{folder}: there is no record.json below this folder")
+    costs = folder / "profile.json"
+    profile = read_profile(costs) if costs.exists() else None
+    return _collected({cell: read_run(cell / "record.json") for cell in folders}, profile)
+
+
+def assemble(out: Path, runs: Sequence[RunRecord], profile: ProfileRecord | None) -> Collection:
+    """`runs` that lie below `out`, with their histories and areas. Raises as `collect` does."""
+    cells = {cell_folder(out, r.protocol_name, r.head_name, r.seed): r for r in runs}
+    return _collected(cells, profile)
+
+
+def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -> Collection:
+    runs = list(cells.values())
+    check_comparable(runs)
+    histories: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    areas: dict[str, dict[int, Areas]] = {}
+    warnings = []
+    for cell, run in cells.items():
+        seeds = histories.setdefault(run.head_name, {})
+        seeds[run.seed] = read_history(cell / "history.jsonl")
+        if run.totals is None:
+            continue
+        try:
+            areas.setdefault(run.head_name, {})[run.seed] = _areas(cell / "areas.npz", run)
+        except RecordError as error:
+            warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
+    return Collection(runs, profile, histories, areas, warnings)
+
+
+def _areas(path: Path, run: RunRecord) -> Areas:
+    areas = read_areas(path)
+    if areas.totals() != run.totals:
+        raise RecordError(f"{path}: the counts do not add up to those of record.json")
+    return areas
