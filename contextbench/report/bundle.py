@@ -38,14 +38,15 @@ def write_report(collection: Collection, examples: Examples | None, folder: Path
     `OutputError` when a file cannot be written.
     """
     runs, profile = collection.runs, collection.profile
-    table, per_class = comparison_table(runs, profile), per_class_table(runs)
+    table = comparison_table(runs, profile, ranking=collection.ranking)
+    per_class = per_class_table(runs)
     title = subject(runs[0])
     csv, markdown, classes = (folder / n for n in ("table.csv", "table.md", "per_class.csv"))
     write_csv(table, csv)
     write_csv(per_class, classes)
     sections = [
         f"# {title}",
-        render_markdown(table, warnings_for(runs, profile)).strip(),
+        render_markdown(table, [*warnings_for(runs, profile), *collection.all_warnings]).strip(),
         "## Classes",
         per_class_markdown(per_class),
     ]

@@ -41,6 +41,12 @@ def device_name(environment: Mapping[str, Any]) -> str:
     return str(environment.get("device") or "unknown device")
 
 
+def dataset_name(run: RunRecord) -> str:
+    """The dataset of a record's protocol; empty where it is not named."""
+    dataset = run.protocol.get("dataset")
+    return str(dataset["name"]) if isinstance(dataset, dict) and "name" in dataset else ""
+
+
 def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> list[str]:
     """What limits the comparison, one sentence each; empty where nothing does."""
     warnings = [

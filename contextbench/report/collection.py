@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from contextbench.report.checks import check_comparable
+from contextbench.report.checks import check_comparable, dataset_name
 from contextbench.results import (
     Areas,
     ProfileRecord,
@@ -44,7 +44,7 @@ class Collection:
     @property
     def video(self) -> bool:
         """Whether the images are frames of videos."""
-        return str(self.runs[0].protocol["dataset"]["name"]) in VIDEO_DATASETS
+        return dataset_name(self.runs[0]) in VIDEO_DATASETS
 
     @property
     def ranking(self) -> Ranking | None:

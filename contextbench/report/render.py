@@ -244,10 +244,10 @@ def _row(columns: Sequence[Sequence[tuple[str, bool]]], row: int) -> list[tuple[
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    if "note" not in table:
-        return []
-    notes = zip(table["head"], table["note"], strict=True)
-    return [f"{head}: {note}" for head, note in notes if note]
+    known = [name for name in ("note", "cost_note") if name in table]
+    return [
+        f"{row['head']}: {row[name]}" for _, row in table.iterrows() for name in known if row[name]
+    ]
 
 
 def _legend(table: pd.DataFrame) -> list[str]:

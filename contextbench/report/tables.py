@@ -1,14 +1,21 @@
 """Records -> one row a head. Base units and fractions; rounding happens in `render`.
 
-Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, miou_max` over
-seeds, `iou_<group>`, costs of the profile's scope (`parameters` to `train_latency_ratio`),
-`train_seconds`, `status` (the worst of the seeds), `note`, and what the numbers belong to
-(`dataset, protocol, device, input, latency_baseline, latency_rounds`).
+Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, miou_max,
+miou_seed_sd` over seeds, `iou_<group>`, what resampling the test images says (below), costs of the
+profile's scope (`parameters` to `train_latency_ratio`), `train_seconds, train_device`, `status`
+(the worst of the seeds), `note` and `cost_note` (why scores or costs are missing), and what the
+numbers belong to (`dataset, protocol, device, input, latency_baseline, latency_rounds`).
+
+`miou_low, miou_high` end the interval of mIoU over test images, `groups` are letters (heads that
+share one cannot be separated), `separable_from_best` and `holm_p_value` refer to the first row, and
+`difference_to_best` is this head minus the first row, between `difference_low, difference_high`.
+How they were made is in `interval_level, interval_resamples, interval_images, interval_block`;
+`smallest_difference` is the median over pairs of what these images could show.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, median, stdev
 from typing import Any
 
 import pandas as pd
@@ -18,6 +25,7 @@ from contextbench.report.checks import (
     MixedProtocolsError,
     by_head,
     check_comparable,
+    dataset_name,
     device_name,
     warnings_for,
 )
@@ -30,7 +38,8 @@ from contextbench.report.render import (
     render_markdown,
     write_csv,
 )
-from contextbench.results import Failure, HeadCost, ProfileRecord, RunRecord, Status
+from contextbench.results import HeadCost, ProfileRecord, RunRecord, Status
+from contextbench.stats import PairStatistics, Ranking
 
 __all__ = [
     "GROUP_PREFIX",
@@ -47,12 +56,24 @@ __all__ = [
 ]
 
 MEASURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+RESAMPLED = (
+    "miou_low", "miou_high", "groups", "separable_from_best", "difference_to_best",
+    "difference_low", "difference_high", "holm_p_value",
+)  # fmt: skip
+RESAMPLING = (
+    "interval_level", "interval_resamples", "interval_images", "interval_block",
+    "smallest_difference",
+)  # fmt: skip
 SEVERITY: dict[Status, int] = {"done": 0, "interrupted": 1, "out_of_memory": 2, "failed": 3}
 
 
-def comparison_table(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> pd.DataFrame:
+def comparison_table(
+    runs: Sequence[RunRecord], profile: ProfileRecord | None, *, ranking: Ranking | None = None
+) -> pd.DataFrame:
     """One row a head, best mIoU first; a head without scores is a row of NaN with a note.
 
+    `ranking` is `Collection.ranking` of the same runs; intervals and groups of heads that it lacks
+    are NaN and empty, and nothing refers to a best row that it lacks.
     Raises `MixedProtocolsError` for runs that do not measure the same thing, `ValueError` when
     there are none or one occurs twice.
     """
@@ -61,19 +82,24 @@ def comparison_table(runs: Sequence[RunRecord], profile: ProfileRecord | None) -
         {**_accuracy(name, group), **_cost(name, profile), **_outcome(name, group, profile)}
         for name, group in by_head(runs).items()
     ]
-    table = pd.DataFrame(rows).assign(
-        dataset=_dataset_name(runs[0]), protocol=runs[0].protocol_name, **_provenance(profile)
-    )
-    return table.sort_values(
+    table = pd.DataFrame(rows).sort_values(
         ["miou", "head"], ascending=[False, True], na_position="last", ignore_index=True
+    )
+    heads = [str(head) for head in table["head"]]
+    statistics = pd.DataFrame([_statistics(head, heads[0], ranking) for head in heads])
+    return table.join(statistics.astype({"separable_from_best": "boolean"})).assign(
+        **_resampling(ranking),
+        dataset=dataset_name(runs[0]),
+        protocol=runs[0].protocol_name,
+        **_provenance(profile),
     )
 
 
 def cost_table(profile: ProfileRecord) -> pd.DataFrame:
     """One row a head of a profile, in its order: the cost columns of a comparison."""
     rows = [
-        {"head": name, **_cost(name, profile), "note": _failure(cost.failure)}
-        for name, cost in profile.heads.items()
+        {"head": name, **_cost(name, profile), "cost_note": _cost_note(name, profile)}
+        for name in profile.heads
     ]
     return pd.DataFrame(rows).assign(protocol=profile.protocol_name, **_provenance(profile))
 
@@ -111,8 +137,53 @@ def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
         **{measure: _mean(getattr(result, measure) for result in results) for measure in MEASURES},
         "miou_min": min(mious, default=math.nan),
         "miou_max": max(mious, default=math.nan),
+        "miou_seed_sd": stdev(mious) if len(mious) > 1 else math.nan,
         **{GROUP_PREFIX + group: _mean(seed[group] for seed in per_seed) for group in groups},
     }
+
+
+def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]:
+    """The columns of one head that come from resampling; empty where it is not ranked."""
+    ranked = {each.head: each for each in ranking.heads} if ranking else {}
+    columns = {**dict.fromkeys(RESAMPLED, math.nan), "groups": "", "separable_from_best": None}
+    if ranking is None or head not in ranked:
+        return columns
+    low, high = ranked[head].miou[1:]
+    columns.update(miou_low=low, miou_high=high, groups=ranked[head].groups)
+    if head == best:
+        columns.update(separable_from_best=False, difference_to_best=0.0)
+    elif best in ranked:
+        columns.update(_difference(ranking.pair(head, best), best))
+    return columns
+
+
+def _difference(pair: PairStatistics, best: str) -> dict[str, Any]:
+    """The other head minus the best; the interval turns around with the sign."""
+    estimate, low, high = pair.difference
+    if pair.first == best:
+        estimate, low, high = -estimate, -high, -low
+    return {
+        "separable_from_best": pair.separated,
+        "difference_to_best": estimate,
+        "difference_low": low,
+        "difference_high": high,
+        "holm_p_value": pair.holm_p_value,
+    }
+
+
+def _resampling(ranking: Ranking | None) -> dict[str, float]:
+    """How the intervals were made; NaN where there are none."""
+    if ranking is None:
+        return dict.fromkeys(RESAMPLING, math.nan)
+    differences = [pair.smallest_difference for pair in ranking.pairs]
+    values = (
+        ranking.resampling.level,
+        ranking.resampling.resamples,
+        ranking.images,
+        ranking.block,
+        median(differences) if differences else math.nan,
+    )
+    return dict(zip(RESAMPLING, values, strict=True))
 
 
 def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:
@@ -151,16 +222,28 @@ def _counts(cost: HeadCost, scope: str) -> tuple[float, float]:
 
 
 def _outcome(name: str, runs: Sequence[RunRecord], profile: ProfileRecord | None) -> dict[str, Any]:
-    finished = [run.train_seconds for run in runs if run.status == "done"]
-    notes = [_run_note(run) for run in runs]
-    if profile is not None:
-        cost = profile.heads.get(name)
-        notes.append("cost not measured" if cost is None else _failure(cost.failure))
+    finished = [run for run in runs if run.status == "done"]
     return {
-        "train_seconds": _mean(finished),
+        "train_seconds": _mean(run.train_seconds for run in finished),
+        "train_device": _distinct(device_name(run.environment) for run in finished),
         "status": max((run.status for run in runs), key=SEVERITY.__getitem__),
-        "note": "; ".join(note for note in notes if note),
+        "note": "; ".join(note for run in runs if (note := _run_note(run))),
+        "cost_note": _cost_note(name, profile),
     }
+
+
+def _distinct(names: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(names))
+
+
+def _cost_note(name: str, profile: ProfileRecord | None) -> str:
+    """Why a head lacks costs that others have; empty where it does not."""
+    if profile is None:
+        return ""
+    cost = profile.heads.get(name)
+    if cost is None:
+        return "cost not measured"
+    return f"cost: {cost.failure.cause}" if cost.failure else ""
 
 
 def _run_note(run: RunRecord) -> str:
@@ -168,10 +251,6 @@ def _run_note(run: RunRecord) -> str:
         return "" if run.totals is not None else f"seed {run.seed}: not evaluated"
     outcome = f"seed {run.seed}: {run.status.replace('_', ' ')} at step {run.steps}"
     return f"{outcome} ({run.failure.cause})" if run.failure else outcome
-
-
-def _failure(failure: Failure | None) -> str:
-    return f"cost: {failure.cause}" if failure else ""
 
 
 def _provenance(profile: ProfileRecord | None) -> dict[str, Any]:
@@ -183,11 +262,6 @@ def _provenance(profile: ProfileRecord | None) -> dict[str, Any]:
         "scope": profile.scope,
         "latency_baseline": profile.baseline,
     }
-
-
-def _dataset_name(run: RunRecord) -> str:
-    dataset = run.protocol.get("dataset")
-    return str(dataset["name"]) if isinstance(dataset, dict) and "name" in dataset else ""
 
 
 def _labelled_fraction(runs: Sequence[RunRecord]) -> list[float]:

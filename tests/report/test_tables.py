@@ -119,9 +119,9 @@ def test_a_head_that_failed_midway_is_compared_in_the_rounds_it_has():
 def test_a_failed_measurement_keeps_its_row_and_reason():
     broken = HeadCost(counts={}, failure=Failure(kind="MemoryError", message="no room"))
     costs = profile_of({"fcn": broken})
-    assert row_of(cost_table(costs), "fcn")["note"] == "cost: MemoryError: no room"
+    assert row_of(cost_table(costs), "fcn")["cost_note"] == "cost: MemoryError: no room"
     row = row_of(comparison_table([run(iou=class_iou("fcn", 0))], costs), "fcn")
-    assert row["note"] == "cost: MemoryError: no room"
+    assert row["cost_note"] == "cost: MemoryError: no room"
     assert math.isnan(row["latency_ms"])
     assert math.isnan(row["latency_ratio"])
 
