@@ -3,9 +3,11 @@
 Axes: N images, K classes, C channels, (H, W) image pixels, (h, w) feature pixels, height first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 Implementation = Literal["fast", "reference"]
@@ -35,6 +37,27 @@ class HeadOutput(NamedTuple):
     logits: Tensor  # (N, K, h, w)   scored at evaluation
     pixel_aux: dict[str, Tensor]  # each (N, K, h', w'), compared with the label map
     image_aux: dict[str, Tensor]  # each (N, K), compared with the set of classes present
+
+
+class Attended(NamedTuple):
+    """What one pixel of the features takes from the pixels of the map, or from a few parts."""
+
+    values: Tensor  # (N, h, w) over the pixels, or (N, n) over n parts
+    meaning: str  # of values and places: what they weigh, and whether they sum to 1
+    part: str = "pixel"  # what the values run over; of a `class` they are those of the task
+    places: Tensor | None = None  # (N, n, h, w): where on the map each of the n parts is
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, then every submodule's own mode again: a frozen batch norm stays frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 class ContextHead(nn.Module):
@@ -67,3 +90,20 @@ class ContextHead(nn.Module):
         no label. Training and evaluation call it with the labels of the images.
         """
         raise NotImplementedError
+
+    def attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        """What the feature pixel (row, column) attends to, by name; nothing for many heads.
+
+        Computed anew from the features, in evaluation mode and without gradients: `forward` does
+        and keeps nothing for it. Where one map says it all, it is `attention` and the first.
+        Raises ValueError for a pixel outside the features.
+        """
+        size = tuple(features.layer4.shape[-2:])
+        if not all(0 <= at < length for at, length in zip(pixel, size, strict=True)):
+            raise ValueError(f"pixel {pixel} is outside the features, {size} (height, width)")
+        with evaluating(self), torch.no_grad():
+            return self._attend(features, pixel)
+
+    def _attend(self, _features: Features, _pixel: tuple[int, int]) -> dict[str, Attended]:
+        """What `attend` gives. Heads that relate a pixel to others or to parts override it."""
+        return {}
