@@ -7,49 +7,46 @@ seed gives another model; this is the spread over the seeds that were run, and n
 from a single one.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile intervals, section
-13.3); Politis and Romano, A circular block-resampling procedure, 1992; Politis and White 2004 with
-the correction of Patton, Politis and White 2009 (length of the blocks); Holm 1979.
+13.3). The draws are those of `resampling`, corrections and letters those of `separation`, and
+docs/statistics.md has all formulas in one place.
 Ours: mIoU of a draw divides the summed counts of its images once, as an evaluation does. A class
-that a draw lacks is left out of its mean, as an absent class is everywhere here.
+that a draw lacks is left out of its mean, as an absent class is everywhere here. p-values have a
+floor that follows from the number of blocks (`_p_value`).
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from contextbench.metrics import scores
+from contextbench.resampling import Draws, FloatArray, Resampling, block_length
 from contextbench.results import Areas, RecordError
+from contextbench.separation import group_letters, holm, smallest_difference
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = [
+    "HeadStatistics",
+    "Interval",
+    "PairStatistics",
+    "Ranking",
+    "Resampling",
+    "SeedSpread",
+    "group_letters",
+    "holm",
+    "miou_interval",
+    "rank",
+    "smallest_difference",
+]
 
-POWER = 0.8  # of the smallest difference: the chance that a true one of this size is seen
-DRAWS_AT_ONCE = 500  # bounds memory; 20 MB of weights for 5000 images
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How often and how the images of a split are drawn again. ValueError for other values."""
-
-    resamples: int = 10_000
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resamples < 100 or not 0 < self.level < 1:
-            raise ValueError(
-                "resamples must be at least 100 and level between 0 and 1, got "
-                f"{self.resamples} and {self.level}"
-            )
+ENOUGH_BLOCKS = 20  # 95 % intervals from fewer cover less than about 93 % (docs/statistics.md)
+LISTED = 5  # pairs or classes that a sentence names before it counts the rest
 
 
 class Interval(NamedTuple):
-    """An estimate between the ends of its interval; fractions, not percent."""
+    """An estimate between the ends of its interval; fractions, not percent. NaN: not known."""
 
     estimate: float
     low: float
@@ -58,7 +55,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """Scores of the seeds that were run, each over the whole split."""
+    """Scores of the seeds that were run, in order of seed, each over the whole split."""
 
     values: tuple[float, ...]
 
@@ -68,12 +65,13 @@ class SeedSpread:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of one training; NaN for a single seed."""
-        return stdev(self.values) if self.n > 1 else math.nan
+        """Standard deviation of one training; NaN for a single seed, or one without a score."""
+        known = self.n > 1 and not any(map(math.isnan, self.values))
+        return stdev(self.values) if known else math.nan
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over these seeds; NaN for a single seed."""
+        """Of the mean over these seeds; NaN where the deviation is."""
         return self.deviation / math.sqrt(self.n)
 
 
@@ -95,12 +93,17 @@ class PairStatistics:
     first: str
     second: str
     difference: Interval  # mIoU of the first minus that of the second; test set
-    p_value: float  # two-sided, that the difference is none
+    p_value: float  # two-sided, that these models do not differ; test set
     holm_p_value: float  # the same, corrected for all pairs of the ranking
     separated: bool  # by the corrected p-value
-    smallest_difference: float  # that a split like this shows with the power `POWER`
+    smallest_difference: float  # that a split like this shows with a power of 0.8
     seed_wins: int  # pairs of one seed of each in which the first is better
     seed_pairs: int
+
+    @property
+    def every_seed_wins(self) -> bool:
+        """Whether every seed of the first is better than every seed of the second."""
+        return self.seed_wins == self.seed_pairs
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Ranking:
     images: int
     block: int  # neighbouring frames that are drawn together; 1: single images
     resampling: Resampling
-    missing_classes: Mapping[int, float]  # train id -> share of draws that lack it; 0 left out
+    missing_classes: Mapping[int, float]  # train id -> share of draws in which a head has no IoU
 
     def pair(self, one: str, other: str) -> PairStatistics:
         """The pair of two heads, in either order. Raises KeyError for heads not ranked."""
@@ -127,6 +130,18 @@ class Ranking:
         best = self.heads[0].head
         others = (h.head for h in self.heads[1:] if not self.pair(best, h.head).separated)
         return (best, *others)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What limits these numbers, one sentence each; empty where nothing does."""
+        sentences = (
+            _few_blocks(self.images, self.block),
+            _single_seeds(self.heads),
+            _disagreeing_seeds(self.pairs),
+            _rare_classes(self.missing_classes),
+            _few_resamples(self.resampling, len(self.pairs)),
+        )
+        return tuple(sentence for sentence in sentences if sentence)
 
 
 def rank(
@@ -146,14 +161,27 @@ def rank(
     counts = _aligned(areas, classes)
     block = block_length(_influences(counts)) if video else 1
     draws = Draws(_images(counts), block, resampling)
-    sampled = {head: np.zeros(resampling.resamples) for head in counts}
-    missing = np.zeros(next(iter(counts.values())).shape[-1])
-    for part, weights in draws:
-        for head, seeds in counts.items():
-            iou = _iou(weights, seeds)  # (seeds, draws, classes)
-            sampled[head][part] = _mean_of_present(iou).mean(axis=0)
-        missing += np.isnan(iou).any(axis=0).sum(axis=0)
-    return _ranking(counts, sampled, block, resampling, _shares(missing, resampling, classes))
+    sampled, missing = _resampled(counts, draws)
+    seeds = {head: SeedSpread(_whole_split(stacked)) for head, stacked in counts.items()}
+    # Where a seed has no score, neither has its head, which then comes last.
+    means = {head: fmean(spread.values) for head, spread in seeds.items()}
+    order = sorted(counts, key=lambda head: (math.isnan(means[head]), -means[head], head))
+    pairs = _pairs({head: (means[head], seeds[head], sampled[head]) for head in order}, draws)
+    letters = group_letters(order, (frozenset((p.first, p.second)) for p in pairs if p.separated))
+    shares = _rank_shares(np.stack([sampled[head] for head in order]))
+    heads = tuple(
+        HeadStatistics(
+            head=head,
+            miou=_interval(means[head], sampled[head], draws),
+            seeds=seeds[head],
+            groups=letters[head],
+            rank_shares=tuple(places.tolist()),
+        )
+        for head, places in zip(order, shares, strict=True)
+    )
+    ids = range(len(missing)) if classes is None else classes
+    lacked = {k: share for k, share in zip(ids, missing.tolist(), strict=True) if share > 0}
+    return Ranking(heads, pairs, draws.images, block, resampling, lacked)
 
 
 def miou_interval(
@@ -170,124 +198,23 @@ def miou_interval(
     return ranking.heads[0].miou
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Draws of `images` images with replacement, in blocks of neighbours that wrap around.
-
-    Iterating gives a slice of the draws and their weights (draws, images): how often each image is
-    in each draw. Every draw has `images` images; equal arguments give equal draws.
-    """
-
-    images: int
-    block: int
-    resampling: Resampling
-
-    def __iter__(self) -> Iterator[tuple[slice, FloatArray]]:
-        generator = np.random.default_rng(self.resampling.seed)
-        blocks = math.ceil(self.images / self.block)
-        for first in range(0, self.resampling.resamples, DRAWS_AT_ONCE):
-            count = min(DRAWS_AT_ONCE, self.resampling.resamples - first)
-            starts = generator.integers(self.images, size=(count, blocks, 1))
-            drawn = (starts + np.arange(self.block)) % self.images
-            drawn = drawn.reshape(count, -1)[:, : self.images]  # the last block may be cut
-            drawn += self.images * np.arange(count)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=count * self.images)
-            yield slice(first, first + count), weights.reshape(count, -1).astype(np.float64)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number: p_(i) times the tests left, never falling, at most 1."""
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for position, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, (len(p_values) - position) * p_values[index])
-        corrected[index] = min(1.0, highest)
-    return corrected
-
-
-def group_letters(names: Sequence[str], separated: Iterable[frozenset[str]]) -> dict[str, str]:
-    """Letters such that two names share one exactly if their pair is not `separated`.
-
-    Each letter is a largest set of names without a separated pair, in the order of `names`.
-    """
-    apart = set(separated)
-    groups: list[frozenset[str]] = []
-    for name in names:
-        # The sets that hold `name` are those so far, less what is separated from it.
-        compatible = {
-            frozenset(n for n in group if frozenset((n, name)) not in apart) | {name}
-            for group in [*groups, frozenset[str]()]
-        }
-        groups = _largest([*groups, *compatible])
-    groups.sort(key=lambda group: sorted(names.index(name) for name in group))
-    return {
-        name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
-        for name in names
-    }
-
-
-def smallest_difference(standard_error: float, level: float = 0.95, power: float = POWER) -> float:
-    """The true difference that a test at `level` sees with `power`, for a normal estimate."""
-    normal = NormalDist()
-    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * standard_error
-
-
-def block_length(series: FloatArray) -> int:
-    """Length of circular blocks for dependent values (series, images) in order of time.
-
-    Politis and White's automatic choice, b = (2 G^2 / D)^(1/3) n^(1/3), D = 4/3 g(0)^2; the longest
-    of the series, at most a third of the images, and 1 where neighbours are not alike.
-    """
-    n: int = series.shape[1]
-    longest = max(1, n // 3)
-    return min(longest, max(math.ceil(_politis_white(row)) for row in series))
-
-
-def _politis_white(values: FloatArray) -> float:
-    n = len(values)
-    centred = values - values.mean()
-    if n < 8 or not centred.any():
-        return 1.0
-    # Covariances at all lags; a flat top window up to twice the last lag that still matters.
-    covariance = np.correlate(centred, centred, mode="full")[n - 1 :] / n
-    last = _last_correlated(covariance / covariance[0])
-    lags = np.arange(1, min(2 * last, n - 1) + 1)
-    window = np.minimum(1.0, 2 * (1 - lags / max(1, 2 * last)))
-    g = 2 * float((window * lags * covariance[lags]).sum())
-    spectrum = float(covariance[0] + 2 * (window * covariance[lags]).sum())
-    if spectrum <= 0:
-        return 1.0
-    return max(1.0, float((2 * g**2 / (4 / 3 * spectrum**2) * n) ** (1 / 3)))
-
-
-def _last_correlated(correlation: FloatArray) -> int:
-    """The lag after which several correlations in a row are within those of white noise."""
-    n = len(correlation)
-    run = max(5, math.ceil(math.sqrt(math.log10(n))))
-    limit = min(n - 1, math.ceil(math.sqrt(n)) + run)
-    small = np.abs(correlation[1 : limit + 1]) < 2 * math.sqrt(math.log10(n) / n)
-    for lag in range(len(small)):
-        if small[lag : lag + run].all():
-            return lag
-    return limit
-
-
 def _aligned(
     areas: Mapping[str, Mapping[int, Areas]], classes: Sequence[int] | None
 ) -> dict[str, FloatArray]:
     """head -> (seeds, 3, images, classes): intersection, predicted, labelled; images by name."""
-    every = [(head, seed, each) for head, seeds in areas.items() for seed, each in seeds.items()]
-    if not every:
+    every = [
+        (head, seed, each) for head, seeds in areas.items() for seed, each in sorted(seeds.items())
+    ]
+    if not every or not every[0][2].names:
         raise RecordError("there are no counts per image to resample")
     first_head, first_seed, first = every[0]
-    order = sorted(first.names)
-    chosen = slice(None) if classes is None else list(classes)
+    chosen = _chosen(classes, first.labelled.shape[1])
     aligned: dict[str, list[FloatArray]] = {}
     for head, seed, each in every:
-        if sorted(each.names) != order or each.labelled.shape[1] != first.labelled.shape[1]:
+        if mismatch := _mismatch(each, first):
             raise RecordError(
                 f"{head} seed {seed} and {first_head} seed {first_seed} were not evaluated on the "
-                "same images and classes: their difference has no interval"
+                f"same images and classes, so that their difference has no interval: {mismatch}"
             )
         rows = np.argsort(each.names)
         stacked = np.stack([each.intersection, each.predicted, each.labelled])
@@ -295,9 +222,51 @@ def _aligned(
     return {head: np.stack(seeds) for head, seeds in aligned.items()}
 
 
+def _chosen(classes: Sequence[int] | None, count: int) -> list[int]:
+    chosen = list(range(count)) if classes is None else list(classes)
+    if unknown := [k for k in chosen if not 0 <= k < count]:
+        raise RecordError(f"train id {unknown[0]} does not exist: there are {count} classes")
+    return chosen
+
+
+def _mismatch(one: Areas, other: Areas) -> str | None:
+    """Why the rows of two counts do not belong to each other; None where they do."""
+    columns = one.labelled.shape[1], other.labelled.shape[1]
+    if columns[0] != columns[1]:
+        return f"{columns[0]} and {columns[1]} classes"
+    if len(set(one.names)) < len(one.names):
+        return "an image occurs twice"
+    alone = sorted(set(one.names) ^ set(other.names))
+    numbers = f"{len(one.names)} and {len(other.names)} images"
+    return f"{numbers}, and only one of the two has {alone[0]!r}" if alone else None
+
+
 def _images(counts: Mapping[str, FloatArray]) -> int:
     images: int = next(iter(counts.values())).shape[2]
     return images
+
+
+def _resampled(
+    counts: Mapping[str, FloatArray], draws: Draws
+) -> tuple[dict[str, FloatArray], FloatArray]:
+    """mIoU of each head in each draw, mean over seeds; for each class, the share of draws in which
+    a head has no IoU of it."""
+    sampled = {head: np.empty(draws.resampling.resamples) for head in counts}
+    missing = np.zeros(next(iter(counts.values())).shape[-1])
+    for part, weights in draws:
+        absent = np.zeros((len(weights), len(missing)), dtype=bool)
+        for head, seeds in counts.items():
+            iou = _iou(weights, seeds)  # (seeds, draws, classes)
+            sampled[head][part] = _mean_of_present(iou).mean(axis=0)
+            absent |= np.isnan(iou).any(axis=0)
+        missing += absent.sum(axis=0)
+    return sampled, missing / draws.resampling.resamples
+
+
+def _whole_split(seeds: FloatArray) -> tuple[float, ...]:
+    """mIoU of every seed over all images."""
+    every_image = np.ones((1, seeds.shape[2]))
+    return tuple(_mean_of_present(_iou(every_image, seeds))[:, 0].tolist())
 
 
 def _iou(weights: FloatArray, seeds: FloatArray) -> FloatArray:
@@ -337,62 +306,28 @@ def _influences(counts: Mapping[str, FloatArray]) -> FloatArray:
     return np.stack(rows)
 
 
-def _ranking(
-    counts: Mapping[str, FloatArray],
-    sampled: Mapping[str, FloatArray],
-    block: int,
-    resampling: Resampling,
-    missing: Mapping[int, float],
-) -> Ranking:
-    spreads = {head: SeedSpread(_whole_split(seeds)) for head, seeds in counts.items()}
-    # Where a seed has no score, neither has its head, which then comes last.
-    means = {head: fmean(spread.values) for head, spread in spreads.items()}
-    order = sorted(counts, key=lambda head: (math.isnan(means[head]), -means[head], head))
-    pairs = _pairs(order, means, spreads, sampled, resampling)
-    letters = group_letters(order, (frozenset((p.first, p.second)) for p in pairs if p.separated))
-    places = _rank_shares([sampled[head] for head in order])
-    heads = tuple(
-        HeadStatistics(
-            head=head,
-            miou=_interval(means[head], sampled[head], resampling.level),
-            seeds=spreads[head],
-            groups=letters[head],
-            rank_shares=shares,
-        )
-        for head, shares in zip(order, places, strict=True)
-    )
-    return Ranking(heads, pairs, _images(counts), block, resampling, missing)
-
-
-def _whole_split(seeds: FloatArray) -> tuple[float, ...]:
-    return tuple(scores(*(seed.sum(axis=1).astype(np.int64))).miou for seed in seeds)
-
-
 def _pairs(
-    order: Sequence[str],
-    means: Mapping[str, float],
-    spreads: Mapping[str, SeedSpread],
-    sampled: Mapping[str, FloatArray],
-    resampling: Resampling,
+    heads: Mapping[str, tuple[float, SeedSpread, FloatArray]], draws: Draws
 ) -> tuple[PairStatistics, ...]:
-    names = list(itertools.combinations(order, 2))
-    drawn = [sampled[one] - sampled[other] for one, other in names]
-    p_values = [_p_value(differences) for differences in drawn]
-    corrected = holm(p_values)
+    """All pairs of heads, best first; each head with its mIoU, that of its seeds and its draws."""
+    names = list(itertools.combinations(heads, 2))
+    drawn = [heads[one][2] - heads[other][2] for one, other in names]
+    p_values = [_p_value(differences, draws) for differences in drawn]
+    level = draws.resampling.level
     pairs = []
-    for (one, other), differences, p, holm_p in zip(names, drawn, p_values, corrected, strict=True):
-        contests = list(itertools.product(spreads[one].values, spreads[other].values))
+    for names_of_pair, differences, p, holm_p in zip(
+        names, drawn, p_values, holm(p_values), strict=True
+    ):
+        (mean, seeds, _), (other_mean, other_seeds, _) = (heads[name] for name in names_of_pair)
+        contests = list(itertools.product(seeds.values, other_seeds.values))
         pairs.append(
             PairStatistics(
-                first=one,
-                second=other,
-                difference=_interval(means[one] - means[other], differences, resampling.level),
+                *names_of_pair,
+                difference=_interval(mean - other_mean, differences, draws),
                 p_value=p,
                 holm_p_value=holm_p,
-                separated=holm_p < 1 - resampling.level,
-                smallest_difference=smallest_difference(
-                    float(np.nanstd(differences, ddof=1)), resampling.level
-                ),
+                separated=holm_p < 1 - level,
+                smallest_difference=smallest_difference(_standard_error(differences, draws), level),
                 seed_wins=sum(a > b for a, b in contests),
                 seed_pairs=len(contests),
             )
@@ -400,42 +335,106 @@ def _pairs(
     return tuple(pairs)
 
 
-def _p_value(differences: FloatArray) -> float:
-    """Twice the smaller tail beyond zero, zero itself counted, at least 2 / (resamples + 1)."""
-    n = len(differences)
-    tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (n + 1))
+def _p_value(differences: FloatArray, draws: Draws) -> float:
+    """Twice the smaller tail beyond zero, zero itself counted in both; draws without a score left
+    out.
+
+    At least 2 / (draws + 1), since that many were drawn, and 2^(1 - blocks): whichever head were
+    better in each of so few independent blocks, a test that swaps the heads within blocks could
+    reach no less.
+    """
+    known = differences[~np.isnan(differences)]
+    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    share = 2 * (tail + 1) / (known.size + 1)
+    return min(1.0, max(share, 2.0 ** (1 - _blocks(draws.images, draws.block))))
 
 
-def _interval(estimate: float, sampled: FloatArray, level: float) -> Interval:
+def _interval(estimate: float, sampled: FloatArray, draws: Draws) -> Interval:
+    """The percentile interval; without ends where no draw has a score, or one block is all."""
     known = sampled[~np.isnan(sampled)]
-    if not known.size:
+    if not known.size or _blocks(draws.images, draws.block) < 2:
         return Interval(estimate, math.nan, math.nan)
+    level = draws.resampling.level
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
 
 
-def _rank_shares(sampled: Sequence[FloatArray]) -> list[tuple[float, ...]]:
-    """Share of the draws in each place, head by head in the given order; the earlier wins ties."""
-    places = np.argsort(np.argsort(-np.stack(sampled), axis=0, kind="stable"), axis=0)
-    heads = len(sampled)
-    return [tuple((np.bincount(row, minlength=heads) / row.size).tolist()) for row in places]
+def _standard_error(sampled: FloatArray, draws: Draws) -> float:
+    known = sampled[~np.isnan(sampled)]
+    enough = known.size > 1 and _blocks(draws.images, draws.block) > 1
+    return float(known.std(ddof=1)) if enough else math.nan
 
 
-def _shares(
-    missing: FloatArray, resampling: Resampling, classes: Sequence[int] | None
-) -> dict[int, float]:
-    ids = range(len(missing)) if classes is None else classes
-    shares = (missing / resampling.resamples).tolist()
-    return {k: share for k, share in zip(ids, shares, strict=True) if share > 0}
+def _blocks(images: int, block: int) -> int:
+    """Whole blocks that the split holds."""
+    return images // block
 
 
-def _largest(groups: Iterable[frozenset[str]]) -> list[frozenset[str]]:
-    """The sets that no other one contains."""
-    distinct = list(dict.fromkeys(groups))
-    return [group for group in distinct if not any(group < other for other in distinct)]
+def _rank_shares(sampled: FloatArray) -> FloatArray:
+    """(heads, draws) scores to (heads, places): the share of the draws in each place.
+
+    Heads with equal scores share their places; one without a score is behind all that have one.
+    """
+    scores = np.where(np.isnan(sampled), -np.inf, sampled)
+    better = (scores[None] > scores[:, None]).sum(axis=1)  # (heads, draws)
+    equal = (scores[None] == scores[:, None]).sum(axis=1)  # itself included
+    places = [
+        ((better <= place) & (place < better + equal)) / equal for place in range(len(scores))
+    ]
+    shares: FloatArray = np.stack(places, axis=1).mean(axis=2)
+    return shares
 
 
-def _letter(index: int) -> str:
-    """a to z, then numbers in brackets."""
-    return chr(ord("a") + index) if index < 26 else f"({index + 1})"
+def _few_blocks(images: int, block: int) -> str:
+    blocks = _blocks(images, block)
+    if blocks >= ENOUGH_BLOCKS:
+        return ""
+    what = "images" if block == 1 else f"blocks of {block} frames"
+    return (
+        f"Few {what} ({blocks}): intervals from fewer than {ENOUGH_BLOCKS} are too narrow, and no "
+        f"p-value is below {2.0 ** (1 - blocks):.2g}."
+    )
+
+
+def _single_seeds(heads: Sequence[HeadStatistics]) -> str:
+    single = [each.head for each in heads if each.seeds.n == 1]
+    if not single:
+        return ""
+    names = "every head" if len(single) == len(heads) else ", ".join(single)
+    return f"Spread over seeds of {names}: n = 1, so another training may change the order."
+
+
+def _disagreeing_seeds(pairs: Sequence[PairStatistics]) -> str:
+    doubtful = [
+        f"{pair.first} over {pair.second} ({pair.seed_wins} of {pair.seed_pairs})"
+        for pair in pairs
+        if pair.separated and not pair.every_seed_wins
+    ]
+    if not doubtful:
+        return ""
+    return (
+        "Separated as trained, but not in every pair of seeds, so that another training may "
+        f"change the order: {_listed(doubtful)}."
+    )
+
+
+def _rare_classes(missing: Mapping[int, float]) -> str:
+    rare = [f"train id {k} ({share:.1%})" for k, share in missing.items() if share < 1]
+    if not rare:
+        return ""
+    return f"Classes without an IoU in some draws, left out of their means: {_listed(rare)}."
+
+
+def _few_resamples(resampling: Resampling, pairs: int) -> str:
+    lowest = 2 / (resampling.resamples + 1)
+    if not pairs or lowest * pairs < 1 - resampling.level:
+        return ""
+    return (
+        f"{resampling.resamples} draws are too few to separate any of {pairs} pairs: the lowest "
+        f"p-value is {lowest:.2g} before correction."
+    )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = len(parts) - LISTED
+    return "; ".join([*parts[:LISTED], *([f"and {more} more"] if more > 0 else [])])
