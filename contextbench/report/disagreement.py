@@ -1,0 +1,311 @@
+"""Where heads predict different classes for the same pixels, and who is right there.
+
+Axes: (H, W) image pixels. Pixels without a label are left out of all counts.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from contextbench.report.examples import Examples
+from contextbench.report.predictions import IGNORE
+from contextbench.report.style import (
+    BLUE,
+    BODY,
+    CHARACTER,
+    GREY,
+    ONE_COLUMN,
+    ORANGE,
+    SKY,
+    SMALL,
+    TWO_COLUMNS,
+    new_figure,
+)
+from contextbench.results import LabelInfo
+
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+PALE, DULL, DARK = "#F2F2F2", "#A0A0A0", "#202020"
+CELL, LINE, KEY = 1.5, 0.2, 0.3  # inches: widest image, text below one, a line of the legend
+CAPTION = (
+    "Below “all heads”: pixels with different predictions among the labelled ones. Below a head: "
+    "how often it is right where some heads are and some are not."
+)
+AROUND = 16  # a pixel's surroundings reach this part of the image's shorter side
+
+
+class Shade(NamedTuple):
+    """What one colour of a map means."""
+
+    meaning: str
+    colour: str  # #RRGGBB
+
+
+SHARED_SHADES = (
+    Shade("not labelled", DARK),
+    Shade("all heads right", PALE),
+    Shade("some heads right, some wrong", BLUE),
+    Shade("all wrong, with the same class", DULL),
+    Shade("all wrong, with different classes", ORANGE),
+)
+"""Legend of `disagreement_image`."""
+
+HEAD_SHADES = (
+    Shade("not labelled", DARK),
+    Shade("all heads right", PALE),
+    Shade("only this head right", BLUE),
+    Shade("this head right, others too, not all", SKY),
+    Shade("this head wrong, another right", ORANGE),
+    Shade("all heads wrong", DULL),
+)
+"""Legend of `head_image`."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """What several heads make of one image, pixel by pixel."""
+
+    heads: tuple[str, ...]
+    labelled: BoolArray  # (H, W)
+    distinct: ByteArray  # (H, W) different classes that the heads predict; 0 where not labelled
+    right: BoolArray  # (heads, H, W) the label is predicted
+
+    @property
+    def split(self) -> BoolArray:
+        """(H, W) some heads are right and some wrong."""
+        return self.right.any(axis=0) & ~self.right.all(axis=0)
+
+    def right_alone(self, head: str) -> BoolArray:
+        """(H, W) `head` is right where all others are wrong; with one head, where it is right."""
+        mine: BoolArray = self.right[self.heads.index(head)] & (self.right.sum(axis=0) == 1)
+        return mine
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Labelled pixels on which two heads differ, and who is right on them."""
+
+    first: str
+    second: str
+    labelled: int
+    first_right: int  # the first is right, so the second is wrong
+    second_right: int
+    neither_right: int  # both wrong, with different classes
+
+    @property
+    def differing(self) -> int:
+        """Pixels on which the two predict different classes."""
+        return self.first_right + self.second_right + self.neither_right
+
+    @property
+    def differing_share(self) -> float:
+        """Of the labelled pixels; NaN without any."""
+        return _share(self.differing, self.labelled)
+
+    @property
+    def first_right_share(self) -> float:
+        """Of the differing pixels; NaN without any. So are the next two."""
+        return _share(self.first_right, self.differing)
+
+    @property
+    def second_right_share(self) -> float:
+        return _share(self.second_right, self.differing)
+
+    @property
+    def neither_right_share(self) -> float:
+        return _share(self.neither_right, self.differing)
+
+
+def disagreement(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> Disagreement:
+    """Compare the predictions of one image; truth and predictions: (H, W) train ids.
+
+    Raises ValueError without predictions or for different sizes.
+    """
+    sizes = {name: mask.shape for name, mask in predictions.items()}
+    if not sizes or set(sizes.values()) != {truth.shape}:
+        raise ValueError(f"predictions of the labels' size {truth.shape} are needed, got {sizes}")
+    labelled = truth != IGNORE
+    stacked = np.stack(list(predictions.values()))
+    ordered = np.sort(stacked, axis=0)
+    distinct = 1 + (ordered[1:] != ordered[:-1]).sum(axis=0)
+    return Disagreement(
+        heads=tuple(predictions),
+        labelled=labelled,
+        distinct=np.where(labelled, distinct, 0).astype(np.uint8),
+        right=(stacked == truth) & labelled,
+    )
+
+
+def pair_counts(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> list[PairCounts]:
+    """Every pair of heads on one image, in the order given. Raises as `disagreement` does."""
+    found = disagreement(truth, predictions)
+    counts = []
+    for i, j in itertools.combinations(range(len(found.heads)), 2):
+        first, second = found.heads[i], found.heads[j]
+        differ = (predictions[first] != predictions[second]) & found.labelled
+        mine, theirs = int((found.right[i] & differ).sum()), int((found.right[j] & differ).sum())
+        neither = int(differ.sum()) - mine - theirs
+        labelled = int(found.labelled.sum())
+        counts.append(PairCounts(first, second, labelled, mine, theirs, neither))
+    return counts
+
+
+def summarise(examples: Examples) -> list[PairCounts]:
+    """Every pair of heads over all pixels of all examples, in the order of the heads."""
+    per_image = [
+        pair_counts(truth, {name: maps[i] for name, maps in examples.predictions.items()})
+        for i, truth in enumerate(examples.truths)
+        if examples.predictions
+    ]
+    return [_added(counts) for counts in zip(*per_image, strict=True)]
+
+
+def disagreement_image(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> ByteArray:
+    """(H, W, 3) colours of `SHARED_SHADES`: all right, all wrong, or split over the heads."""
+    found = disagreement(truth, predictions)
+    wrong = ~found.right.any(axis=0)
+    states = (
+        ~found.labelled,
+        found.right.all(axis=0),
+        found.split,
+        wrong & (found.distinct == 1),
+        wrong & (found.distinct > 1),
+    )
+    return _coloured(states, SHARED_SHADES)
+
+
+def head_image(truth: ByteArray, predictions: Mapping[str, ByteArray], head: str) -> ByteArray:
+    """(H, W, 3) colours of `HEAD_SHADES`: where `head` is right while others are wrong."""
+    found = disagreement(truth, predictions)
+    mine, split = found.right[found.heads.index(head)], found.split
+    alone = found.right_alone(head) & split
+    states = (
+        ~found.labelled,
+        found.right.all(axis=0),
+        alone,
+        mine & split & ~alone,
+        ~mine & split,
+        ~found.right.any(axis=0),
+    )
+    return _coloured(states, HEAD_SHADES)
+
+
+def disputed_pixel(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> tuple[int, int]:
+    """The (y, x) at which to compare heads: inside the largest dispute rather than on its border.
+
+    Of the labelled pixels with different predictions, the one in whose surroundings (a square of
+    twice 1/16 of the shorter side, plus one) the classes beyond one sum up to most; of equal ones
+    the nearest to the centre, then the first by rows. Without dispute, the centre of the image.
+    """
+    height, width = truth.shape
+    centre = height // 2, width // 2
+    excess = disagreement(truth, predictions).distinct.clip(1).astype(np.int64) - 1
+    if not excess.any():
+        return centre
+    summed = _window_sums(excess, min(height, width) // AROUND)
+    around = np.where(excess > 0, summed, -1)
+    best = np.argwhere(around == around.max())  # by rows
+    distance = ((best - centre) ** 2).sum(axis=1)
+    y, x = best[distance.argmin()].tolist()
+    return y, x
+
+
+def disagreement_grid(examples: Examples, labels: LabelInfo, title: str) -> Figure:
+    """A row an image: the image, its labels, where heads differ, and where each of them is right.
+
+    Raises ValueError without images or predictions.
+    """
+    if not examples.images or not examples.predictions:
+        raise ValueError("a grid needs at least one image and the predictions of one head")
+    heads = list(examples.predictions)
+    columns = ["image", "ground truth", "all heads", *heads]
+    cell = min(CELL, TWO_COLUMNS / len(columns))
+    heights = [cell * image.shape[0] / image.shape[1] + LINE for image in examples.images]
+    width = max(ONE_COLUMN, cell * len(columns))
+    figure = new_figure(width, 0.7 + sum(heights) + 2 * KEY, title, CAPTION)
+    places = figure.add_gridspec(len(heights) + 2, len(columns), height_ratios=[*heights, KEY, KEY])
+    for row in range(len(heights)):
+        panels = [figure.add_subplot(places[row, column]) for column in range(len(columns))]
+        _draw_row(panels, examples, row, labels)
+        if row == 0:
+            for axes, name in zip(panels, columns, strict=True):
+                axes.set_title(name, size=BODY, pad=2)
+    _draw_key(figure.add_subplot(places[-2, :]), "all heads", SHARED_SHADES)
+    _draw_key(figure.add_subplot(places[-1, :]), "each head", HEAD_SHADES)
+    return figure
+
+
+def _draw_row(panels: Sequence[Axes], examples: Examples, row: int, labels: LabelInfo) -> None:
+    truth = examples.truths[row]
+    predictions = {name: maps[row] for name, maps in examples.predictions.items()}
+    found = disagreement(truth, predictions)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(labels.palette)] = labels.palette
+    differing = int((found.distinct > 1).sum())
+    pictures = [
+        (examples.images[row], examples.names[row]),
+        (palette[truth], ""),
+        (disagreement_image(truth, predictions), _percent(differing, int(found.labelled.sum()))),
+    ]
+    for right, head in zip(found.right, found.heads, strict=True):
+        won = _percent(int((right & found.split).sum()), int(found.split.sum()))
+        pictures.append((head_image(truth, predictions, head), won))
+    for axes, (pixels, below) in zip(panels, pictures, strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=GREY, linewidth=0.4)
+        room = int(axes.bbox.width / axes.figure.dpi * 72 / (CHARACTER * SMALL))
+        axes.set_xlabel(below if len(below) <= room else f"…{below[1 - room :]}", size=SMALL)
+
+
+def _draw_key(axes: Axes, name: str, shades: Sequence[Shade]) -> None:
+    axes.set_axis_off()
+    patches = [
+        Patch(facecolor=shade.colour, edgecolor=GREY, linewidth=0.4, label=shade.meaning)
+        for shade in shades
+    ]
+    axes.legend(
+        handles=patches, title=name, loc="upper left", ncols=3, fontsize=SMALL,
+        title_fontsize=SMALL, alignment="left", frameon=False, handlelength=1.2, borderpad=0,
+    )  # fmt: skip
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _added(counts: Sequence[PairCounts]) -> PairCounts:
+    """The same pair over several images."""
+    names = ("labelled", "first_right", "second_right", "neither_right")
+    sums = {name: sum(getattr(each, name) for each in counts) for name in names}
+    return PairCounts(counts[0].first, counts[0].second, **sums)
+
+
+def _window_sums(values: npt.NDArray[np.int64], reach: int) -> npt.NDArray[np.int64]:
+    """(H, W) sums over the square that reaches `reach` pixels to each side, cut at the edges."""
+    sums = values
+    for axis, size in enumerate(values.shape):
+        total = np.concatenate([np.zeros_like(sums.take([0], axis)), sums.cumsum(axis)], axis)
+        place = np.arange(size)
+        above = np.minimum(place + reach + 1, size)
+        sums = total.take(above, axis) - total.take(np.maximum(place - reach, 0), axis)
+    return sums
+
+
+def _coloured(states: Sequence[BoolArray], shades: Sequence[Shade]) -> ByteArray:
+    """The colour of the state that holds; exactly one does at each pixel."""
+    colours = np.array([list(bytes.fromhex(shade.colour[1:])) for shade in shades], dtype=np.uint8)
+    drawn: ByteArray = colours[np.argmax(np.stack(states), axis=0)]
+    return drawn
