@@ -5,9 +5,14 @@ Source: Zhao et al., CVPR 2017, arXiv:1612.01105, section 3.2.
     y = relu(bn(W * [x, up(p_1), ..., up(p_B)])),       W is 3x3
 Ours: x is layer4, (N, C4, h, w); each p_b has C4 // B channels, up is bilinear.
 Departs: resizing without aligned corners, as in every head here.
+
+Variants, by option, those of the paper's ablation (Table 1):
+`pooling: max` takes the maximum of each cell in place of its mean.
+`reduction: false` leaves U_b, batch norm and ReLU out: p_b = pool_b(x), of C4 channels each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +20,8 @@ from torch.nn import functional as F
 
 from heads.blocks import Layer4Head, PooledBranch, TwoForms, conv_bn_relu, resize_like
 from heads.interface import Channels, Implementation
+
+Pooling = Literal["average", "max"]
 
 
 def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
@@ -29,6 +36,41 @@ def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
         one_hot = torch.eye(b * b, dtype=exact, device=like.device).view(b * b, 1, b, b)
         maps.append(resize_like(one_hot, like))
     return F.unfold(torch.cat(maps), 3, padding=1).flatten(0, 1).to(like.dtype)
+
+
+class MaxPooledBranch(PooledBranch):
+    """The same with the maximum of each cell."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = F.adaptive_max_pool2d(x, self.bins)
+        self._check_batch(cells)
+        transformed: Tensor = self.transform(cells)
+        return transformed
+
+
+class PooledCells(nn.Module):
+    """The cells themselves, without a transform: (N, C, h, w) -> (N, C, bins, bins)."""
+
+    def __init__(self, bins: int, pool: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.bins = bins
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x, self.bins)
+
+
+def pooled_branch(
+    channels: int, pool_width: int, bins: int, *, pooling: Pooling, reduction: bool
+) -> nn.Module:
+    """Cells of one grid. ValueError for an unknown `pooling`."""
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"unknown pooling {pooling!r}; allowed: {', '.join(get_args(Pooling))}")
+    average = pooling == "average"
+    if not reduction:
+        return PooledCells(bins, F.adaptive_avg_pool2d if average else F.adaptive_max_pool2d)
+    branch = PooledBranch if average else MaxPooledBranch
+    return branch(channels, pool_width, bins)
 
 
 class PyramidPooling(TwoForms):
@@ -46,12 +88,18 @@ class PyramidPooling(TwoForms):
         bins: Sequence[int],
         pool_width: int,
         implementation: Implementation,
+        *,
+        pooling: Pooling = "average",
+        reduction: bool = True,
     ) -> None:
         super().__init__(implementation)
         self.channels = channels
         self.pool_width = pool_width
         self.bins = tuple(bins)
-        self.branches = nn.ModuleList(PooledBranch(channels, pool_width, b) for b in self.bins)
+        self.branches = nn.ModuleList(
+            pooled_branch(channels, pool_width, b, pooling=pooling, reduction=reduction)
+            for b in self.bins
+        )
         self.fuse = conv_bn_relu(channels + len(self.bins) * pool_width, width, 3)
 
     def _fast(self, x: Tensor) -> Tensor:
@@ -76,7 +124,8 @@ class PyramidPooling(TwoForms):
 class PPMHead(Layer4Head):
     """`pool_width` is the width of one pooled branch: C4 // len(bins), as published, if None.
 
-    Training needs a batch of at least 2 when `bins` has a 1 (ValueError otherwise).
+    Without `reduction` it is that of layer4 and cannot be chosen (ValueError). Training with
+    `reduction` needs a batch of at least 2 when `bins` has a 1 (ValueError otherwise).
     """
 
     def __init__(
@@ -87,14 +136,27 @@ class PPMHead(Layer4Head):
         bins: Sequence[int] = (1, 2, 3, 6),
         width: int = 512,
         pool_width: int | None = None,
+        pooling: Pooling = "average",
+        reduction: bool = True,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         if not bins or min(bins) < 1:
             raise ValueError(f"bins must be one or more positive grid sizes, got {list(bins)}")
-        pool_width = pool_width if pool_width is not None else max(1, channels.layer4 // len(bins))
-        context = PyramidPooling(channels.layer4, width, bins, pool_width, implementation)
+        if not reduction and pool_width is not None:
+            raise ValueError(f"pool_width {pool_width} is of the reduction, which is switched off")
+        if pool_width is None:
+            pool_width = max(1, channels.layer4 // len(bins)) if reduction else channels.layer4
+        context = PyramidPooling(
+            channels.layer4,
+            width,
+            bins,
+            pool_width,
+            implementation,
+            pooling=pooling,
+            reduction=reduction,
+        )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

@@ -60,18 +60,21 @@ def conv_bn_relu(x: Map, block: ConvBnRelu) -> Map:
     ]
 
 
-def pool(x: Map, bins: int) -> Map:
-    """Means over bins x bins cells; cell b covers floor(b n / bins) .. ceil((b + 1) n / bins)."""
+def pool(x: Map, bins: int, *, maximum: bool = False) -> Map:
+    """Means or maxima of bins x bins cells.
+
+    Cell b covers floor(b n / bins) .. ceil((b + 1) n / bins).
+    """
     height, width = size_of(x)
 
     def cell(b: int, n: int) -> range:
         return range(b * n // bins, -((b + 1) * n // -bins))
 
-    def mean(plane: list[list[float]], by: int, bx: int) -> float:
+    def pooled(plane: list[list[float]], by: int, bx: int) -> float:
         values = [plane[y][x_] for y in cell(by, height) for x_ in cell(bx, width)]
-        return sum(values) / len(values)
+        return max(values) if maximum else sum(values) / len(values)
 
-    return [[[mean(plane, by, bx) for bx in range(bins)] for by in range(bins)] for plane in x]
+    return [[[pooled(plane, by, bx) for bx in range(bins)] for by in range(bins)] for plane in x]
 
 
 def resize(x: Map, height: int, width: int) -> Map:

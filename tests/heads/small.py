@@ -18,6 +18,9 @@ IMPLEMENTATIONS = get_args(Implementation)
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in HEADS},
     "fcn-concat": ("fcn", {"convolutions": 2, "concat_input": True}),
+    "ppm-max": ("ppm", {"pooling": "max"}),
+    "ppm-no-reduction": ("ppm", {"reduction": False}),
+    "aspp-no-image": ("aspp", {"image_pooling": False}),
     # Equal key and value widths, as in the paper, are what the fused attention kernels accept.
     "ocnet": ("ocnet", {"key_channels": 7, "value_channels": 7}),
     "ocnet-two-transforms": (

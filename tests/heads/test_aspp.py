@@ -16,16 +16,27 @@ def looped(image: loops.Map, context: AtrousPyramid) -> loops.Map:
     stacked = list(loops.conv_bn_relu(image, context.pixel))
     for branch in context.atrous:
         stacked += loops.conv_bn_relu(image, branch)
-    mean = loops.conv_bn_relu(loops.pool(image, 1), context.image.transform)
-    stacked += loops.resize(mean, height, width)
+    if context.image is not None:
+        mean = loops.conv_bn_relu(loops.pool(image, 1), context.image.transform)
+        stacked += loops.resize(mean, height, width)
     return loops.conv_bn_relu(stacked, context.fuse)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("image_pooling", [True, False])
 @pytest.mark.parametrize("size", [(2, 3), (6, 4)])
-def test_context_equals_loops(implementation: Implementation, size: tuple[int, int]) -> None:
+def test_context_equals_loops(
+    implementation: Implementation, image_pooling: bool, size: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    head = ASPPHead(CHANNELS, CLASSES, dilations=(1, 2, 3), width=4, implementation=implementation)
+    head = ASPPHead(
+        CHANNELS,
+        CLASSES,
+        dilations=(1, 2, 3),
+        width=4,
+        image_pooling=image_pooling,
+        implementation=implementation,
+    )
     randomize_norms(head.double().eval())
     x = small_features(*size, dtype=torch.float64).layer4
     expected = [looped(image, head.context) for image in x.tolist()]

@@ -22,6 +22,7 @@ from tests.heads.small import (
     tensors,
 )
 
+ONE_CELL = ("ppm", "ppm-max", "aspp")  # batch norm follows a branch pooled to 1x1
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 every_size = pytest.mark.parametrize("size", [(17, 13), (2, 3), (40, 39), (1, 1)])
@@ -211,7 +212,7 @@ def test_dropout_acts_in_training_only(variant: str, implementation: str) -> Non
     assert torch.equal(head(features).logits, head(features).logits)
 
 
-@pytest.mark.parametrize("name", ["ppm", "aspp"])
+@pytest.mark.parametrize("name", ONE_CELL)
 @every_form
 def test_one_image_cannot_train_a_branch_pooled_to_one_cell(name: str, implementation: str) -> None:
     head, features = small_head(name, implementation), small_features(batch=1)
@@ -223,7 +224,7 @@ def test_one_image_cannot_train_a_branch_pooled_to_one_cell(name: str, implement
     head(features)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("ppm", "aspp")])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ONE_CELL])
 def test_other_heads_train_on_one_image(variant: str) -> None:
     scalar_loss(small_head(variant)(small_features(batch=1))).backward()
 

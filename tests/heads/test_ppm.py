@@ -4,27 +4,32 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from heads.blocks import PooledBranch
 from heads.ppm import PPMHead, PyramidPooling, spreading_matrix
 from tests.heads import loops
 from tests.heads.small import CHANNELS, CLASSES, IMPLEMENTATIONS, small_features, small_head
 
 
-def looped(image: loops.Map, context: PyramidPooling) -> loops.Map:
+def looped(image: loops.Map, context: PyramidPooling, *, maximum: bool) -> loops.Map:
     height, width = loops.size_of(image)
     stacked = list(image)
     for bins, branch in zip(context.bins, context.branches, strict=True):
-        cells = loops.conv_bn_relu(loops.pool(image, bins), branch.transform)
+        cells = loops.pool(image, bins, maximum=maximum)
+        if isinstance(branch, PooledBranch):
+            cells = loops.conv_bn_relu(cells, branch.transform)
         stacked += loops.resize(cells, height, width)
     return loops.conv_bn_relu(stacked, context.fuse)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("variant", ["ppm", "ppm-max", "ppm-no-reduction"])
 @pytest.mark.parametrize("size", [(2, 3), (7, 5)])  # smaller and larger than most grids
-def test_context_equals_loops(implementation: str, size: tuple[int, int]) -> None:
-    head = small_head("ppm", implementation).double().eval()
+def test_context_equals_loops(implementation: str, variant: str, size: tuple[int, int]) -> None:
+    head = small_head(variant, implementation).double().eval()
     assert isinstance(head, PPMHead)
     x = small_features(*size, dtype=torch.float64).layer4
-    expected = [looped(image, head.context) for image in x.tolist()]
+    maximum = variant == "ppm-max"
+    expected = [looped(image, head.context, maximum=maximum) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 
@@ -33,6 +38,19 @@ def test_published_proportions() -> None:
     assert head.context.bins == (1, 2, 3, 6)
     widths = [branch.transform.convolution.out_channels for branch in head.context.branches]
     assert widths == [CHANNELS.layer4 // 4] * 4
+
+
+def test_without_reduction_every_grid_has_all_channels() -> None:
+    context = PPMHead(CHANNELS, CLASSES, bins=[1, 6], reduction=False).context
+    assert not [name for name, _ in context.branches.named_parameters()]
+    assert context.fuse.convolution.in_channels == 3 * CHANNELS.layer4  # x and two grids
+
+
+def test_options_that_are_not_allowed_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown pooling 'maximum'; allowed: average, max"):
+        PPMHead(CHANNELS, CLASSES, pooling="maximum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pool_width 4 is of the reduction"):
+        PPMHead(CHANNELS, CLASSES, pool_width=4, reduction=False)
 
 
 def test_spreading_matrix_of_one_cell_counts_the_taps_inside() -> None:
