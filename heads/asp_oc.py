@@ -13,21 +13,45 @@ as U. It is left out, as in the authors' later code and in the counts given for 
 code starts U at zero; here every layer starts with the library's default.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import SelfAttention
+from heads.attention import SelfAttention, as_map
 from heads.blocks import Layer4Head, atrous_branches, conv_bn_relu, resize_like
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
 
 
 def halved(x: Tensor) -> Tensor:
     """Maxima over cells of 2x2 pixels: (N, C, h, w) -> (N, C, h // 2, w // 2), at least 1x1."""
     height, width = x.shape[-2:]
     return F.max_pool2d(x, kernel_size=(min(2, height), min(2, width)))
+
+
+def spread(pooled: Tensor, z: Tensor) -> Tensor:
+    """(N, C, h', w') weights of the pixels of `halved(z)` as (N, C, h, w), of the same sum."""
+    cells = [side // short for side, short in zip(z.shape[-2:], pooled.shape[-2:], strict=True)]
+    whole = F.interpolate(pooled / math.prod(cells), scale_factor=cells, mode="nearest")
+    bottom, right = (side - part for side, part in zip(z.shape[-2:], whole.shape[-2:], strict=True))
+    return F.pad(whole, (0, right, 0, bottom))  # in no pooled pixel
+
+
+def resizing_weights(small: Tensor, large: Tensor, pixel: tuple[int, int]) -> Tensor:
+    """How `resize_like(small, large)` mixes a pixel (row, column) from those of small: (h', w')."""
+    rows, columns = (
+        _mixture(short, side, at).to(small)
+        for short, side, at in zip(small.shape[-2:], large.shape[-2:], pixel, strict=True)
+    )
+    return torch.outer(rows, columns)
+
+
+def _mixture(short: int, side: int, at: int) -> Tensor:
+    """Weights (short,) that make the pixel `at` of a side, of a side of `short` pixels."""
+    each = torch.eye(short).reshape(short, 1, short, 1)
+    return resize_like(each, torch.empty(1, 1, side, 1))[:, 0, at, 0]
 
 
 class PooledContext(nn.Module):
@@ -58,6 +82,21 @@ class PooledContext(nn.Module):
         gathered = self.attention(halved(z))  # (N, width, h / 2, w / 2)
         activated: Tensor = self.activate(resize_like(gathered, z))
         return activated
+
+    def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """The weights that the pixel (row, column) of x gathers by: (N, h, w), of sum 1.
+
+        up(c) mixes the rows of up to four pooled pixels. A pooled pixel's weight is divided equally
+        among the pixels it covers: it has the maximum of each channel, from one or another of them.
+        """
+        z = self.local(x)
+        pooled = halved(z)
+        mixture = resizing_weights(pooled, z, pixel).flatten()  # (h' w')
+        used = mixture.nonzero().squeeze(1)
+        query, key = self.attention.query_and_key(pooled)
+        rows = self.attention.attend.weights(query.flatten(2)[:, :, used], key)
+        mixed = torch.einsum("nij,i->nj", rows, mixture[used])  # (N, h' w')
+        return spread(as_map(mixed.unsqueeze(1), pooled), z).squeeze(1)
 
 
 class AtrousObjectContext(nn.Module):
@@ -95,6 +134,8 @@ class ASPOCHead(Layer4Head):
     Summing the convolutions of the branches instead of concatenating these is not faster.
     """
 
+    context: AtrousObjectContext
+
     def __init__(
         self,
         channels: Channels,
@@ -121,3 +162,11 @@ class ASPOCHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        row = self.context.object.row(self.context.reduce(features.layer4), pixel)
+        meaning = (
+            "Weights of the values of all pooled pixels, each divided equally among the pixels it "
+            "covers; sum 1"
+        )
+        return {"attention": Attended(row, meaning)}

@@ -13,14 +13,14 @@ Ours: y stands alone, without x beside it. As released, all five branches have 2
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heads.blocks import PixelBranch, atrous_branches, conv_bn_relu
 from heads.interface import Channels, Implementation
-from heads.regions import RegionContext, RegionHead, RegionScheme
+from heads.regions import RegionContext, RegionHead, RegionModule, RegionScheme
 
 
-class AtrousRegionPyramid(nn.Module):
+class AtrousRegionPyramid(RegionModule):
     """Deep features (N, C, h, w) and coarse logits (N, K, h, w) -> (N, width, h, w)."""
 
     def __init__(

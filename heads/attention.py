@@ -18,6 +18,12 @@ def as_map(pixels: Tensor, like: Tensor) -> Tensor:
     return pixels.reshape(*pixels.shape[:2], *like.shape[-2:])
 
 
+def only(x: Tensor, pixel: tuple[int, int]) -> Tensor:
+    """One pixel (row, column) of a map (N, C, h, w): (N, C, 1, 1)."""
+    row, column = pixel
+    return x[:, :, row : row + 1, column : column + 1]
+
+
 class DenseAttention(TwoForms):
     """c_i = sum_j softmax_j(scale q_i . k_j) v_j, i over the query's pixels, j over the key's.
 
@@ -31,11 +37,20 @@ class DenseAttention(TwoForms):
         super().__init__(implementation)
         self.scale = scale
 
-    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Of all pairs, (N, h w, h' w'); those of a pixel of the query sum to 1."""
         # In one expression, so that no more than two matrices live at a time.
-        attention = (
+        return (
             torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2)) * self._scale(query)
         ).softmax(dim=-1)  # over the keys' pixels
+
+    def row(self, query: Tensor, key: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """The weights of one pixel (row, column) of the query: (N, h', w')."""
+        weights = self.weights(only(query, pixel), key)
+        return weights.reshape(weights.shape[0], *key.shape[-2:])
+
+    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attention = self.weights(query, key)
         gathered = torch.einsum("nij,ncj->nci", attention, value.flatten(2))
         return as_map(gathered, query)
 
@@ -108,7 +123,15 @@ class SelfAttention(nn.Module):
         self.attend = DenseAttention(implementation)
 
     def forward(self, x: Tensor) -> Tensor:
-        key = self.key(x)
-        query = key if self.query is None else self.query(x)
+        query, key = self.query_and_key(x)
         gathered: Tensor = self.output(self.attend(query, key, self.value(x)))
         return gathered
+
+    def query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d, h, w) each, and one tensor where they share their transform."""
+        key = self.key(x)
+        return key if self.query is None else self.query(x), key
+
+    def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """What the pixel (row, column) of x weighs the others by: (N, h, w), of sum 1."""
+        return self.attend.row(*self.query_and_key(x), pixel)

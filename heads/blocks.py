@@ -7,13 +7,15 @@ before every classifier and bilinear resizing without aligned corners.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, cast, get_args
+from typing import ClassVar, Generic, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+
+Inner = TypeVar("Inner", bound=nn.Module)
 
 
 def checked_implementation(name: Implementation) -> Implementation:
@@ -162,7 +164,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False)
 
 
-class ReducedContext(nn.Module):
+class ReducedContext(nn.Module, Generic[Inner]):
     """relu(bn(F [attention(x), x])) of x = relu(bn(W * layer4)): (N, C, h, w) -> (N, width, h, w).
 
     W is 3x3, with a bias, and F 1x1; `attention` keeps the shape of x, (N, width, h, w).
@@ -172,7 +174,7 @@ class ReducedContext(nn.Module):
         self,
         channels: int,
         width: int,
-        attention: nn.Module,
+        attention: Inner,
         implementation: Implementation,
         *,
         fuse_bias: bool,

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
+
+CROSS = "Weights of the values of its row and its column in this round; sum 1"
+COMPOSED = (
+    "Weights of all pixels by way of the pixels in between, the product of the rounds; sum 1. Each "
+    "round multiplies what it gathers by gamma = {gate:.3g}, adds it to what it was given and takes "
+    "values of the sum"
+)
 
 
 def cross_weights(column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,6 +37,16 @@ def cross_weights(column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     scores.masked_fill_(own.unsqueeze(1), -torch.inf)
     weights = scores.softmax(dim=-1)  # over the cross, per pixel
     return weights[..., :height], weights[..., height:]
+
+
+def passed_on(weights: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """Weights (N, h, w) of pixels, each handed on to the pixels of its cross: (N, h, w).
+
+    `column` (N, h, w, h) and `row` (N, h, w, w) are as made by `cross_weights`; the sum stays.
+    """
+    down = torch.einsum("nyx,nyxz->nzx", weights, column)
+    across = torch.einsum("nyx,nyxz->nyz", weights, row)
+    return down + across
 
 
 class RecurrentCrissCross(TwoForms):
@@ -73,11 +90,24 @@ class RecurrentCrissCross(TwoForms):
             x = x + self.gate * self._gather(x)
         return x
 
-    def _gather(self, x: Tensor) -> Tensor:
-        query, key, value = self.query(x), self.key(x), self.value(x)
+    @staticmethod
+    def weights(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the column (N, h, w, h) and the row (N, h, w, w) of every pixel."""
         column = torch.einsum("ncyx,nczx->nyxz", query, key)
         row = torch.einsum("ncyx,ncyz->nyxz", query, key)
-        column, row = cross_weights(column, row)
+        return cross_weights(column, row)
+
+    def rounds(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """`weights` of each round, of what the rounds before have made of x."""
+        each = []
+        for _ in range(self.recurrence):
+            each.append(self.weights(self.query(x), self.key(x)))
+            x = x + self.gate * self._gather(x)
+        return each
+
+    def _gather(self, x: Tensor) -> Tensor:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        column, row = self.weights(query, key)
         from_column = torch.einsum("nyxz,nczx->ncyx", column, value)
         from_row = torch.einsum("nyxz,ncyz->ncyx", row, value)
         return from_column + from_row
@@ -107,6 +137,8 @@ class CrissCrossContext(nn.Module):
 
 
 class CCNetHead(Layer4Head):
+    context: CrissCrossContext
+
     def __init__(
         self,
         channels: Channels,
@@ -125,3 +157,17 @@ class CCNetHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        rounds = self.context.attention.rounds(self.context.reduce(features.layer4))
+        start = torch.zeros_like(features.layer4[:, 0])  # (N, h, w)
+        start[:, *pixel] = 1
+        composed = start
+        for column, row in reversed(rounds):
+            composed = passed_on(composed, column, row)
+        crosses = {
+            f"round-{number}": Attended(passed_on(start, *weights), CROSS)
+            for number, weights in enumerate(rounds, 1)
+        }
+        meaning = COMPOSED.format(gate=self.context.attention.gate.item())
+        return {"attention": Attended(composed, meaning), **crosses}

@@ -15,7 +15,7 @@ Supervision of layer3, which the authors' released training does not have, as in
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from heads.blocks import (
     conv_bn_relu,
     full_precision,
 )
-from heads.interface import Channels, Features, HeadOutput, Implementation
+from heads.interface import Attended, Channels, Features, HeadOutput, Implementation
 
 
 def products_of_channels(x: Tensor) -> Tensor:
@@ -56,6 +56,10 @@ class PositionAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gathered: Tensor = self.attend(self.query(x), self.key(x), self.value(x))
         return x + self.gate * gathered
+
+    def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """s_ij of the pixel i (row, column) of x: (N, h, w), of sum 1."""
+        return self.attend.row(self.query(x), self.key(x), pixel)
 
 
 class ChannelAttention(TwoForms):
@@ -169,6 +173,19 @@ class DANetHead(Layer4Head):
         logits = self.classifier(self.context.fuse(attended))
         aux = {**self.auxiliary(features.layer3), **self._classified(attended)}
         return HeadOutput(logits, pixel_aux=aux, image_aux={})
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        # Attention between channels is one matrix an image, with no place in it for a pixel.
+        if "position" not in self.context.branches:
+            return {}
+        branch = cast(AttentionBranch, self.context.branches["position"])
+        attention = cast(PositionAttention, branch.attention)
+        row = attention.row(branch.reduce(features.layer4), pixel)
+        meaning = (
+            "Weights of the values of all pixels in the position branch, whose sum is multiplied "
+            f"by alpha = {attention.gate.item():.3g} and added to the pixel; sum 1"
+        )
+        return {"attention": Attended(row, meaning)}
 
     def _classified(self, attended: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.training:

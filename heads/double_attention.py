@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from heads.attention import as_map
 from heads.blocks import Layer4Head, ReducedContext, TwoForms, conv_bn_relu
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
+
+COMPOSED = "Weights of all pixels' phi(x_j) in what the pixel is dealt; sum 1"
+REGIONS = (
+    "Weights of the gathered regions that the pixel is dealt; sum 1. A region is where theta "
+    "gathers it from: weights over the pixels, of sum 1"
+)
 
 
 class DoubleAttention(TwoForms):
@@ -47,16 +53,35 @@ class DoubleAttention(TwoForms):
 
     def _gather(self, x: Tensor) -> Tensor:
         """The region features g: (N, key_channels, K)."""
-        weights = self.theta(x).flatten(2).softmax(dim=-1)  # over pixels, per region
+        weights = self._gathering(x)
         return torch.einsum("nci,nki->nck", self.phi(x).flatten(2), weights)
 
     def _distribute(self, regions: Tensor, x: Tensor) -> Tensor:
         """(N, c, K) -> (N, c, h, w)."""
-        weights = self.rho(x).flatten(2).softmax(dim=1)  # over regions, per pixel
-        return as_map(torch.einsum("nck,nki->nci", regions, weights), x)
+        return as_map(torch.einsum("nck,nki->nci", regions, self._dealing(x)), x)
+
+    def _gathering(self, x: Tensor) -> Tensor:
+        weights: Tensor = self.theta(x)
+        return weights.flatten(2).softmax(dim=-1)  # (N, K, h w), over pixels, per region
+
+    def _dealing(self, x: Tensor) -> Tensor:
+        weights: Tensor = self.rho(x)
+        return weights.flatten(2).softmax(dim=1)  # (N, K, h w), over regions, per pixel
+
+    def attended(self, x: Tensor, pixel: tuple[int, int]) -> dict[str, Attended]:
+        """What is dealt out to the pixel (row, column) of x, and what that was gathered from."""
+        gathering = as_map(self._gathering(x), x)  # (N, K, h, w)
+        dealing = as_map(self._dealing(x), x)[:, :, *pixel]  # (N, K)
+        composed = torch.einsum("nk,nkhw->nhw", dealing, gathering)
+        return {
+            "attention": Attended(composed, COMPOSED),
+            "regions": Attended(dealing, REGIONS, "region", gathering),
+        }
 
 
 class DoubleAttentionHead(Layer4Head):
+    context: ReducedContext[DoubleAttention]
+
     def __init__(
         self,
         channels: Channels,
@@ -74,3 +99,6 @@ class DoubleAttentionHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        return self.context.attention.attended(self.context.reduce(features.layer4), pixel)

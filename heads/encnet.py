@@ -16,12 +16,13 @@ On stage 3 the paper does not say how the encoding is reduced: here as on stage 
 convolution to `width`. Its gate would change nothing that is scored, so it has none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from heads.attention import as_map
 from heads.blocks import (
     AuxiliaryBranch,
     PixelClassifier,
@@ -30,7 +31,21 @@ from heads.blocks import (
     full_precision,
     resize_like,
 )
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.interface import (
+    Attended,
+    Channels,
+    ContextHead,
+    Features,
+    HeadOutput,
+    Implementation,
+)
+
+SIMILARITY = (
+    "Probability that a pixel and this one draw the same codeword, sum_k a_ik a_jk; the head "
+    "itself never relates two pixels"
+)
+CODEWORDS = "Assignment a_ik of the pixel to the codewords k; sum 1, as at every pixel"
+GATE = "Factor of each channel, in 0 .. 1, the same at every pixel of the image"
 
 
 class Encoding(TwoForms):
@@ -51,13 +66,21 @@ class Encoding(TwoForms):
         with full_precision(x):
             return super().forward(x.flatten(2).to(self.codewords.dtype))
 
-    def _fast(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, C)
-        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and sum_i a_ik (x_i - c_k) = A'X - diag(sum_i a_ik) C:
-        # no residuals are stored.
+    def assignment(self, x: Tensor) -> Tensor:
+        """a_ik of pixels (N, C, h, w): (N, codewords, h, w), of sum 1 at every pixel."""
+        with full_precision(x):
+            return as_map(self._assignment(x.flatten(2).to(self.codewords.dtype)), x)
+
+    def _assignment(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, h w)
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2: no residuals are stored.
         squares = x.square().sum(dim=1, keepdim=True)  # (N, 1, h w)
         products = self.codewords @ x  # (N, codewords, h w)
         distances = squares - 2 * products + self.codewords.square().sum(dim=1, keepdim=True)
-        assignment = (-self.scale[:, None] * distances).softmax(dim=1)  # over codewords, per pixel
+        return (-self.scale[:, None] * distances).softmax(dim=1)  # over codewords, per pixel
+
+    def _fast(self, x: Tensor) -> Tensor:  # (N, C, h w) -> (N, codewords, C)
+        # sum_i a_ik (x_i - c_k) = A'X - diag(sum_i a_ik) C: here neither.
+        assignment = self._assignment(x)
         totals = assignment.sum(dim=2, keepdim=True)  # (N, codewords, 1)
         return assignment @ x.transpose(1, 2) - totals * self.codewords
 
@@ -127,8 +150,27 @@ class ContextEncoding(nn.Module):
 
     def weigh(self, pixels: Tensor, semantics: Tensor) -> Tensor:
         """Scale the channels of `pixels` (N, width, h, w) by a gate made from (N, width)."""
+        return pixels * self.gamma(semantics)[:, :, None, None]
+
+    def gamma(self, semantics: Tensor) -> Tensor:
+        """The gate of each channel: (N, width) -> (N, width), in 0 .. 1."""
         gate: Tensor = self.gate(semantics).sigmoid()
-        return pixels * gate[:, :, None, None]
+        return gate
+
+    def attended(self, stages: Sequence[Tensor], pixel: tuple[int, int]) -> dict[str, Attended]:
+        """The codewords of the pixel (row, column), and the gate, which all pixels share."""
+        pixels, semantics = self.encoder(*stages)
+        gate = Attended(self.gamma(semantics), GATE, "channel")
+        if self.encoder.encoding is None:
+            return {"gate": gate}
+        assignment = self.encoder.encoding.assignment(pixels)  # (N, codewords, h, w)
+        own = assignment[:, :, *pixel]  # (N, codewords)
+        similarity = torch.einsum("nk,nkhw->nhw", own, assignment)
+        return {
+            "similarity": Attended(similarity, SIMILARITY),
+            "codewords": Attended(own, CODEWORDS, "codeword", assignment),
+            "gate": gate,
+        }
 
 
 class PresenceBranch(nn.Module):
@@ -207,6 +249,9 @@ class EncNetHead(ContextHead):
         aux = self.auxiliary(features.layer3)
         presence = self._presence(features, semantics)
         return HeadOutput(logits, pixel_aux=aux, image_aux=presence)
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        return self.context.attended(self.context_inputs(features), pixel)
 
     def _presence(self, features: Features, semantics: Tensor) -> dict[str, Tensor]:
         presence = {} if self.presence3 is None else self.presence3(features.layer3)

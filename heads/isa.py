@@ -14,12 +14,20 @@ They are pixels like all others, attended to and part of the batch statistics, u
 is cropped. Masking them would be another function than the one with published scores.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.attention import DenseAttention
 from heads.blocks import Layer4Head, ReducedContext, TwoForms, conv_bn_relu
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
+
+COMPOSED = (
+    "Weights of all pixels by way of the pixels of the near group, each with its own far group; "
+    "sum 1 with what falls on padding. A convolution and a ReLU lie between the two steps"
+)
+NEAR = "Weights of the pixels of its near group, in the second step; sum 1 with padding"
+FAR = "Weights of the pixels of its far group, in the first step; sum 1 with padding"
 
 
 class GroupAttention(TwoForms):
@@ -47,6 +55,10 @@ class GroupAttention(TwoForms):
     def _fast(self, x: Tensor) -> Tensor:
         value = F.conv2d(x, self._value_output())
         return self.output.activate(self.attend(self.query(x), self.key(x), value))
+
+    def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """What the pixel (row, column) of each group weighs its group by: (G, a, b), of sum 1."""
+        return self.attend.row(self.query(x), self.key(x), pixel)
 
     def _value_output(self) -> Tensor:
         product = self.output.convolution.weight.flatten(1) @ self.value.weight.flatten(1)
@@ -77,13 +89,40 @@ class InterlacedAttention(TwoForms):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        height, width = x.shape[-2:]
-        down, right = -height % self.down_factor, -width % self.down_factor
-        if not down and not right:  # padding by nothing would still copy
+        margins = self._margins(x)
+        if not any(margins):  # padding by nothing would still copy
             return super().forward(x)
-        top, left = down // 2, right // 2
-        gathered = super().forward(F.pad(x, (left, right - left, top, down - top)))
-        return gathered[:, :, top : top + height, left : left + width]
+        return _cropped(super().forward(F.pad(x, margins)), margins)
+
+    def attended(self, x: Tensor, pixel: tuple[int, int]) -> dict[str, Attended]:
+        """What the pixel (row, column) of x, (N, C, h, w), gathers near, far, and in both steps."""
+        margins = self._margins(x)
+        (i, p), (j, q) = (
+            divmod(at + before, self.down_factor)
+            for at, before in zip(pixel, (margins[2], margins[0]), strict=True)
+        )
+        split = self._split(F.pad(x, margins))  # (N, C, i, p, j, q)
+        groups = split.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)  # (N p q, C, i, j)
+        n, _, rows, _, columns, _ = split.shape
+        side = self.down_factor
+        far = self.far.row(groups, (i, j)).reshape(n, side, side, rows, columns)
+        cell = self.far(groups)[:, :, i, j].reshape(n, side, side, -1).permute(0, 3, 1, 2)
+        near = self.near.row(cell, (p, q))  # (N, p, q)
+        maps = split.new_zeros(3, n, rows, side, columns, side)
+        maps[0] = torch.einsum("npq,npqij->nipjq", near, far)
+        maps[1, :, i, :, j] = near
+        maps[2, :, :, p, :, q] = far[:, p, q]
+        composed, near, far = _cropped(maps.flatten(4, 5).flatten(2, 3), margins)
+        return {
+            "attention": Attended(composed, COMPOSED),
+            "near": Attended(near, NEAR),
+            "far": Attended(far, FAR),
+        }
+
+    def _margins(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Zeros on the left, the right, above and below, up to multiples of `down_factor`."""
+        down, right = (-side % self.down_factor for side in x.shape[-2:])
+        return right // 2, right - right // 2, down // 2, down - down // 2
 
     # The comments name the axes: (i, j) is a near group, (p, q) a far one.
 
@@ -109,6 +148,12 @@ class InterlacedAttention(TwoForms):
         return x.reshape(n, channels, height // p, p, width // p, p)
 
 
+def _cropped(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
+    left, right, top, bottom = margins
+    height, width = x.shape[-2:]
+    return x[..., top : height - bottom, left : width - right]
+
+
 def _pixels_in_order(pixels: Tensor) -> Tensor:
     """(N, r, s, a, b, C) -> (N r s, C, a, b), copied into channels-last memory."""
     return pixels.flatten(0, 2).permute(0, 3, 1, 2)
@@ -120,6 +165,8 @@ def _joined(groups: Tensor) -> Tensor:
 
 
 class ISAHead(Layer4Head):
+    context: ReducedContext[InterlacedAttention]
+
     def __init__(
         self,
         channels: Channels,
@@ -137,3 +184,6 @@ class ISAHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        return self.context.attention.attended(self.context.reduce(features.layer4), pixel)

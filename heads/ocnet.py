@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heads.attention import SelfAttention
 from heads.blocks import Layer4Head, conv_bn_relu
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
 
 
 class ObjectContext(nn.Module):
@@ -48,6 +48,8 @@ class ObjectContext(nn.Module):
 
 
 class OCNetHead(Layer4Head):
+    context: ObjectContext
+
     def __init__(
         self,
         channels: Channels,
@@ -67,3 +69,7 @@ class OCNetHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        row = self.context.attention.row(self.context.reduce(features.layer4), pixel)
+        return {"attention": Attended(row, "Weights of the values of all pixels; sum 1")}

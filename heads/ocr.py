@@ -28,10 +28,17 @@ from torch import Tensor, nn
 
 from heads.blocks import ConvOverConcat, PixelBranch, conv_bn_relu
 from heads.interface import Channels, Features, HeadOutput, Implementation
-from heads.regions import DeltaInput, RegionContext, RegionHead, RegionScheme, Relation
+from heads.regions import (
+    DeltaInput,
+    RegionContext,
+    RegionHead,
+    RegionModule,
+    RegionScheme,
+    Relation,
+)
 
 
-class ObjectContextualRepresentation(nn.Module):
+class ObjectContextualRepresentation(RegionModule):
     """Deep features (N, C, h, w) and maps of K classes (N, K, h, w) -> (N, width, h, w)."""
 
     def __init__(

@@ -14,6 +14,7 @@ that of the other heads and every layer starts with the library's default.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from heads.attention import DenseAttention, SelfAttention
 from heads.blocks import Layer4Head, TwoForms, conv_bn_relu
-from heads.interface import Channels, Implementation
+from heads.interface import Attended, Channels, Features, Implementation
 
 
 def cell_lengths(size: int, bins: int) -> list[int]:
@@ -29,6 +30,14 @@ def cell_lengths(size: int, bins: int) -> list[int]:
     bins = min(bins, size)
     step = size // bins
     return [step] * (bins - 1) + [size - step * (bins - 1)]
+
+
+def cell_bounds(size: int, bins: int, at: int) -> tuple[int, int]:
+    """First pixel of the cell that pixel `at` of a side is in, and the first one after it."""
+    lengths = cell_lengths(size, bins)
+    cell = min(at // lengths[0], len(lengths) - 1)
+    start = cell * lengths[0]
+    return start, start + lengths[cell]
 
 
 def equal_runs(size: int, bins: int) -> list[tuple[int, int]]:
@@ -88,6 +97,17 @@ class CellAttention(DenseAttention):
             gathered.append(torch.cat(row, dim=3))
         return torch.cat(gathered, dim=2)
 
+    def row(self, query: Tensor, key: Tensor, pixel: tuple[int, int]) -> Tensor:
+        """As of dense attention; 0 outside the pixel's cell."""
+        (top, bottom), (left, right) = (
+            cell_bounds(size, self.bins, at)
+            for size, at in zip(query.shape[-2:], pixel, strict=True)
+        )
+        cell = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+        inside = super().row(query[cell], key[cell], (pixel[0] - top, pixel[1] - left))
+        height, width = key.shape[-2:]
+        return F.pad(inside, (left, width - right, top, height - bottom))
+
     def _at_once(self, block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         """Attention inside each of rows x columns cells of equal size."""
         images = [cells_as_images(t, rows, columns) for t in block]
@@ -113,7 +133,13 @@ class CellContext(SelfAttention):
             share_key_query=True,
             implementation=implementation,
         )
+        self.bins = bins
         self.attend = CellAttention(bins, implementation)
+
+    def attended(self, x: Tensor, pixel: tuple[int, int]) -> Attended:
+        cells = f"{self.bins}x{self.bins} cells"
+        meaning = f"Weights of the values of the pixels in its own cell, one of {cells}; sum 1"
+        return Attended(self.row(x, pixel), meaning)
 
 
 class ObjectContextPyramid(TwoForms):
@@ -159,6 +185,8 @@ class ObjectContextPyramid(TwoForms):
 
 
 class PyramidOCHead(Layer4Head):
+    context: ObjectContextPyramid
+
     def __init__(
         self,
         channels: Channels,
@@ -178,3 +206,10 @@ class PyramidOCHead(Layer4Head):
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        x = self.context.reduce(features.layer4)
+        return {
+            f"level-{number}": cast(CellContext, level).attended(x, pixel)
+            for number, level in enumerate(self.context.levels, 1)
+        }

@@ -23,10 +23,22 @@ from torch import Tensor, nn
 
 from heads.attention import as_map
 from heads.blocks import AuxiliaryBranch, PixelClassifier, conv_bn_relu, resize_like
-from heads.interface import Channels, ContextHead, Features, HeadOutput
+from heads.interface import Attended, Channels, ContextHead, Features, HeadOutput
 
 Relation = Literal["ocr", "double_attention", "acf"]
 DeltaInput = Literal["regions", "pixels"]
+
+COMPOSED: dict[DeltaInput, str] = {
+    "regions": (
+        "Weights of all pixels in the regions' features that the pixel gathers, sum_k w_ik m_kj; "
+        "sum 1. The ReLU of delta acts on each region's features before they are gathered"
+    ),
+    "pixels": "Weights of all pixels' delta(x_j) in what the pixel gathers, sum_k w_ik m_kj; sum 1",
+}
+REGIONS = (
+    "Relation w_ik of the pixel to the object regions k, one a class; sum 1. A region is where "
+    "its class is expected: m_kj over the pixels j, of sum 1"
+)
 
 
 @dataclass(frozen=True)
@@ -158,10 +170,29 @@ class RegionContext(nn.Module):
         augmented: Tensor = self.rho(as_map(gathered, x))
         return augmented
 
+    def attended(self, x: Tensor, maps: Tensor, pixel: tuple[int, int]) -> dict[str, Attended]:
+        """The relation of the pixel (row, column) to all regions, and what they are made of."""
+        masks = self.relation.masks(maps)
+        relation = self.relation(x, gathered_by(masks, x), maps)  # (N, K, h w)
+        weights = as_map(relation, x)[:, :, *pixel]  # (N, K)
+        composed = torch.einsum("nk,nki->ni", weights, masks)
+        attention = as_map(composed.unsqueeze(1), x).squeeze(1)
+        return {
+            "attention": Attended(attention, COMPOSED[self.scheme.delta_on]),
+            "regions": Attended(weights, REGIONS, "class", as_map(masks, x)),
+        }
+
 
 def gathered_by(masks: Tensor, x: Tensor) -> Tensor:
     """Weighted sums over the pixels: masks (N, K, h w), x (N, C, h, w) -> (N, C, K, 1)."""
     return torch.einsum("nki,nci->nkc", masks, x.flatten(2)).transpose(1, 2).unsqueeze(-1)
+
+
+class RegionModule(nn.Module):
+    """A context that gathers regions of x = reduce(layer4): layer4 and maps -> (N, width, h, w)."""
+
+    reduce: nn.Module
+    regions: RegionContext
 
 
 class RegionHead(ContextHead):
@@ -174,10 +205,12 @@ class RegionHead(ContextHead):
 
     loss_weights: ClassVar[Mapping[str, float]] = {"coarse": 0.4}
 
+    context: RegionModule
+
     def __init__(
         self,
         coarse: nn.Module,
-        context: nn.Module,
+        context: RegionModule,
         channels: Channels,
         num_classes: int,
         *,
@@ -212,6 +245,10 @@ class RegionHead(ContextHead):
         pixels = self.context(*self._with_maps(features, maps))  # (N, width, h, w)
         aux = {"coarse": maps} if self.auxiliary is None else self.auxiliary(features.layer3)
         return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})
+
+    def _attend(self, features: Features, pixel: tuple[int, int]) -> dict[str, Attended]:
+        layer4, maps = self.context_inputs(features)
+        return self.context.regions.attended(self.context.reduce(layer4), maps, pixel)
 
     @staticmethod
     def _with_maps(features: Features, maps: Tensor) -> tuple[Tensor, Tensor]:
