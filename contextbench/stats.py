@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from contextbench.image_counts import aligned, effects, iou_of_draws, mean_of_present
 from contextbench.resampling import Draws, FloatArray, Resampling, block_length
-from contextbench.results import Areas, RecordError
+from contextbench.results import Areas
 from contextbench.separation import group_letters, holm, smallest_difference
 
 __all__ = [
@@ -158,9 +159,9 @@ def rank(
     None.
     Raises `RecordError` unless all counts are of the same images and classes.
     """
-    counts = _aligned(areas, classes)
-    block = block_length(_influences(counts)) if video else 1
-    draws = Draws(_images(counts), block, resampling)
+    counts = aligned(areas, classes)
+    block = block_length(_series(counts)) if video else 1
+    draws = Draws(next(iter(counts.values())).shape[2], block, resampling)
     sampled, missing = _resampled(counts, draws)
     seeds = {head: SeedSpread(_whole_split(stacked)) for head, stacked in counts.items()}
     # Where a seed has no score, neither has its head, which then comes last.
@@ -198,54 +199,6 @@ def miou_interval(
     return ranking.heads[0].miou
 
 
-def _aligned(
-    areas: Mapping[str, Mapping[int, Areas]], classes: Sequence[int] | None
-) -> dict[str, FloatArray]:
-    """head -> (seeds, 3, images, classes): intersection, predicted, labelled; images by name."""
-    every = [
-        (head, seed, each) for head, seeds in areas.items() for seed, each in sorted(seeds.items())
-    ]
-    if not every or not every[0][2].names:
-        raise RecordError("there are no counts per image to resample")
-    first_head, first_seed, first = every[0]
-    chosen = _chosen(classes, first.labelled.shape[1])
-    aligned: dict[str, list[FloatArray]] = {}
-    for head, seed, each in every:
-        if mismatch := _mismatch(each, first):
-            raise RecordError(
-                f"{head} seed {seed} and {first_head} seed {first_seed} were not evaluated on the "
-                f"same images and classes, so that their difference has no interval: {mismatch}"
-            )
-        rows = np.argsort(each.names)
-        stacked = np.stack([each.intersection, each.predicted, each.labelled])
-        aligned.setdefault(head, []).append(stacked[:, rows][..., chosen].astype(np.float64))
-    return {head: np.stack(seeds) for head, seeds in aligned.items()}
-
-
-def _chosen(classes: Sequence[int] | None, count: int) -> list[int]:
-    chosen = list(range(count)) if classes is None else list(classes)
-    if unknown := [k for k in chosen if not 0 <= k < count]:
-        raise RecordError(f"train id {unknown[0]} does not exist: there are {count} classes")
-    return chosen
-
-
-def _mismatch(one: Areas, other: Areas) -> str | None:
-    """Why the rows of two counts do not belong to each other; None where they do."""
-    columns = one.labelled.shape[1], other.labelled.shape[1]
-    if columns[0] != columns[1]:
-        return f"{columns[0]} and {columns[1]} classes"
-    if len(set(one.names)) < len(one.names):
-        return "an image occurs twice"
-    alone = sorted(set(one.names) ^ set(other.names))
-    numbers = f"{len(one.names)} and {len(other.names)} images"
-    return f"{numbers}, and only one of the two has {alone[0]!r}" if alone else None
-
-
-def _images(counts: Mapping[str, FloatArray]) -> int:
-    images: int = next(iter(counts.values())).shape[2]
-    return images
-
-
 def _resampled(
     counts: Mapping[str, FloatArray], draws: Draws
 ) -> tuple[dict[str, FloatArray], FloatArray]:
@@ -256,8 +209,8 @@ def _resampled(
     for part, weights in draws:
         absent = np.zeros((len(weights), len(missing)), dtype=bool)
         for head, seeds in counts.items():
-            iou = _iou(weights, seeds)  # (seeds, draws, classes)
-            sampled[head][part] = _mean_of_present(iou).mean(axis=0)
+            iou = iou_of_draws(weights, seeds)  # (seeds, draws, classes)
+            sampled[head][part] = mean_of_present(iou).mean(axis=0)
             absent |= np.isnan(iou).any(axis=0)
         missing += absent.sum(axis=0)
     return sampled, missing / draws.resampling.resamples
@@ -266,44 +219,16 @@ def _resampled(
 def _whole_split(seeds: FloatArray) -> tuple[float, ...]:
     """mIoU of every seed over all images."""
     every_image = np.ones((1, seeds.shape[2]))
-    return tuple(_mean_of_present(_iou(every_image, seeds))[:, 0].tolist())
+    return tuple(mean_of_present(iou_of_draws(every_image, seeds))[:, 0].tolist())
 
 
-def _iou(weights: FloatArray, seeds: FloatArray) -> FloatArray:
-    """(draws, images) weights on (seeds, 3, images, classes) counts: (seeds, draws, classes).
+def _series(counts: Mapping[str, FloatArray]) -> FloatArray:
+    """(heads and pairs, images): effects of each image on scores and on their differences.
 
-    NaN for a class that a draw lacks. Sums of whole numbers are exact in float64 up to 2^53.
+    Both, since what two heads share may be independent where their difference is not.
     """
-    correct, predicted, labelled = np.moveaxis(weights @ seeds, 1, 0)
-    union = predicted + labelled - correct
-    quotient = np.full(union.shape, np.nan)
-    np.divide(correct, union, out=quotient, where=union > 0)
-    return quotient
-
-
-def _mean_of_present(iou: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    present = ~np.isnan(iou)
-    number = present.sum(axis=-1)
-    total = np.where(present, iou, 0).sum(axis=-1)
-    mean = np.full(total.shape, np.nan)
-    np.divide(total, number, out=mean, where=number > 0)
-    return mean
-
-
-def _influences(counts: Mapping[str, FloatArray]) -> FloatArray:
-    """(heads, images): the first-order effect of each image on mIoU, mean over seeds."""
-    rows = []
-    for seeds in counts.values():
-        correct, predicted, labelled = np.moveaxis(seeds, 1, 0)  # each (seeds, images, classes)
-        union = predicted + labelled - correct
-        total = union.sum(axis=1, keepdims=True)
-        iou = np.divide(
-            correct.sum(axis=1, keepdims=True), total, out=np.zeros_like(total), where=total > 0
-        )
-        effect = np.divide(correct - iou * union, total, out=np.zeros_like(union), where=total > 0)
-        rows.append(effect.mean(axis=(0, 2)))
-    return np.stack(rows)
+    heads = [effects(seeds) for seeds in counts.values()]
+    return np.stack([*heads, *(a - b for a, b in itertools.combinations(heads, 2))])
 
 
 def _pairs(
