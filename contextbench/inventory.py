@@ -26,7 +26,7 @@ def inventory(kind: str) -> dict[str, str]:
     if kind == "protocols":
         return {name: _protocol_line(name) for name in names_in("protocols")}
     if kind == "datasets":
-        return {name: _first_line(build) for name, build in DATASETS.items()}
+        return {name: _first_line(inspect.getmodule(make)) for name, make in DATASETS.items()}
     if kind == "backbones":
         return {name: _backbone_line(name) for name in RESNETS}
     if kind == "tables":

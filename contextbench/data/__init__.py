@@ -1,26 +1,61 @@
 """Datasets by name, and where their files are looked for."""
 
 import difflib
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from contextbench.data.base import IGNORE, DataError, LabelSet, Sample, SegmentationDataset
+from contextbench.data.ade20k import ADE20K
+from contextbench.data.base import (
+    IGNORE,
+    DataError,
+    Facts,
+    LabelSet,
+    Sample,
+    SegmentationDataset,
+    Source,
+)
 from contextbench.data.camvid import CamVid
-from contextbench.data.probe import ContextProbe
+from contextbench.data.cityscapes import Cityscapes
+from contextbench.data.coco_stuff import COCOStuff
+from contextbench.data.folder import FolderDataset
+from contextbench.data.lip import LIP
+from contextbench.data.pascal_context import PascalContext
+from contextbench.data.probe import ProbeSource
+from contextbench.data.submission import Submission
+from contextbench.data.voc import VOC
 
 __all__ = [
     "DATASETS",
     "IGNORE",
     "DataError",
+    "Facts",
     "LabelSet",
     "Sample",
     "SegmentationDataset",
+    "Source",
+    "Submission",
     "build_dataset",
+    "dataset_source",
 ]
 
 DATA_ROOT_VARIABLE = "CONTEXTBENCH_DATA"
+
+# Name -> what makes the source from the dataset's folder; its keyword-only parameters are the
+# options that a protocol file may set.
+DATASETS: dict[str, Callable[..., Source]] = {
+    "probe": ProbeSource,
+    "camvid": CamVid,
+    "cityscapes": Cityscapes,
+    "ade20k": ADE20K,
+    "voc": VOC,
+    "pascal_context": PascalContext,
+    "coco_stuff": COCOStuff,
+    "lip": LIP,
+    "folder": FolderDataset,
+}
 
 
 class DatasetOptions(Protocol):
@@ -42,9 +77,29 @@ def build_dataset(
     Files are looked for in `data_root`, else in the folder that `CONTEXTBENCH_DATA` names, else in
     `config.root`. The first two may be the dataset's folder or the folder above it.
     """
+    return dataset_source(config, data_root).open(split)
+
+
+def dataset_source(config: DatasetOptions, data_root: Path | None = None) -> Source:
+    """The dataset that `config` names, its folder as in `build_dataset`, nothing opened yet.
+
+    Classes, splits and the submission format are in `.facts`, whether the data are there or not;
+    only `folder` reads its description. Raises `DataError` for an unknown name or option.
+    """
     if config.name not in DATASETS:
         raise DataError(f"unknown dataset {_choice(config.name, DATASETS)}")
-    return DATASETS[config.name](config, split, data_root)
+    make = DATASETS[config.name]
+    allowed = option_names(make)
+    for option in config.options:
+        if option not in allowed:
+            raise DataError(f"dataset {config.name}: unknown option {_choice(option, allowed)}")
+    return make(dataset_folder(config, data_root), **config.options)
+
+
+def option_names(make: Callable[..., Source]) -> list[str]:
+    """Options of an entry of `DATASETS`."""
+    parameters = inspect.signature(make).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 
 
 def dataset_folder(config: DatasetOptions, data_root: Path | None) -> Path:
@@ -58,49 +113,7 @@ def dataset_folder(config: DatasetOptions, data_root: Path | None) -> Path:
     return inside if inside.is_dir() else data_root
 
 
-def _probe(config: DatasetOptions, split: str, data_root: Path | None) -> SegmentationDataset:  # noqa: ARG001
-    """Options: train_images, eval_images, size (an int or [height, width]), seed."""
-    defaults = {"train_images": 4096, "eval_images": 128, "size": 192, "seed": 0}
-    options = {**defaults, **_known(config, tuple(defaults))}
-    length = _whole(options, "train_images" if split == "train" else "eval_images")
-    seed = _whole(options, "seed")
-    return ContextProbe(length=length, size=_height_width(options["size"]), seed=seed, split=split)
-
-
-def _camvid(config: DatasetOptions, split: str, data_root: Path | None) -> SegmentationDataset:
-    """No options."""
-    _known(config, ())
-    return CamVid(dataset_folder(config, data_root), split)
-
-
-def _whole(options: Mapping[str, Any], name: str) -> int:
-    value = options[name]
-    if type(value) is not int:  # True is an int too
-        raise DataError(f"dataset probe: {name} {value!r} must be a whole number")
-    return value
-
-
-def _height_width(size: Any) -> tuple[int, int]:
-    sides = [size, size] if type(size) is int else size
-    if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int]:
-        return sides[0], sides[1]
-    raise DataError(f"dataset probe: size {size!r} must be a whole number or [height, width]")
-
-
-def _known(config: DatasetOptions, allowed: tuple[str, ...]) -> Mapping[str, Any]:
-    for option in config.options:
-        if option not in allowed:
-            raise DataError(f"dataset {config.name}: unknown option {_choice(option, allowed)}")
-    return config.options
-
-
-def _choice(given: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
+def _choice(given: str, allowed: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(given, list(allowed), n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return f"{given!r}{hint}; allowed are {', '.join(allowed) or 'none'}"
-
-
-DATASETS: dict[str, Callable[[DatasetOptions, str, Path | None], SegmentationDataset]] = {
-    "probe": _probe,
-    "camvid": _camvid,
-}

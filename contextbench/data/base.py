@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from contextbench.data.submission import Submission
 from contextbench.errors import UserError
 
 IGNORE = 255
@@ -28,11 +29,47 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Classes in train-id order, with how they are drawn and grouped in reports."""
+    """Classes in train-id order, with how they are drawn and grouped in reports.
+
+    `swap` lists pairs of train ids that a horizontal flip exchanges, because they name a side of
+    what is shown ("left arm"). Raises `DataError` for ids that do not exist or are in two pairs.
+    """
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # one RGB colour per class
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # group -> train ids
+    swap: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        ids = [train_id for pair in self.swap for train_id in pair]
+        if len(set(ids)) < len(ids) or not set(ids) <= set(range(len(self.classes))):
+            raise DataError(
+                f"swap {list(self.swap)} must be pairs of different train ids in "
+                f"0 .. {len(self.classes) - 1}, none of them twice"
+            )
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """Train id that each class has in the mirror image: 0 .. K-1 with `swap` applied.
+
+        Logits (N, K, h, w) of a mirrored image are those of the image after
+        `logits.flip(-1)[:, list(mirrored)]`.
+        """
+        partner = {**dict(self.swap), **{right: left for left, right in self.swap}}
+        return tuple(partner.get(train_id, train_id) for train_id in range(len(self.classes)))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a dataset before any file of it is opened."""
+
+    name: str  # as messages call it, with the options that make it another dataset
+    labels: LabelSet
+    splits: Mapping[str, int | None]  # with labels -> official number of images, None where none is
+    unlabelled: tuple[str, ...] = ()  # splits whose labels only the benchmark's server has
+    contains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # union -> its splits
+    size: tuple[int, int] | None = None  # (H, W), where every image has the same
+    submission: Submission | None = None  # None where no server or toolkit takes predictions
 
 
 class SegmentationDataset(Protocol):
@@ -46,4 +83,15 @@ class SegmentationDataset(Protocol):
 
     def fingerprint(self) -> str:
         """Hex digest over split list, mask content, mapping table and class list."""
+        ...
+
+
+class Source(Protocol):
+    """A dataset with all its splits; its folder need not exist before `open`."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    def open(self, split: str) -> SegmentationDataset:
+        """One split. Raises `DataError` for what is wrong with it."""
         ...

@@ -9,21 +9,19 @@ Letters 2009; split and index masks as published with SegNet (Badrinarayanan et 
 
 Where a list file exists it decides the split; only the file names in it are used, because the
 published lists carry absolute paths. Otherwise the folders are the split.
+
+Traps: the original release has 960 x 720 images and colour masks of 32 classes, and some tutorials
+make void class 0: both are refused, by the mode of the masks or by their values.
 """
 
-import hashlib
-import json
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-from contextbench.data.base import DataError, LabelSet, Sample
-from contextbench.data.labels import LabelTable, read_pair
+from contextbench.data.base import Facts, LabelSet
+from contextbench.data.labels import LabelTable
+from contextbench.data.paired import IMAGE_SUFFIXES, MASK_SUFFIXES, Matches, PairedSource, match
 
 OFFICIAL_COUNTS = {"train": 367, "val": 101, "test": 233}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-MASK_SUFFIXES = (".png",)
+SIZE = (360, 480)
 VOID = 11
 
 _CLASSES: dict[str, tuple[int, int, int]] = {
@@ -40,99 +38,21 @@ _CLASSES: dict[str, tuple[int, int, int]] = {
     "bicyclist": (0, 128, 192),
 }
 LABELS = LabelSet(classes=tuple(_CLASSES), palette=tuple(_CLASSES.values()))
-TABLE = LabelTable({train_id: train_id for train_id in range(len(_CLASSES))}, ignored=(VOID,))
 
 
-class _Pair(NamedTuple):
-    stem: str
-    image: Path
-    mask: Path
+class CamVid(PairedSource):
+    """No options."""
 
+    layout = "{train,val,test}/ and {train,val,test}annot/"
+    table = LabelTable({train_id: train_id for train_id in range(len(_CLASSES))}, ignored=(VOID,))
 
-class CamVid:
-    """One split of CamVid, in the order of the stems. Warns when the official count differs."""
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.facts = Facts("camvid", LABELS, OFFICIAL_COUNTS, size=SIZE)
 
-    labels = LABELS
-
-    def __init__(self, root: Path, split: str) -> None:
-        if split not in OFFICIAL_COUNTS:
-            allowed = ", ".join(OFFICIAL_COUNTS)
-            raise DataError(f"camvid: unknown split {split!r}; allowed are {allowed}")
-        self.root, self.split = root, split
-        self._pairs = _find_pairs(root, split)
-        if len(self._pairs) != OFFICIAL_COUNTS[split]:
-            warnings.warn(
-                f"camvid {split}: {len(self._pairs)} images in {root}, "
-                f"the official split has {OFFICIAL_COUNTS[split]}",
-                stacklevel=2,
-            )
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        return read_pair(*self._pairs[index], TABLE)
-
-    def fingerprint(self) -> str:
-        """Hex digest over the file names of the split, mask files, mapping table and classes."""
-        names = [(pair.image.name, pair.mask.name) for pair in self._pairs]
-        facts = {"split": self.split, "pairs": names, "classes": self.labels.classes}
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        digest.update(TABLE.fingerprint_bytes())
-        for pair in self._pairs:
-            digest.update(hashlib.sha256(pair.mask.read_bytes()).digest())
-        return digest.hexdigest()
-
-
-def _find_pairs(root: Path, split: str) -> list[_Pair]:
-    images = _files_by_stem(root, split, IMAGE_SUFFIXES)
-    masks = _files_by_stem(root, f"{split}annot", MASK_SUFFIXES)
-    list_file = root / f"{split}.txt"
-    if list_file.is_file():
-        stems = _listed_stems(list_file)
-        without_image, without_mask = sorted(stems - images.keys()), sorted(stems - masks.keys())
-    else:
-        stems = images.keys() & masks.keys()
-        without_image, without_mask = sorted(masks.keys() - stems), sorted(images.keys() - stems)
-    if without_image or without_mask:
-        raise DataError(
-            f"camvid {split} in {root}: {_examples('masks without image', without_image)}; "
-            f"{_examples('images without mask', without_mask)}"
-        )
-    if not stems:
-        raise DataError(
-            f"camvid: no images with suffix {_any_of(IMAGE_SUFFIXES)} in {root / split}"
-        )
-    return [_Pair(stem, images[stem], masks[stem]) for stem in sorted(stems)]
-
-
-def _files_by_stem(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    if not (root / folder).is_dir():
-        raise DataError(
-            f"camvid: folder {root / folder} does not exist; expected {root} to hold "
-            f"{{train,val,test}}/ and {{train,val,test}}annot/. Pass --data-root FOLDER, "
-            "where FOLDER or FOLDER/camvid holds them, or set CONTEXTBENCH_DATA"
-        )
-    files: dict[str, Path] = {}
-    for path in sorted((root / folder).iterdir()):
-        if path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in files:
-            raise DataError(f"camvid: {path} and {files[path.stem].name} have the same stem")
-        files[path.stem] = path
-    return files
-
-
-def _listed_stems(list_file: Path) -> set[str]:
-    """Stems of the first path of each line: image and mask of a pair share their stem."""
-    lines = list_file.read_text(encoding="utf-8").splitlines()
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
-
-
-def _examples(what: str, stems: list[str], shown: int = 5) -> str:
-    tail = ", ..." if len(stems) > shown else ""
-    return f"{len(stems)} {what}" + (f" ({', '.join(stems[:shown])}{tail})" if stems else "")
-
-
-def _any_of(suffixes: Iterable[str]) -> str:
-    return " or ".join(suffixes)
+    def find(self, split: str) -> Matches:
+        images = self.files(split, IMAGE_SUFFIXES)
+        masks = self.files(f"{split}annot", MASK_SUFFIXES)
+        list_file = f"{split}.txt"
+        listed = self.listed(list_file) if (self.root / list_file).is_file() else None
+        return match(images, masks, listed)

@@ -3,8 +3,9 @@
 Axes: (H, W) image pixels, height first.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,15 +19,48 @@ RAW_VALUES = 256
 INDEX_MODES = ("L", "P")  # one byte a pixel, read as it is stored
 _UNDECLARED = -1
 
+Colour = tuple[int, int, int]
+
+
+class MaskTable(Protocol):
+    """Raw masks to train ids. A raw value is an int: what a byte holds, or a packed colour."""
+
+    def apply(self, raw: NDArray[np.uint8], source: Path) -> NDArray[np.uint8]:
+        """Raw mask -> (H, W) train ids. `DataError` naming `source` for undeclared values."""
+        ...
+
+    def histogram(self, raw: NDArray[np.uint8]) -> dict[int, int]:
+        """Raw value -> its number of pixels, for the values that occur."""
+        ...
+
+    def train_id(self, value: int) -> int | None:
+        """What a raw value becomes: a train id, `IGNORE`, or None for an undeclared value."""
+        ...
+
+    def shown(self, value: int) -> str:
+        """A raw value as people write it."""
+        ...
+
+    def undeclared(self, values: Sequence[int], source: Path) -> str:
+        """The error message for undeclared raw values in the file `source`."""
+        ...
+
+    def fingerprint_bytes(self) -> bytes:
+        """The table in a byte order that does not depend on the machine."""
+        ...
+
 
 class LabelTable:
-    """Look-up table from the raw values of a mask to train ids.
+    """Look-up table from the raw values of an index mask to train ids.
 
     `train_ids` gives raw value -> train id, `ignored` the raw values that become `IGNORE`. Every
     other value is an error when it occurs in a mask: guessing a class for it would be silent.
+    `hint` ends that error's message: what the likely cause is.
     """
 
-    def __init__(self, train_ids: Mapping[int, int], *, ignored: Collection[int] = ()) -> None:
+    def __init__(
+        self, train_ids: Mapping[int, int], *, ignored: Collection[int] = (), hint: str = ""
+    ) -> None:
         both = sorted(set(train_ids) & set(ignored))
         if both:
             raise DataError(f"raw values {both} are declared as a class and as ignored")
@@ -36,52 +70,183 @@ class LabelTable:
                 raise DataError(f"raw value {raw} -> train id {train_id}: both must fit one byte")
         self._table = np.full(RAW_VALUES, _UNDECLARED, dtype=np.int16)
         self._table[list(declared)] = list(declared.values())
+        self._hint = hint
 
     def apply(self, raw: NDArray[np.uint8], source: Path) -> NDArray[np.uint8]:
         """(H, W) raw values -> (H, W) train ids; `source` is the file that errors name."""
         labels = self._table[raw]
         if labels.size and labels.min() == _UNDECLARED:
             values = np.unique(raw[labels == _UNDECLARED]).tolist()
-            allowed = np.flatnonzero(self._table != _UNDECLARED).tolist()
-            raise DataError(f"{source}: undeclared label value(s) {values}; declared are {allowed}")
+            raise DataError(self.undeclared(values, source))
         return labels.astype(np.uint8)
 
+    def histogram(self, raw: NDArray[np.uint8]) -> dict[int, int]:
+        counts = np.bincount(raw.ravel(), minlength=RAW_VALUES)
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+    def train_id(self, value: int) -> int | None:
+        train_id = int(self._table[value])
+        return None if train_id == _UNDECLARED else train_id
+
+    def shown(self, value: int) -> str:
+        return str(value)
+
+    def undeclared(self, values: Sequence[int], source: Path) -> str:
+        declared = in_ranges(np.flatnonzero(self._table != _UNDECLARED).tolist())
+        message = f"{source}: undeclared label value(s) {in_ranges(values)}; declared: {declared}"
+        return f"{message}; {self._hint}" if self._hint else message
+
     def fingerprint_bytes(self) -> bytes:
-        """The table in a byte order that does not depend on the machine."""
         return self._table.astype("<i2").tobytes()
+
+
+class ColourTable:
+    """The same for masks whose classes are RGB colours."""
+
+    def __init__(
+        self, train_ids: Mapping[Colour, int], *, ignored: Collection[Colour] = ()
+    ) -> None:
+        both = sorted(set(train_ids) & set(ignored))
+        if both:
+            raise DataError(f"colours {both} are declared as a class and as ignored")
+        declared = {**train_ids, **dict.fromkeys(ignored, IGNORE)}
+        self._ids = {_packed(colour): train_id for colour, train_id in sorted(declared.items())}
+        self._colours = np.array(list(self._ids), dtype=np.int32)  # ascending
+        self._labels = np.array(list(self._ids.values()), dtype=np.uint8)
+
+    def apply(self, raw: NDArray[np.uint8], source: Path) -> NDArray[np.uint8]:
+        """(H, W, 3) colours -> (H, W) train ids; `source` is the file that errors name."""
+        colours = _pack(raw)
+        # The place of each colour in the ascending list; a colour beyond the last has no place.
+        places = np.searchsorted(self._colours, colours).clip(max=len(self._colours) - 1)
+        known = self._colours[places] == colours
+        if not known.all():
+            raise DataError(self.undeclared(np.unique(colours[~known]).tolist(), source))
+        labels: NDArray[np.uint8] = self._labels[places]
+        return labels
+
+    def histogram(self, raw: NDArray[np.uint8]) -> dict[int, int]:
+        colours, counts = np.unique(_pack(raw), return_counts=True)
+        return dict(zip(colours.tolist(), counts.tolist(), strict=True))
+
+    def train_id(self, value: int) -> int | None:
+        return self._ids.get(value)
+
+    def shown(self, value: int) -> str:
+        return f"#{value:06x}"
+
+    def undeclared(self, values: Sequence[int], source: Path) -> str:
+        """Of many colours, as in a photograph or a re-encoded mask, the first few."""
+        shown = ", ".join(map(self.shown, values[:8]))
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        declared = ", ".join(map(self.shown, self._ids))
+        return f"{source}: undeclared colour(s) {shown}{more}; declared: {declared}"
+
+    def fingerprint_bytes(self) -> bytes:
+        return self._colours.astype("<i4").tobytes() + self._labels.tobytes()
+
+
+def _packed(colour: Colour) -> int:
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
+
+
+def _pack(raw: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(H, W, 3) colours -> (H, W) one number each."""
+    wide = raw.astype(np.int32)
+    packed: NDArray[np.int32] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return packed
+
+
+def in_ranges(values: Iterable[int]) -> str:
+    """Ascending numbers, runs of three and more shortened: "0-18, 255"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    parts = [[f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs]
+    return ", ".join(text for part in parts for text in part)
 
 
 def read_image(path: Path) -> Tensor:
     """(3, H, W) uint8 RGB; grey and palette images are converted. `DataError` if unreadable."""
-    pixels = _decode(path, "RGB")
+    pixels = _decode(path, convert_to="RGB")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def read_indices(path: Path) -> NDArray[np.uint8]:
     """(H, W) raw values of an index mask of mode L or P, never converted (that loses indices)."""
-    return _decode(path, None)
+    return _decode(path, modes=INDEX_MODES)
 
 
-def read_pair(name: str, image_path: Path, mask_path: Path, table: LabelTable) -> Sample:
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) raw colours of a mask of mode RGB."""
+    return _decode(path, modes=("RGB",))
+
+
+def read_pair(
+    name: str,
+    image_path: Path,
+    mask_path: Path,
+    table: MaskTable,
+    read_mask: Callable[[Path], NDArray[np.uint8]] = read_indices,
+) -> Sample:
     """Image and mask of one size; a different size is an error, never a resize."""
-    image = read_image(image_path)
-    labels = table.apply(read_indices(mask_path), mask_path)
-    if image.shape[1:] != labels.shape:
-        (height, width), (mask_height, mask_width) = image.shape[1:], labels.shape
+    image, raw = read_image(image_path), read_mask(mask_path)
+    fault = size_fault(image, raw, image_path, mask_path)
+    if fault is not None:
+        raise DataError(fault)
+    return Sample(name, image, torch.from_numpy(table.apply(raw, mask_path)))
+
+
+def as_indices(values: NDArray[np.generic], source: Path) -> NDArray[np.uint8]:
+    """(H, W) whole numbers of any type as raw values; `DataError` for what does not fit one byte.
+
+    MATLAB stores whole numbers as doubles readily, and other tools as 16 bits.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "uif":
         raise DataError(
-            f"{mask_path}: mask is {mask_height}x{mask_width} but its image {image_path} is "
-            f"{height}x{width} (height x width)"
+            f"{source}: the mask is {values.dtype} of shape {list(values.shape)}; "
+            "whole numbers of shape (height, width) are expected"
         )
-    return Sample(name, image, torch.from_numpy(labels))
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    indices = values.astype(np.int64)
+    wrong = (indices != values) | (indices < 0) | (indices >= RAW_VALUES)
+    if wrong.any():
+        raise DataError(
+            f"{source}: label value(s) {np.unique(values[wrong])[:8].tolist()}; "
+            f"whole numbers in 0-{RAW_VALUES - 1} are expected"
+        )
+    return indices.astype(np.uint8)
 
 
-def _decode(path: Path, convert_to: str | None) -> NDArray[np.uint8]:
+def size_fault(
+    image: Tensor, mask: NDArray[np.uint8], image_path: Path, mask_path: Path
+) -> str | None:
+    """What to say when a mask (H, W, ...) and its image (3, H, W) differ in size, else None."""
+    if image.shape[1:] == mask.shape[:2]:
+        return None
+    (height, width), (mask_height, mask_width) = image.shape[1:], mask.shape[:2]
+    return (
+        f"{mask_path}: mask is {mask_height}x{mask_width} but its image {image_path} is "
+        f"{height}x{width} (height x width)"
+    )
+
+
+def _decode(
+    path: Path, *, convert_to: str | None = None, modes: Sequence[str] = ()
+) -> NDArray[np.uint8]:
+    """Pixels after a conversion, or without one of an image in one of `modes`."""
     try:
         with Image.open(path) as file:
-            if convert_to is None and file.mode not in INDEX_MODES:
+            if convert_to is None and file.mode not in modes:
+                kind = "index" if modes == INDEX_MODES else "colour"
                 raise DataError(
-                    f"{path}: mask has mode {file.mode}; index masks of mode "
-                    f"{' or '.join(INDEX_MODES)} are expected"
+                    f"{path}: mask has mode {file.mode}; {kind} masks of mode "
+                    f"{' or '.join(modes)} are expected"
                 )
             return np.array(file if convert_to is None else file.convert(convert_to))
     except DataError:
@@ -90,9 +255,21 @@ def _decode(path: Path, convert_to: str | None) -> NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
 
-def colourise(
-    labels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]
-) -> NDArray[np.uint8]:
+def bit_palette(count: int) -> tuple[Colour, ...]:
+    """The colours of PASCAL VOC for the numbers 0 .. count - 1: all different, 0 is black.
+
+    Bit 3k + j of a number goes to bit 7 - k of channel j: red, green, blue.
+    """
+    return tuple(
+        (_channel(number, 0), _channel(number, 1), _channel(number, 2)) for number in range(count)
+    )
+
+
+def _channel(number: int, channel: int) -> int:
+    return sum((number >> (3 * k + channel) & 1) << (7 - k) for k in range(8))
+
+
+def colourise(labels: NDArray[np.uint8], palette: Sequence[Colour]) -> NDArray[np.uint8]:
     """(H, W) train ids -> (H, W, 3) RGB. Ids outside the palette, ignored ones too, are black."""
     colours = np.zeros((RAW_VALUES, 3), dtype=np.uint8)
     colours[: len(palette)] = palette

@@ -24,13 +24,14 @@ arithmetic on integers far below 2**53, where it is exact.
 
 import hashlib
 import json
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contextbench.data.base import DataError, LabelSet, Sample
+from contextbench.data.base import DataError, Facts, LabelSet, Sample
 
 # Part of the fingerprint: raise it whenever a change moves a pixel or a label.
 PROBE_VERSION = "1"
@@ -191,6 +192,51 @@ class ContextProbe:
         digest.update(first.image.numpy().tobytes())
         digest.update(first.labels.numpy().tobytes())
         return digest.hexdigest()
+
+
+class ProbeSource:
+    """Options: `train_images`, `eval_images` (of val and of test), `size`, `seed`.
+
+    `size` is a whole number or [height, width]. No folder is needed.
+    """
+
+    def __init__(
+        self,
+        root: Path,  # noqa: ARG002, which all datasets take
+        *,
+        train_images: int = 4096,
+        eval_images: int = 128,
+        size: Any = 192,
+        seed: int = 0,
+    ) -> None:
+        self._size = _height_width(size)
+        self._seed = _whole("seed", seed)
+        evaluated = _whole("eval_images", eval_images)
+        counts = {
+            "train": _whole("train_images", train_images),
+            "val": evaluated,
+            "test": evaluated,
+        }
+        self._counts = counts
+        self.facts = Facts("probe", LABELS, counts, size=self._size)
+
+    def open(self, split: str) -> ContextProbe:
+        """Raises `DataError` for an unknown split, and for sizes and counts that are too small."""
+        length = self._counts.get(split, 1)
+        return ContextProbe(length=length, size=self._size, seed=self._seed, split=split)
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int:  # True is an int too
+        raise DataError(f"dataset probe: {name} {value!r} must be a whole number")
+    return value
+
+
+def _height_width(size: Any) -> tuple[int, int]:
+    sides = [size, size] if type(size) is int else size
+    if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int]:
+        return sides[0], sides[1]
+    raise DataError(f"dataset probe: size {size!r} must be a whole number or [height, width]")
 
 
 def draw_plan(bits: Bits, size: tuple[int, int]) -> Plan:

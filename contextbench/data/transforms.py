@@ -3,6 +3,7 @@
 Axes: (H, W) image pixels, (h, w) crop. All randomness comes from the generator passed in.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,18 +31,26 @@ class TrainTransform:
     """Random scale, crop with padding, flip and colour jitter, then normalisation.
 
     `crop` is (h, w); `scale` the range of a uniform factor on height and width alike; `jitter` in
-    0 .. 1 the largest relative change of brightness, contrast and saturation (0: none). Padding is
-    the mean (0 after normalisation) in the image and `IGNORE` in the label map, at random sides.
+    0 .. 1 the largest relative change of brightness, contrast and saturation (0: none); `swap` the
+    pairs of train ids that a flip exchanges (`LabelSet.swap`). Padding is the mean (0 after
+    normalisation) in the image and `IGNORE` in the label map, at random sides.
     """
 
     def __init__(
-        self, *, crop: tuple[int, int], scale: tuple[float, float], flip: bool, jitter: float
+        self,
+        *,
+        crop: tuple[int, int],
+        scale: tuple[float, float],
+        flip: bool,
+        jitter: float,
+        swap: Sequence[tuple[int, int]] = (),
     ) -> None:
         if not 0 < scale[0] <= scale[1]:
             raise DataError(f"scale {list(scale)} must be [low, high] with 0 < low <= high")
         if min(crop) < 1 or not 0 <= jitter <= 1:
             raise DataError(f"crop {list(crop)} must be positive and jitter {jitter} within 0 .. 1")
         self.crop, self.scale, self.flip, self.jitter = crop, scale, flip, jitter
+        self.swap = tuple(swap)
 
     def __call__(
         self, image: Tensor, labels: Tensor, generator: Generator
@@ -53,7 +62,7 @@ class TrainTransform:
         mirror = bool(torch.rand((), generator=generator) < 0.5) and self.flip
         image, mask = _resized_window(image, labels[None], rows, columns)
         if mirror:
-            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+            image, mask = F.horizontal_flip(image), mirror_labels(mask, self.swap)
         if self.jitter:
             image = _jittered(image, self.jitter, generator)
         padding = _padding(rows, columns, self.crop)
@@ -61,6 +70,20 @@ class TrainTransform:
             F.pad(normalise(image), padding, fill=0.0),
             F.pad(mask, padding, fill=IGNORE)[0],
         )
+
+
+def mirror_labels(labels: Tensor, swap: Sequence[tuple[int, int]]) -> Tensor:
+    """Label maps (..., H, W) of mirrored images: flipped, with the classes of each pair exchanged.
+
+    Any integer type; `IGNORE` stays. Doing it twice gives the labels back.
+    """
+    flipped = labels.flip(-1)
+    if not swap:
+        return flipped
+    table = torch.arange(IGNORE + 1, dtype=labels.dtype, device=labels.device)
+    for left, right in swap:
+        table[left], table[right] = right, left
+    return table[flipped.to(torch.int64)]
 
 
 def normalise(image: Tensor) -> Tensor:

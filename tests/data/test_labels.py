@@ -31,7 +31,7 @@ def test_the_table_maps_each_raw_value_to_its_declared_train_id() -> None:
 
 
 def test_an_undeclared_value_is_an_error_that_names_file_and_value() -> None:
-    with pytest.raises(DataError, match=r"some/mask\.png.*\[8, 9\].*\[0, 7, 200, 255\]"):
+    with pytest.raises(DataError, match=r"some/mask\.png.* 8, 9; declared: 0, 7, 200, 255"):
         TABLE.apply(np.array([[7, 8, 9]], dtype=np.uint8), Path("some/mask.png"))
 
 
