@@ -7,27 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contextbench.checkpoint import CheckpointError
 from contextbench.config import HeadConfig, Protocol
-from contextbench.evaluation import predict_image
+from contextbench.examples import store_examples
 from contextbench.files import quarantine, write_json
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
 from contextbench.report.bundle import write_report
 from contextbench.report.collection import assemble
-from contextbench.report.examples import Examples
 from contextbench.results import (
     ProfileRecord,
     RecordError,
     RunRecord,
-    cell_folder,
     read_profile,
     write_model,
 )
-from contextbench.runner import Execution, Setting, load_trained, lock, open_setting, run_grid
-
-EXAMPLE_IMAGES = 4
+from contextbench.runner import Cell, Execution, Setting, lock, open_setting, run_grid
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,7 @@ class Plan:
     retry_failed: bool = False
     rounds: int = 15
     train_rounds: int = 5
+    examples: int = 4  # images that are stored with predictions and attention
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class Outcome:
 def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
     """Run what is missing, measure costs, write `<out>/<protocol>/table.*` and `figures/`.
 
+    Images of the dataset, with what the first seed's models make of them, go to `examples/`.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
     folder = execution.out / protocol.name
@@ -70,7 +67,8 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
             retry_failed=plan.retry_failed,
         )
         profile = _profile(setting, plan, precision, execution)
-        examples = _examples(setting, plan, runs, precision, execution)
+        shown = _first_cells(setting, plan, runs, precision)
+        examples = store_examples(setting, shown, execution, count=plan.examples)
         collection = assemble(execution.out, runs, profile)
         files = write_report(collection, examples, folder)
     return Outcome(runs, profile, files)
@@ -154,52 +152,10 @@ def _stored_profile(path: Path, identity: str) -> ProfileRecord | None:
     return profile if profile.identity == identity else None
 
 
-def _examples(
-    setting: Setting,
-    plan: Plan,
-    runs: Sequence[RunRecord],
-    precision: Precision,
-    execution: Execution,
-) -> Examples:
-    """A few images, evenly spread over the split, with what the first seed's models predict."""
-    dataset, config = setting.evaluate_set, setting.protocol.evaluate
-    count = min(EXAMPLE_IMAGES, len(dataset))
-    samples = [dataset[(2 * n + 1) * len(dataset) // (2 * count)] for n in range(count)]
-    done = {run.head_name for run in runs if run.status == "done" and run.seed == plan.seeds[0]}
-    predictions = {}
-    for head in plan.heads:
-        if head.name not in done:
-            continue
-        try:
-            model = load_trained(
-                cell_folder(execution.out, setting.protocol.name, head.name, plan.seeds[0]),
-                setting.protocol,
-                head,
-                setting.num_classes,
-                precision,
-                execution.device,
-            )
-        except CheckpointError as error:
-            execution.reporter.say(f"no example predictions of {head.name}: {error}")
-            continue
-        predictions[head.name] = [
-            predict_image(
-                model,
-                sample.image,
-                (sample.labels.shape[0], sample.labels.shape[1]),
-                labels=sample.labels,
-                scales=config.scales,
-                flip=config.flip,
-                device=execution.device,
-                precision=precision,
-            )
-            .cpu()
-            .numpy()
-            for sample in samples
-        ]
-    return Examples(
-        names=[sample.name for sample in samples],
-        images=[sample.image.permute(1, 2, 0).numpy() for sample in samples],
-        truths=[sample.labels.numpy() for sample in samples],
-        predictions=predictions,
-    )
+def _first_cells(
+    setting: Setting, plan: Plan, runs: Sequence[RunRecord], precision: Precision
+) -> list[Cell]:
+    """The cells of the first seed that are done."""
+    seed = plan.seeds[0]
+    done = {run.head_name for run in runs if run.status == "done" and run.seed == seed}
+    return [Cell(setting, head, seed, precision) for head in plan.heads if head.name in done]

@@ -21,9 +21,10 @@ def plot(
     with guarded():
         from contextbench.report.bundle import write_head_report, write_report
         from contextbench.report.collection import collect
+        from contextbench.report.examples import read_examples
         from contextbench.results import find_runs, read_head_profile
 
         if not find_runs(results) and (results / "profile.json").exists():
             print_paths(write_head_report(read_head_profile(results / "profile.json"), out))
             return
-        print_paths(write_report(collect(results), None, out))
+        print_paths(write_report(collect(results), read_examples(results), out))

@@ -43,6 +43,10 @@ def compare(
     overrides: SetOption = None,
     workers: WorkersOption = 0,
     rounds: RoundsOption = 15,
+    examples: Annotated[
+        int,
+        typer.Option(min=0, help="Images to keep with predictions and attention. 0: none."),
+    ] = 4,
     fresh: FreshOption = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
@@ -66,6 +70,7 @@ def compare(
             fresh=fresh,
             retry_failed=retry_failed,
             rounds=rounds,
+            examples=examples,
         )
         with execution_of(out, device, data_root, workers) as execution:
             outcome = comparison.compare(settings, plan, execution)

@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from contextbench.report.examples import Examples
-from contextbench.report.predictions import IGNORE
+from contextbench.report.examples import IGNORE, Examples
 from contextbench.report.style import (
     BLUE,
     BODY,
@@ -23,7 +22,6 @@ from contextbench.report.style import (
     GREY,
     ONE_COLUMN,
     ORANGE,
-    SKY,
     SMALL,
     TWO_COLUMNS,
     new_figure,
@@ -33,11 +31,12 @@ from contextbench.results import LabelInfo
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 
-PALE, DULL, DARK = "#F2F2F2", "#A0A0A0", "#202020"
-CELL, LINE, KEY = 1.5, 0.2, 0.3  # inches: widest image, text below one, a line of the legend
+# A tint of sky and three greys, so that the colours of a legend differ in lightness too.
+TINT, PALE, DULL, DARK = "#A5D5F5", "#F5F5F5", "#888888", "#202020"
+CELL, LINE, KEY = 1.5, 0.17, 0.4  # inches: widest image, the text below it, a legend
 CAPTION = (
-    "Below “all heads”: pixels with different predictions among the labelled ones. Below a head: "
-    "how often it is right where some heads are and some are not."
+    "Below “all heads”: share of the labelled pixels on which predictions differ. Below a head: "
+    "share of the pixels that some heads have right and some wrong on which it is right."
 )
 AROUND = 16  # a pixel's surroundings reach this part of the image's shorter side
 
@@ -62,7 +61,7 @@ HEAD_SHADES = (
     Shade("not labelled", DARK),
     Shade("all heads right", PALE),
     Shade("only this head right", BLUE),
-    Shade("this head right, others too, not all", SKY),
+    Shade("this head right, others too, not all", TINT),
     Shade("this head wrong, another right", ORANGE),
     Shade("all heads wrong", DULL),
 )
@@ -79,9 +78,21 @@ class Disagreement:
     right: BoolArray  # (heads, H, W) the label is predicted
 
     @property
+    def all_right(self) -> BoolArray:
+        """(H, W) every head is right."""
+        every: BoolArray = np.logical_and.reduce(self.right)
+        return every
+
+    @property
+    def all_wrong(self) -> BoolArray:
+        """(H, W) no head is right, for whatever is labelled."""
+        none: BoolArray = self.labelled & ~np.logical_or.reduce(self.right)
+        return none
+
+    @property
     def split(self) -> BoolArray:
         """(H, W) some heads are right and some wrong."""
-        return self.right.any(axis=0) & ~self.right.all(axis=0)
+        return self.labelled & ~self.all_right & ~self.all_wrong
 
     def right_alone(self, head: str) -> BoolArray:
         """(H, W) `head` is right where all others are wrong; with one head, where it is right."""
@@ -171,13 +182,12 @@ def summarise(examples: Examples) -> list[PairCounts]:
 def disagreement_image(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> ByteArray:
     """(H, W, 3) colours of `SHARED_SHADES`: all right, all wrong, or split over the heads."""
     found = disagreement(truth, predictions)
-    wrong = ~found.right.any(axis=0)
     states = (
         ~found.labelled,
-        found.right.all(axis=0),
+        found.all_right,
         found.split,
-        wrong & (found.distinct == 1),
-        wrong & (found.distinct > 1),
+        found.all_wrong & (found.distinct == 1),
+        found.all_wrong & (found.distinct > 1),
     )
     return _coloured(states, SHARED_SHADES)
 
@@ -189,11 +199,11 @@ def head_image(truth: ByteArray, predictions: Mapping[str, ByteArray], head: str
     alone = found.right_alone(head) & split
     states = (
         ~found.labelled,
-        found.right.all(axis=0),
+        found.all_right,
         alone,
         mine & split & ~alone,
         ~mine & split,
-        ~found.right.any(axis=0),
+        found.all_wrong,
     )
     return _coloured(states, HEAD_SHADES)
 
@@ -230,7 +240,7 @@ def disagreement_grid(examples: Examples, labels: LabelInfo, title: str) -> Figu
     cell = min(CELL, TWO_COLUMNS / len(columns))
     heights = [cell * image.shape[0] / image.shape[1] + LINE for image in examples.images]
     width = max(ONE_COLUMN, cell * len(columns))
-    figure = new_figure(width, 0.7 + sum(heights) + 2 * KEY, title, CAPTION)
+    figure = new_figure(width, 0.75 + sum(heights) + 2 * KEY, title, CAPTION)
     places = figure.add_gridspec(len(heights) + 2, len(columns), height_ratios=[*heights, KEY, KEY])
     for row in range(len(heights)):
         panels = [figure.add_subplot(places[row, column]) for column in range(len(columns))]
