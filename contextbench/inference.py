@@ -12,7 +12,7 @@ from contextbench.config import HeadConfig, Protocol
 from contextbench.data import build_dataset
 from contextbench.data.labels import colourise, read_image
 from contextbench.evaluation import evaluate, predict_image
-from contextbench.files import ensure_writable, write_atomic
+from contextbench.files import write_atomic
 from contextbench.metrics import group_iou, scores
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
@@ -105,10 +105,10 @@ def predict_files(
 ) -> Iterator[Path]:
     """Write `STEM_mask.png` (train ids), `STEM_colour.png` and `STEM_overlay.png` for each image.
 
-    Yields the paths as they are written. Raises `DataError` for a file that is no image.
+    Yields the paths as they are written; `out` is made with the first. Raises `DataError` for a
+    file that is no image, and for a model that cannot do without labels.
     """
     record, protocol, model = open_run(folder, execution)
-    ensure_writable(out)
     precision = stored_precision(record)
     for path in images:
         execution.stop.check()

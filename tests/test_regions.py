@@ -138,6 +138,7 @@ def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     with pytest.raises(UserError, match="cannot predict images without labels"):
         next(predict_files(folder, [tmp_path / "image.png"], tmp_path / "out", execution))
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_gives_ideal_regions_to_the_head(tmp_path, monkeypatch) -> None:
