@@ -17,15 +17,17 @@ from contextbench.data.base import DataError
 from contextbench.data.transforms import normalise
 from contextbench.errors import UserError
 from contextbench.model import Segmenter, resize_logits
-from contextbench.report.attention import cell_of
+from contextbench.report.attention import INFLUENCE, cell_of
 from contextbench.report.examples import AttentionMap
 from heads.interface import Attended, ContextHead, Features, evaluating
 
 TOP_PARTS = 3  # of the parts that have places, those shown as maps
 
-INFLUENCE = (
-    "Influence of each feature pixel on the logit of a class at this one: the sum over channels of "
-    "|gradient x feature|, in logits, on the last stage of the backbone, earlier stages held fixed"
+LEAST_WEIGHT = 0.05  # of these parts, but for the first
+
+MEANING = (
+    "Sum over channels of |gradient x feature|, in logits: of the logit of the named class at this "
+    "pixel, by the backbone's last stage, earlier stages held fixed"
 )
 
 
@@ -46,10 +48,12 @@ def attention_maps(
     """The influence on `pixel` (y, x) of `image` (3, H, W) uint8, then what the head attends to.
 
     The influence is on the logit of class `target`, else of the class predicted for the pixel, and
-    has that class as its label. Of a head's parts that have places on the map, the `TOP_PARTS` of
-    largest weight come as maps too: `regions-1` is the first of `regions`. The model keeps its
-    modes, parameters and gradients. Raises `AttentionError` for a pixel outside the image or a
-    class that does not exist, and `DataError` for a model whose regions are the ground truth.
+    has that class as its label. Of a head's parts that have places on the map, those of largest
+    weight come as maps too, `TOP_PARTS` at most: `regions-1` is the first of `regions`. The model
+    keeps its modes, parameters and gradients.
+
+    Raises `AttentionError` for a pixel outside the image or a class that does not exist, and
+    `DataError` for a model whose regions are the ground truth.
     """
     size = _checked_size(model, image, pixel, image_name)
     if target is not None and not 0 <= target < len(classes):
@@ -63,9 +67,9 @@ def attention_maps(
     described = partial(AttentionMap, head=head_name, image=image_name, pixel=pixel, cell=cell)
     maps = [
         described(
-            kind="influence",
+            kind=INFLUENCE,
             values=influence.cpu().numpy(),
-            meaning=INFLUENCE,
+            meaning=MEANING,
             labels=(classes[chosen],),
         )
     ]
@@ -149,6 +153,8 @@ def _maps_of(
     if attended.places is None:
         return
     for rank, part in enumerate(values.topk(min(TOP_PARTS, count)).indices.tolist(), 1):
+        if rank > 1 and values[part] < LEAST_WEIGHT:
+            return
         yield described(
             kind=f"{kind}-{rank}",
             values=attended.places[0, part].float().cpu().numpy(),

@@ -20,8 +20,8 @@ from heads.interface import Attended, Channels, Features, Implementation
 CROSS = "Weights of the values of its row and its column in this round; sum 1"
 COMPOSED = (
     "Weights of all pixels by way of the pixels in between, the product of the rounds; sum 1. Each "
-    "round multiplies what it gathers by gamma = {gate:.3g}, adds it to what it was given and takes "
-    "values of the sum"
+    "round multiplies what it gathers by gamma = {gate:.3g} and adds it to what it was given, "
+    "before the next takes its values"
 )
 
 
