@@ -25,6 +25,7 @@ from contextbench.report.style import (
     SMALL,
     TWO_COLUMNS,
     new_figure,
+    wrapped,
 )
 from contextbench.results import LabelInfo
 
@@ -33,11 +34,13 @@ BoolArray = npt.NDArray[np.bool_]
 
 # A tint of sky and three greys, so that the colours of a legend differ in lightness too.
 TINT, PALE, DULL, DARK = "#A5D5F5", "#F5F5F5", "#888888", "#202020"
-CELL, LINE, KEY = 1.5, 0.17, 0.4  # inches: widest image, the text below it, a legend
+CELL, LINE, KEY = 1.5, 0.17, 0.42  # inches: widest image, the text below it, a legend
+EDGES = 0.7  # inches: title, names of the columns and caption
 CAPTION = (
     "Below “all heads”: share of the labelled pixels on which predictions differ. Below a head: "
     "share of the pixels that some heads have right and some wrong on which it is right."
 )
+MOST_ROWS = 12  # in a figure
 AROUND = 16  # a pixel's surroundings reach this part of the image's shorter side
 
 
@@ -231,23 +234,26 @@ def disputed_pixel(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> tu
 def disagreement_grid(examples: Examples, labels: LabelInfo, title: str) -> Figure:
     """A row an image: the image, its labels, where heads differ, and where each of them is right.
 
-    Raises ValueError without images or predictions.
+    At most `MOST_ROWS` images are shown, evenly spread. Raises ValueError without images or
+    predictions.
     """
     if not examples.images or not examples.predictions:
         raise ValueError("a grid needs at least one image and the predictions of one head")
-    heads = list(examples.predictions)
-    columns = ["image", "ground truth", "all heads", *heads]
+    shown = examples.spread(MOST_ROWS)
+    columns = ["image", "labels", "all heads", *shown.predictions]
     cell = min(CELL, TWO_COLUMNS / len(columns))
-    heights = [cell * image.shape[0] / image.shape[1] + LINE for image in examples.images]
+    heights = [cell * image.shape[0] / image.shape[1] for image in shown.images]
     width = max(ONE_COLUMN, cell * len(columns))
-    figure = new_figure(width, 0.75 + sum(heights) + 2 * KEY, title, CAPTION)
+    height = EDGES + sum(heights) + LINE * len(heights) + 2 * KEY
+    figure = new_figure(width, height, title, CAPTION)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
     places = figure.add_gridspec(len(heights) + 2, len(columns), height_ratios=[*heights, KEY, KEY])
     for row in range(len(heights)):
         panels = [figure.add_subplot(places[row, column]) for column in range(len(columns))]
-        _draw_row(panels, examples, row, labels)
+        _draw_row(panels, shown, row, labels)
         if row == 0:
             for axes, name in zip(panels, columns, strict=True):
-                axes.set_title(name, size=BODY, pad=2)
+                axes.set_title(wrapped(name, cell, BODY), size=BODY, pad=2)
     _draw_key(figure.add_subplot(places[-2, :]), "all heads", SHARED_SHADES)
     _draw_key(figure.add_subplot(places[-1, :]), "each head", HEAD_SHADES)
     return figure
