@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from contextbench.errors import UserError
 
@@ -37,6 +37,11 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LATER: dict[str, JsonValue] = {"later": True}
+"""Marks options that came after records were published: a fingerprint holds them only where they
+are not at their default, which is what the code did before it had them."""
+
+
 class DatasetConfig(Frozen):
     name: str
     root: str | None = None
@@ -55,15 +60,42 @@ class BackboneConfig(Frozen):
 
 
 class ScheduleConfig(Frozen):
-    """Learning rate times (1 - step / steps) ** power, after a linear warm-up."""
+    """Learning rate times (1 - step / steps) ** power, after a linear warm-up.
+
+    It never falls below `floor`, the part of the initial rate that is left at the end.
+    """
 
     name: Literal["poly"] = "poly"
     power: float = Field(0.9, ge=0)
     warmup_steps: int = Field(0, ge=0)
+    floor: float = Field(0.0, ge=0, le=1, json_schema_extra=LATER)
+
+
+class OhemConfig(Frozen):
+    """Online hard example mining: the mean runs over hard pixels only.
+
+    Hard is a pixel whose true class has a probability below `threshold`; the `keep` hardest of a
+    batch always count.
+    """
+
+    threshold: float = Field(0.7, gt=0, le=1)
+    keep: Positive = 100_000
+
+
+ClassWeighting = Literal["median_frequency", "inverse_log"]
 
 
 class LossConfig(Frozen):
+    """Cross-entropy of every pixel term, and what may be added to the main one."""
+
     name: Literal["cross_entropy"] = "cross_entropy"
+    class_weights: ClassWeighting | tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, json_schema_extra=LATER
+    )
+    ohem: OhemConfig | None = Field(None, json_schema_extra=LATER)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, json_schema_extra=LATER)
+    dice: float = Field(0.0, ge=0, json_schema_extra=LATER)  # weight beside the cross-entropy
+    lovasz: float = Field(0.0, ge=0, json_schema_extra=LATER)  # weight of Lovasz-Softmax, likewise
 
 
 class TrainConfig(Frozen):
@@ -81,19 +113,81 @@ class TrainConfig(Frozen):
     head_lr_factor: float = Field(10.0, gt=0)
     clip_norm: float | None = Field(None, gt=0)
     loss: LossConfig = LossConfig()
+    rotate: float = Field(0.0, ge=0, le=180, json_schema_extra=LATER)  # degrees, to either side
+    aspect: tuple[float, float] = Field((1.0, 1.0), json_schema_extra=LATER)  # width over height
+    # A crop is drawn again, up to ten times, while one class covers more of its labelled pixels.
+    max_class_share: float | None = Field(None, gt=0, le=1, json_schema_extra=LATER)
+    accumulate: Positive = Field(1, json_schema_extra=LATER)  # parts that a batch is computed in
+    ema: float | None = Field(
+        None, gt=0, lt=1, json_schema_extra=LATER
+    )  # decay of averaged weights
+    batch_norm: Literal["batch", "frozen"] = Field("batch", json_schema_extra=LATER)
+    deterministic: bool = Field(False, json_schema_extra=LATER)
 
     @model_validator(mode="after")
-    def _ordered_scale(self) -> Self:
-        low, high = self.scale
-        if not 0 < low <= high:
-            raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {[low, high]}")
+    def _ordered_ranges(self) -> Self:
+        for name, (low, high) in (("scale", self.scale), ("aspect", self.aspect)):
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"{name} must be [low, high] with 0 < low <= high, got {[low, high]}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"batch {self.batch} cannot be computed in {self.accumulate} equal parts: "
+                "accumulate must divide it"
+            )
         return self
 
 
 class EvaluateConfig(Frozen):
-    mode: Literal["whole"] = "whole"
+    """How images are scored: whole, or in windows that overlap where `stride` < `window`.
+
+    `size` first resizes every image to a fixed height and width, `short_side` to a length of the
+    shorter side (the longer one at most `long_side`); `scales` are relative to that. Predictions
+    are always compared at the size of the mask. `average` is what windows and views are averaged
+    in.
+    """
+
+    mode: Literal["whole", "slide"] = "whole"
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
     flip: bool = False
+    window: Size | None = Field(None, json_schema_extra=LATER)
+    stride: Size | None = Field(None, json_schema_extra=LATER)
+    average: Literal["probabilities", "logits"] = Field("probabilities", json_schema_extra=LATER)
+    size: Size | None = Field(None, json_schema_extra=LATER)
+    short_side: Positive | None = Field(None, json_schema_extra=LATER)
+    long_side: Positive | None = Field(None, json_schema_extra=LATER)
+
+    @model_validator(mode="after")
+    def _windows(self) -> Self:
+        if (self.mode == "slide") != (self.window is not None and self.stride is not None):
+            raise ValueError("mode slide needs window and stride, and no other mode has them")
+        if self.window and self.stride and not _within(self.stride, self.window):
+            raise ValueError(
+                f"stride {list(self.stride)} must not exceed window {list(self.window)}: pixels "
+                "between windows would have no prediction"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_resize(self) -> Self:
+        if self.size is not None and self.short_side is not None:
+            raise ValueError("size and short_side exclude each other")
+        if self.long_side is not None and self.short_side is None:
+            raise ValueError("long_side limits what short_side asks for, which is not set")
+        return self
+
+
+class Expectation(Frozen):
+    """Where a protocol comes from and what to expect of it; it changes nothing."""
+
+    source: str
+    scores: dict[str, str] = {}  # head -> published score with its conditions
+    gpu_hours: str | None = None
 
 
 class Protocol(Frozen):
@@ -110,13 +204,33 @@ class Protocol(Frozen):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # `frozen`: all heads are trained at once on the features of one backbone that is not trained.
+    shared_backbone: Literal["frozen"] | None = Field(None, json_schema_extra=LATER)
+    expected: Expectation | None = None
 
     def fingerprint(self, dataset_fingerprint: str) -> str:
         """Hex digest over all that changes what is measured, where the data lies left out."""
-        content = self.model_dump(mode="json", exclude={"name": True, "dataset": {"root"}})
+        content = _without_later_defaults(self)
+        del content["name"], content["expected"], content["dataset"]["root"]
         content["dataset_fingerprint"] = dataset_fingerprint
         content["protocol_version"] = PROTOCOL_VERSION
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _within(size: Size, limit: Size) -> bool:
+    return size[0] <= limit[0] and size[1] <= limit[1]
+
+
+def _without_later_defaults(model: BaseModel) -> dict[str, Any]:
+    """`model` as plain data, less the options marked `LATER` that are at their default."""
+    content = model.model_dump(mode="json")
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if field.json_schema_extra == LATER and value == field.default:
+            del content[name]
+        elif isinstance(value, BaseModel):
+            content[name] = _without_later_defaults(value)
+    return content
 
 
 class HeadConfig(Frozen):

@@ -6,11 +6,13 @@ too: bfloat16 has fewer than three significant digits, too few for a loss curve.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contextbench.config import LossConfig, OhemConfig
 from contextbench.data.base import IGNORE
 from contextbench.model import resize_logits
 from heads.interface import HeadOutput
@@ -50,14 +52,146 @@ def _presence(labels: Tensor, ignore_index: int, num_classes: int) -> Tensor:
     return present.scatter(1, bins, 1.0)[:, :num_classes]
 
 
-def loss_terms(output: HeadOutput, labels: Tensor, ignore_index: int = IGNORE) -> dict[str, Tensor]:
-    """Every term of `output` by name, unweighted: `main` and the head's auxiliary terms."""
-    terms = {"main": pixel_cross_entropy(output.logits, labels, ignore_index)}
+@dataclass(frozen=True)
+class Criterion:
+    """The losses of a protocol, the same for every head: plain cross-entropy unless options are on.
+
+    `class_weights` (K,) scale the loss of each pixel by its class, and the mean divides by the sum
+    of these weights. With `ohem` the mean runs over the hard pixels only, as Shrivastava et al.,
+    CVPR 2016, do for regions; threshold and number as in the released code of OCNet. Both, and
+    `label_smoothing`, act on every pixel term. `dice` and `lovasz` are weights of further terms on
+    the main logits.
+    """
+
+    class_weights: Tensor | None = None
+    ohem: OhemConfig | None = None
+    label_smoothing: float = 0.0
+    dice: float = 0.0
+    lovasz: float = 0.0
+
+    @classmethod
+    def of(cls, config: LossConfig, class_weights: Tensor | None) -> "Criterion":
+        """As a protocol says, with the weights (K,) that its `class_weights` came out as."""
+        return cls(class_weights, config.ohem, config.label_smoothing, config.dice, config.lovasz)
+
+    @property
+    def extra_weights(self) -> dict[str, float]:
+        """Weights of the terms that the protocol adds to those of the head."""
+        weights = {"dice": self.dice, "lovasz": self.lovasz}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def pixel_loss(self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+        """Of logits (N, K, h, w) resized to the labels (N, H, W)."""
+        if self.class_weights is None and self.ohem is None and not self.label_smoothing:
+            return pixel_cross_entropy(logits, labels, ignore_index)
+        with torch.autocast(logits.device.type, enabled=False):
+            resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
+            target = labels.long()
+            weights = None if self.class_weights is None else self.class_weights.to(resized)
+            losses = F.cross_entropy(
+                resized,
+                target,
+                weight=weights,
+                ignore_index=ignore_index,
+                label_smoothing=self.label_smoothing,
+                reduction="none",
+            )
+            counted = target != ignore_index
+            if self.ohem is not None:
+                counted = hard_pixels(resized.detach(), target, self.ohem, ignore_index)
+            share = counted.float() if weights is None else _of_labels(weights, target) * counted
+            return (losses * counted).sum() / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+
+    def extra_terms(
+        self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE
+    ) -> dict[str, Tensor]:
+        """The terms of `extra_weights`, of the main logits (N, K, h, w)."""
+        if not self.extra_weights:
+            return {}
+        with torch.autocast(logits.device.type, enabled=False):
+            resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
+            probabilities, truth = _labelled_pixels(resized.softmax(dim=1), labels, ignore_index)
+            functions = {"dice": dice_loss, "lovasz": lovasz_softmax}
+            return {name: functions[name](probabilities, truth) for name in self.extra_weights}
+
+
+def hard_pixels(
+    logits: Tensor, labels: Tensor, ohem: OhemConfig, ignore_index: int = IGNORE
+) -> Tensor:
+    """Which of the labelled pixels count: bool (N, H, W) for logits (N, K, H, W), labels (N, H, W).
+
+    Those whose true class has a probability below the threshold and, if these are fewer than
+    `keep`, the `keep` least probable of the batch.
+    """
+    labelled = labels != ignore_index
+    true_class = torch.where(labelled, labels, 0)[:, None]
+    probability = logits.softmax(dim=1).gather(1, true_class)[:, 0]
+    candidates = probability[labelled]
+    if candidates.numel() <= ohem.keep:
+        return labelled
+    kth = candidates.kthvalue(ohem.keep).values
+    return labelled & (probability <= kth.clamp(min=ohem.threshold))
+
+
+def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """1 - 2 sum_i p_ki g_ki / sum_i (p_ki + g_ki), mean over the classes k present in the labels.
+
+    `probabilities` (P, K) of labelled pixels, `truth` (P,). Milletari et al., 3DV 2016, with the
+    sums of the plain, not of the squared values. Without labelled pixels exactly 0.
+    """
+    target = F.one_hot(truth, probabilities.shape[1]).to(probabilities)
+    present = target.any(dim=0)
+    overlap = 2 * (probabilities * target).sum(dim=0)
+    total = (probabilities + target).sum(dim=0)
+    losses = torch.where(present, 1 - overlap / total.clamp(min=1), 0.0)
+    return losses.sum() / present.sum().clamp(min=1)
+
+
+def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """The Lovasz extension of 1 - IoU, mean over the classes present in the labels.
+
+    `probabilities` (P, K) of labelled pixels of a batch, `truth` (P,). Berman et al., CVPR 2018,
+    arXiv:1705.08790, algorithm 1 with the errors of section 3.2: for class k, m_i = |g_ki - p_ki|
+    in falling order, times the growth of the Jaccard loss as pixels are added in that order.
+    """
+    target = F.one_hot(truth, probabilities.shape[1]).to(probabilities)
+    errors, order = (target - probabilities).abs().sort(dim=0, descending=True)
+    positives = target.gather(0, order)
+    remaining = positives.sum(dim=0) - positives.cumsum(dim=0)  # of the intersection
+    union = positives.sum(dim=0) + (1 - positives).cumsum(dim=0)
+    jaccard = 1 - remaining / union.clamp(min=1)
+    growth = jaccard.diff(dim=0, prepend=jaccard.new_zeros(1, jaccard.shape[1]))
+    present = target.any(dim=0)
+    losses = torch.where(present, (errors * growth).sum(dim=0), 0.0)
+    return losses.sum() / present.sum().clamp(min=1)
+
+
+def _of_labels(weights: Tensor, labels: Tensor) -> Tensor:
+    """The weight of each pixel's class; that of ignored pixels means nothing."""
+    return weights[labels.clamp(max=len(weights) - 1)]
+
+
+def _labelled_pixels(
+    probabilities: Tensor, labels: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """(N, K, H, W) and (N, H, W) -> (P, K) and (P,) of the P labelled pixels."""
+    labelled = labels != ignore_index
+    return probabilities.movedim(1, -1)[labelled], labels[labelled].long()
+
+
+def loss_terms(
+    output: HeadOutput,
+    labels: Tensor,
+    ignore_index: int = IGNORE,
+    criterion: Criterion = Criterion(),
+) -> dict[str, Tensor]:
+    """Every term of `output` by name, unweighted: `main`, the head's and the protocol's."""
+    terms = {"main": criterion.pixel_loss(output.logits, labels, ignore_index)}
     for name, logits in output.pixel_aux.items():
-        terms[name] = pixel_cross_entropy(logits, labels, ignore_index)
+        terms[name] = criterion.pixel_loss(logits, labels, ignore_index)
     for name, logits in output.image_aux.items():
         terms[name] = presence_loss(logits, labels, ignore_index)
-    return terms
+    return {**terms, **criterion.extra_terms(output.logits, labels, ignore_index)}
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

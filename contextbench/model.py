@@ -49,11 +49,16 @@ def parameter_groups(
     """Optimiser groups `backbone` and `head`; the head learns `head_lr_factor` times as fast.
 
     Weight decay is on every parameter, batch norm and biases included, as in the published recipes
-    of all six heads.
+    of all six heads. Parameters that are frozen are in no group.
     """
     parts = [("backbone", model.backbone, lr), ("head", model.head, lr * head_lr_factor)]
     return [
-        {"name": name, "params": list(part.parameters()), "lr": rate, "weight_decay": weight_decay}
+        {
+            "name": name,
+            "params": [p for p in part.parameters() if p.requires_grad],
+            "lr": rate,
+            "weight_decay": weight_decay,
+        }
         for name, part, rate in parts
     ]
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from contextbench.build import build_model, loss_weights
 from contextbench.checkpoint import load_checkpoint, save_checkpoint
+from contextbench.class_weights import ClassPixels, class_weights, counted
 from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.console import Reporter
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
@@ -25,6 +26,7 @@ from contextbench.data.transforms import TrainTransform, check_crop
 from contextbench.evaluation import evaluate
 from contextbench.files import OutputError, ensure_writable, write_text
 from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.losses import Criterion
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
 from contextbench.provenance import environment, now
@@ -228,6 +230,7 @@ def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _
         identity=cell.identity,
         resume_path=folder / "resume.pt",
         save_seconds=execution.save_seconds,
+        criterion=_criterion(setting, execution),
     )
     _train(model, cell, recipe, execution, clock)
     write_history(folder / "history.jsonl", clock.progress.history)
@@ -237,6 +240,27 @@ def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _
     areas = _evaluate(model, cell, execution)
     clock.evaluate_seconds = time.monotonic() - began
     return areas
+
+
+def _criterion(setting: Setting, execution: Execution) -> Criterion:
+    """The protocol's losses; class weights from labels that are counted once for all cells."""
+    config = setting.protocol.train.loss
+    if config.class_weights is None:
+        return Criterion.of(config, None)
+
+    def counts() -> ClassPixels:
+        dataset = setting.train_set
+        path = execution.out / setting.protocol.name / "class_pixels.json"
+        with execution.reporter.task("count pixels of classes", len(dataset)) as update:
+
+            def show(done: int) -> None:
+                execution.stop.check()
+                update(done, "")
+
+            return counted(dataset, setting.dataset_fingerprint, path, show)
+
+    weights = class_weights(config.class_weights, counts, setting.num_classes)
+    return Criterion.of(config, weights.to(execution.device))
 
 
 def _train(

@@ -7,22 +7,25 @@ was not, to the bit on a CPU, and no random-number state is stored.
 
 import hashlib
 import math
+import os
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from contextbench.config import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
 from contextbench.files import quarantine, write_atomic
 from contextbench.interrupt import StopRequest
-from contextbench.losses import loss_terms, weighted_sum
+from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
 from contextbench.precision import Precision
 
@@ -48,6 +51,7 @@ class Recipe:
     identity: str  # a resume file of another identity is not continued
     resume_path: Path | None = None
     save_seconds: float = 60.0
+    criterion: Criterion = field(default_factory=Criterion)
 
 
 @dataclass
@@ -69,13 +73,27 @@ def train(
 ) -> Progress:
     """Train `model` in place from its resume file, if there is one, to the last step.
 
-    Raises `TrainingError` when the loss is not finite, and `Interrupted` after a stop request, with
-    the state saved.
+    With `ema` the model ends with the averaged weights. Raises `TrainingError` when the loss is not
+    finite, and `Interrupted` after a stop request, with the state saved.
     """
+    with _deterministic(recipe.config.deterministic):
+        return _train(model, batches, recipe, stop, on_flush)
+
+
+def _train(
+    model: Segmenter,
+    batches: Batches,
+    recipe: Recipe,
+    stop: StopRequest | None,
+    on_flush: Callable[[Progress], None] | None,
+) -> Progress:
     model.to(recipe.device).to(memory_format=recipe.precision.torch_memory_format)
     model.train()
+    if recipe.config.batch_norm == "frozen":
+        freeze_batch_norm(model.backbone)
     optimizer = build_optimizer(model, recipe.config)
-    progress = _resumed(model, optimizer, recipe)
+    trained = _Trained(model, optimizer, _averaged(model, recipe.config.ema))
+    progress = _resumed(trained, recipe)
     log = _LossLog(progress, on_flush)
     last_save = last_tick = time.monotonic()
     for images, labels in batches(progress.step):
@@ -84,6 +102,8 @@ def train(
         rate = set_learning_rate(optimizer, recipe.config, progress.step)
         torch.manual_seed(step_seed(recipe.seed, progress.step))
         terms = train_step(model, optimizer, images, labels, recipe)
+        if trained.average is not None:
+            trained.average.update_parameters(model)
         progress.step += 1
         now = time.monotonic()
         progress.seconds, last_tick = progress.seconds + now - last_tick, now
@@ -91,12 +111,14 @@ def train(
         stopping = stop is not None and stop.requested
         if stopping or now - last_save > recipe.save_seconds:
             log.flush()
-            save_resume(model, optimizer, progress, recipe)
+            save_resume(trained, progress, recipe)
             last_save = time.monotonic()
         if stopping and stop is not None:
             stop.check()
     log.flush()
-    save_resume(model, optimizer, progress, recipe)
+    save_resume(trained, progress, recipe)
+    if trained.average is not None:
+        model.load_state_dict(trained.average.module.state_dict())
     return progress
 
 
@@ -107,7 +129,27 @@ def train_step(
     labels: Tensor,
     recipe: Recipe,
 ) -> dict[str, Tensor]:
-    """One optimisation step on images (N, 3, H, W) and labels (N, H, W); detached loss terms."""
+    """One optimisation step on images (N, 3, H, W) and labels (N, H, W); detached loss terms.
+
+    With `accumulate` parts, gradients and terms are the mean over equal parts of the batch, each
+    with its own batch norm and its own mean over labelled pixels.
+    """
+    parts = recipe.config.accumulate
+    optimizer.zero_grad(set_to_none=True)
+    recorded = [
+        _accumulate(model, *part, recipe)
+        for part in zip(images.chunk(parts), labels.chunk(parts), strict=True)
+    ]
+    if recipe.config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.config.clip_norm)
+    optimizer.step()
+    return {name: torch.stack([terms[name] for terms in recorded]).mean() for name in recorded[0]}
+
+
+def _accumulate(
+    model: Segmenter, images: Tensor, labels: Tensor, recipe: Recipe
+) -> dict[str, Tensor]:
+    """Add the gradients of one part of a batch; its loss and its terms, detached."""
     device = recipe.device
     images = images.to(
         device, non_blocking=True, memory_format=recipe.precision.torch_memory_format
@@ -115,14 +157,18 @@ def train_step(
     labels = labels.to(device, non_blocking=True)
     with recipe.precision.autocast(device):
         output = model(images, labels)
-    terms = loss_terms(output, labels, IGNORE)
-    loss = weighted_sum(terms, recipe.loss_weights)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    if recipe.config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.config.clip_norm)
-    optimizer.step()
+    terms = loss_terms(output, labels, IGNORE, recipe.criterion)
+    loss = weighted_sum(terms, {**recipe.loss_weights, **recipe.criterion.extra_weights})
+    torch.autograd.backward(loss / recipe.config.accumulate)
     return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Keep the statistics and the affine parameters of every batch norm as they are."""
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval()
+            norm.requires_grad_(False)
 
 
 def build_optimizer(model: Segmenter, config: TrainConfig) -> torch.optim.Optimizer:
@@ -138,8 +184,8 @@ def build_optimizer(model: Segmenter, config: TrainConfig) -> torch.optim.Optimi
 
 
 def schedule_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Multiplier of the learning rate in step 0 .. steps - 1: warm-up ramp times poly decay."""
-    decay: float = (1 - step / steps) ** schedule.power
+    """Multiplier of the rate in step 0 .. steps - 1: warm-up ramp times poly decay to the floor."""
+    decay: float = max(schedule.floor, (1 - step / steps) ** schedule.power)
     return decay * min(1.0, (step + 1) / (schedule.warmup_steps + 1))
 
 
@@ -157,16 +203,47 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def save_resume(
-    model: Segmenter, optimizer: torch.optim.Optimizer, progress: Progress, recipe: Recipe
-) -> None:
+@dataclass(frozen=True)
+class _Trained:
+    """Everything that a step changes."""
+
+    model: Segmenter
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+
+
+def _averaged(model: Segmenter, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of parameters and buffers, from the first step's values on."""
+    if decay is None:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Refuse, while inside, operators whose result differs from run to run."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        # cuBLAS is deterministic only with a workspace of fixed size.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
     """Store all that is needed to go on after `progress.step`. Raises `OutputError`."""
     if recipe.resume_path is None:
         return
+    average = trained.average
     state = {
         "identity": recipe.identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "model": trained.model.state_dict(),
+        "optimizer": trained.optimizer.state_dict(),
+        "average": None if average is None else average.state_dict(),
         "step": progress.step,
         "seconds": progress.seconds,
         "history": progress.history,
@@ -174,12 +251,14 @@ def save_resume(
     write_atomic(recipe.resume_path, lambda file: torch.save(state, file))
 
 
-def _resumed(model: Segmenter, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Progress:
+def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
     state = _read_resume(recipe)
     if state is None:
         return Progress()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    trained.model.load_state_dict(state["model"])
+    trained.optimizer.load_state_dict(state["optimizer"])
+    if trained.average is not None:
+        trained.average.load_state_dict(state["average"])
     return Progress(state["step"], state["seconds"], state["history"])
 
 

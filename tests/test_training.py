@@ -1,6 +1,7 @@
 """The training loop: schedule, resume to the bit, and what happens when it cannot go on."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from contextbench.data import build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
 from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.losses import Criterion
 from contextbench.precision import Precision
 from contextbench.training import (
     Progress,
@@ -22,6 +24,7 @@ from contextbench.training import (
     set_learning_rate,
     step_seed,
     train,
+    train_step,
 )
 from tests import small
 
@@ -107,14 +110,8 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, optimizer):
     expected = train(*undisturbed).history
     stop = StopRequest()
     model, batches, recipe = setup(tmp_path / "resume.pt", steps=6, optimizer=optimizer)
-
-    def stop_in_third_step(start):
-        for number, batch in enumerate(batches(start)):
-            stop.requested = number == 2
-            yield batch
-
     with pytest.raises(Interrupted):
-        train(model, stop_in_third_step, recipe, stop=stop)
+        train(model, stopping_at(batches, 2, stop), recipe, stop=stop)
     resumed = setup(tmp_path / "resume.pt", steps=6, optimizer=optimizer)
     progress = train(*resumed)
     assert progress.step == 6
@@ -183,3 +180,116 @@ def test_progress_starts_empty():
 def assert_same_weights(first, second):
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_the_rate_never_falls_below_its_floor():
+    schedule = ScheduleConfig(power=0.9, floor=0.01)
+    factors = [schedule_factor(schedule, step, 1000) for step in range(1000)]
+    assert min(factors) == factors[-1] == 0.01
+    assert factors[500] == pytest.approx(0.5**0.9)
+
+
+def test_gradients_of_equal_parts_are_those_of_the_batch():
+    """Without batch norm and with every pixel labelled, the mean of means is the mean."""
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 13, (4, 64, 64), generator=torch.Generator().manual_seed(1))
+    gradients, losses = [], []
+    for accumulate in (1, 2, 4):
+        model, _, recipe = setup(batch=4, accumulate=accumulate)
+        model.eval()  # batch norm and dropout act on each image alone
+        terms = train_step(
+            model, build_optimizer(model, recipe.config), images, labels, aux_free(recipe)
+        )
+        losses.append(terms["loss"])
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for other in (1, 2):
+        torch.testing.assert_close(gradients[other], gradients[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(losses[other], losses[0])
+
+
+def aux_free(recipe):
+    return dataclasses.replace(recipe, loss_weights={})
+
+
+def test_a_batch_is_computed_in_equal_parts_only():
+    with pytest.raises(ValueError, match="accumulate must divide it"):
+        TrainConfig(crop=(64, 64), batch=4, steps=1, lr=0.1, accumulate=3)
+
+
+def test_averaged_weights_are_the_weighted_sum_of_all_steps():
+    """w = d w + (1 - d) w_s after each step s, from the weights after the first one on."""
+    decay, seen = 0.5, []
+    model, batches, recipe = setup(steps=3, ema=decay)
+    for steps in (1, 2, 3):
+        each, each_batches, each_recipe = setup(steps=3)
+        stepped = limited(each_batches, steps)
+        train(each, stepped, each_recipe)
+        seen.append(each.state_dict()["head.classifier.1.weight"])
+    expected, *later = seen
+    for weights in later:
+        expected = decay * expected + (1 - decay) * weights
+    train(model, batches, recipe)
+    torch.testing.assert_close(model.state_dict()["head.classifier.1.weight"], expected)
+
+
+def stopping_at(batches, step, stop):
+    """Batches that ask for a stop in the step of this number."""
+
+    def start_from(start):
+        for number, batch in enumerate(batches(start), start):
+            stop.requested = number == step
+            yield batch
+
+    return start_from
+
+
+def limited(batches, steps):
+    return lambda start: itertools.islice(iter(batches(start)), steps)
+
+
+def test_averaged_weights_survive_a_restart(tmp_path):
+    undisturbed = setup(steps=6, ema=0.9)
+    train(*undisturbed)
+    stop = StopRequest()
+    model, batches, recipe = setup(tmp_path / "resume.pt", steps=6, ema=0.9)
+    with pytest.raises(Interrupted):
+        train(model, stopping_at(batches, 2, stop), recipe, stop=stop)
+    resumed, _, _ = setup(steps=6, ema=0.9)
+    train(resumed, batches, recipe)
+    assert_same_weights(resumed, undisturbed[0])
+
+
+def test_a_frozen_batch_norm_keeps_statistics_and_parameters():
+    model, batches, recipe = setup(steps=2, batch_norm="frozen")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, batches, recipe)
+    after = model.state_dict()
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d) and name.startswith("backbone")
+    ]
+    assert norms
+    for name in norms:
+        for part in ("running_mean", "running_var", "weight", "bias"):
+            assert torch.equal(before[f"{name}.{part}"], after[f"{name}.{part}"])
+    assert not torch.equal(before["head.classifier.1.weight"], after["head.classifier.1.weight"])
+
+
+def test_deterministic_mode_ends_with_the_training():
+    seen = []
+    model, batches, recipe = setup(steps=1, deterministic=True)
+    train(
+        model, batches, recipe,
+        on_flush=lambda _: seen.append(torch.are_deterministic_algorithms_enabled()),
+    )  # fmt: skip
+    assert seen == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_losses_of_the_protocol_are_recorded_and_minimised():
+    model, batches, recipe = setup(steps=2)
+    recipe = dataclasses.replace(recipe, criterion=Criterion(dice=0.5))
+    for entry in train(model, batches, recipe).history:
+        parts = entry["main"] + 0.4 * entry["aux"] + 0.5 * entry["dice"]
+        assert entry["loss"] == pytest.approx(parts, rel=1e-5)

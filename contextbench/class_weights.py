@@ -1,0 +1,97 @@
+"""Weights of classes for the loss, from the labels of the training split, counted once."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contextbench.config import ClassWeighting, ConfigError, Frozen, validated
+from contextbench.data.base import SegmentationDataset
+from contextbench.files import quarantine, write_json
+
+ENET_OFFSET = 1.02  # the constant c of Paszke et al., which bounds the weights by 50
+
+
+class ClassPixels(Frozen):
+    """Labelled pixels of a split; both lists have one number a class."""
+
+    dataset_fingerprint: str
+    pixels: list[int]
+    image_pixels: list[int]  # labelled pixels of the images that the class occurs in
+
+
+def counted(
+    dataset: SegmentationDataset,
+    fingerprint: str,
+    path: Path,
+    progress: Callable[[int], None],
+) -> ClassPixels:
+    """Counts over all images of `dataset`, from `path` where it holds those of `fingerprint`."""
+    stored = _stored(path)
+    if stored is not None and stored.dataset_fingerprint == fingerprint:
+        return stored
+    classes = len(dataset.labels.classes)
+    pixels, image_pixels = (torch.zeros(classes, dtype=torch.int64) for _ in range(2))
+    for index in range(len(dataset)):
+        labels = dataset[index].labels
+        each = torch.bincount(labels.flatten().long(), minlength=classes)[:classes]
+        pixels += each
+        image_pixels += torch.where(each > 0, each.sum(), 0)
+        progress(index + 1)
+    counts = ClassPixels(
+        dataset_fingerprint=fingerprint,
+        pixels=pixels.tolist(),
+        image_pixels=image_pixels.tolist(),
+    )
+    write_json(path, counts.model_dump())
+    return counts
+
+
+def class_weights(
+    weighting: ClassWeighting | tuple[float, ...], counts: Callable[[], ClassPixels], classes: int
+) -> Tensor:
+    """One weight a class, (K,) float32; `counts` is called only where weights depend on them.
+
+    median_frequency: w_k = median_j(f_j) / f_k with f_k the share of class k in the labelled pixels
+    of the images that it occurs in. Eigen and Fergus, ICCV 2015, arXiv:1411.4734, section 6.3.2.
+    inverse_log: w_k = 1 / ln(1.02 + p_k), p_k the share in all labelled pixels. Paszke et al.,
+    arXiv:1606.02147 (ENet), section 5.1. A class that never occurs gets 0 from the first, which has
+    no frequency for it, and no loss term is scaled by either.
+    Raises `ConfigError` unless listed weights are one a class.
+    """
+    if isinstance(weighting, tuple):
+        if len(weighting) != classes:
+            raise ConfigError(
+                f"train.loss.class_weights lists {len(weighting)} weights for {classes} classes"
+            )
+        return torch.tensor(weighting)
+    formulas = {"median_frequency": _median_frequency, "inverse_log": _inverse_log}
+    return torch.tensor(formulas[weighting](counts()))
+
+
+def _median_frequency(counts: ClassPixels) -> list[float]:
+    pairs = zip(counts.pixels, counts.image_pixels, strict=True)
+    shares = [pixels / total if total else 0.0 for pixels, total in pairs]
+    middle = median(share for share in shares if share > 0)
+    return [middle / share if share else 0.0 for share in shares]
+
+
+def _inverse_log(counts: ClassPixels) -> list[float]:
+    total = sum(counts.pixels)
+    return [1 / math.log(ENET_OFFSET + pixels / total) for pixels in counts.pixels]
+
+
+def _stored(path: Path) -> ClassPixels | None:
+    if not path.exists():
+        return None
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return validated(ClassPixels, content, str(path))
+    except (OSError, ValueError):  # a `ConfigError` is one too
+        quarantine(path)
+        return None
