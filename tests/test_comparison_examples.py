@@ -18,7 +18,7 @@ from contextbench.evaluation import predict_image
 from contextbench.examples import make_examples, store_examples
 from contextbench.precision import Precision
 from contextbench.report.disagreement import disputed_pixel
-from contextbench.report.examples import Examples, read_examples
+from contextbench.report.examples import Examples, read_examples, remove_examples
 from contextbench.runner import Cell, Execution, load_trained, open_setting, run_grid
 from tests import small
 
@@ -171,16 +171,25 @@ def test_a_bound_is_shown_without_attention(execution):
     assert "no attention of ocr: " in said(execution)
 
 
-def test_plot_draws_the_examples_that_a_comparison_stored(execution, tmp_path):
+def test_plot_is_given_the_examples_that_a_comparison_stored(execution, tmp_path, monkeypatch):
+    given = []
+
+    def record(_collection, examples, *_rest, **_options) -> list[Path]:
+        given.append(examples)
+        return []
+
+    monkeypatch.setattr("contextbench.comparison.write_report", record)
+    monkeypatch.setattr("contextbench.report.bundle.write_report", record)
     heads = [cell.head for cell in cells()]
     plan = Plan(heads, seeds=[0], rounds=1, train_rounds=1, examples=2)
-    outcome = compare(small.protocol(), plan, execution)
+    compare(small.protocol(), plan, execution)
     arguments = ["plot", str(execution.out / "tiny"), "-o", str(tmp_path / "again")]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    drawn = {path.name: path for path in (tmp_path / "again").rglob("*") if path.is_file()}
-    assert set(drawn) == {path.name for path in outcome.files}
-    for path in outcome.files:
-        if path.stem == "predictions":
-            assert path.read_bytes() == drawn[path.name].read_bytes()
-    assert {"predictions.png", "predictions.svg"} <= set(drawn)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    drawn, again = given
+    assert drawn.names == again.names == make_examples(SETTING, cells(), execution, count=2).names
+    assert list(drawn.predictions) == list(again.predictions) == list(HEADS)
+    for head in HEADS:
+        np.testing.assert_array_equal(drawn.predictions[head], again.predictions[head])
+    remove_examples(execution.out / "tiny")
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert given[-1] is None
