@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from contextbench.ablation import load_ablation
 from contextbench.backbone import RESNETS, build_backbone
 from contextbench.build import build_model
 from contextbench.config import ConfigError, HeadConfig, load_protocol, names_in, nearest
@@ -16,7 +17,7 @@ from contextbench.provenance import environment
 from contextbench.published import load_table
 from heads import HEADS
 
-KINDS = ("heads", "protocols", "datasets", "backbones", "tables")
+KINDS = ("heads", "protocols", "datasets", "backbones", "tables", "ablations")
 
 
 def inventory(kind: str) -> dict[str, str]:
@@ -31,6 +32,8 @@ def inventory(kind: str) -> dict[str, str]:
         return {name: _backbone_line(name) for name in RESNETS}
     if kind == "tables":
         return {name: load_table(name, HEADS).title for name in names_in("tables")}
+    if kind == "ablations":
+        return {name: load_ablation(name, HEADS).title for name in names_in("ablations")}
     raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
 
 

@@ -1,11 +1,12 @@
-"""Tables of papers: the figures they print, and the heads that are compared with them. No torch.
+"""What papers print: costs, beside the heads that are compared with them, and scores. No torch.
 
 A file in `configs/tables/` names a file of published figures and lists rows; each row is a head
-with options and, where the paper has that row, the paper's name of it.
+with options and, where the paper has that row, the paper's name of it. Files of published scores
+have a line for each score, which is found by the text of some of its cells.
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -53,6 +54,26 @@ class PublishedCost(Frozen):
     def memory_bytes(self) -> int | None:
         """What is printed as MB are MiB: only so do the sizes of the tensors add up to it."""
         return None if self.memory_mb is None else round(self.memory_mb * 2**20)
+
+
+class PublishedScore(Frozen):
+    """One line of a file of published scores; all cells as printed."""
+
+    file: str
+    line: int  # in the file, from 1
+    cells: dict[str, str]
+    dataset: str
+    split: str
+    backbone: str
+    miou_percent: float | None  # None: the cell is empty
+    status: Literal["verified", "unverified", "computed"]
+    source: str
+    notes: str = ""
+
+    @property
+    def miou(self) -> float | None:
+        """As a fraction."""
+        return None if self.miou_percent is None else self.miou_percent / 100
 
 
 class FeatureShape(Frozen):
@@ -138,10 +159,7 @@ def load_published(spec: TableSpec) -> dict[str, PublishedCost]:
     Raises `ConfigError` for an unreadable file, wrong cells, and a row whose method it lacks.
     """
     path = published_folder() / spec.published
-    try:
-        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    lines = _lines(path)
     costs = [_published(line, f"{path}: line {i}") for i, line in enumerate(lines, start=2)]
     figures = {cost.method: cost for cost in costs}
     for row in spec.rows:
@@ -151,6 +169,87 @@ def load_published(spec: TableSpec) -> dict[str, PublishedCost]:
                 f"{nearest(row.method, figures)}"
             )
     return figures
+
+
+def load_scores(file: str) -> list[PublishedScore]:
+    """The lines with an mIoU of a file in `published_folder()`.
+
+    The mIoU is in the column `miou`, or in `value` where `metric` is mIoU. Raises `ConfigError` for
+    an unreadable file and for wrong or missing cells, naming the line.
+    """
+    path = published_folder() / file
+    numbered = [
+        (number, _cells(line, f"{path}: line {number}"))
+        for number, line in enumerate(_lines(path), start=2)
+    ]
+    scores = [
+        _score(file, number, cells, f"{path}: line {number}")
+        for number, cells in numbered
+        if cells.get("metric", "mIoU") == "mIoU"
+    ]
+    if not scores:
+        raise ConfigError(f"{path}: has no line with an mIoU")
+    return scores
+
+
+def find_score(
+    scores: Sequence[PublishedScore], keys: Mapping[str, str], source: str
+) -> PublishedScore:
+    """The one line of `scores`, at least one, whose cells have the text that `keys` give.
+
+    Raises `ConfigError`, beginning with `source`, for an unknown column, a text that no line has
+    there, and keys that no or several lines have together.
+    """
+    left = list(scores)
+    for column, text in keys.items():
+        if any(column not in score.cells for score in scores):
+            hint = nearest(column, scores[0].cells)
+            raise ConfigError(f"{source}: {scores[0].file} has no column {column!r}; {hint}")
+        given = {score.cells[column] for score in left}
+        left = [score for score in left if score.cells[column] == text]
+        if not left:
+            hint = nearest(text, given - {""})
+            raise ConfigError(
+                f"{source}: no line of {scores[0].file} with these keys has {column!r} {text!r}; "
+                f"{hint}"
+            )
+    if len(left) > 1:
+        lines = ", ".join(str(score.line) for score in left)
+        raise ConfigError(
+            f"{source}: the lines {lines} of {scores[0].file} all have these keys; add another key"
+        )
+    return left[0]
+
+
+def _score(file: str, line: int, cells: dict[str, str], source: str) -> PublishedScore:
+    column = "miou" if "miou" in cells else "value"
+    for needed in ("dataset", "split", "backbone", column, "status", "source"):
+        if needed not in cells:
+            raise ConfigError(f"{source}: key {needed!r} is missing")
+    named = {key: cells[key] for key in ("dataset", "split", "backbone", "status", "source")}
+    content = {
+        **named,
+        "file": file,
+        "line": line,
+        "cells": cells,
+        "miou_percent": cells[column] or None,
+        "notes": cells.get("notes", ""),
+    }
+    return validated(PublishedScore, content, source)
+
+
+def _lines(path: Path) -> list[dict[Any, Any]]:
+    try:
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _cells(line: Mapping[Any, Any], source: str) -> dict[str, str]:
+    # Cells beyond the header have the key None, missing ones the value None.
+    if None in line or None in line.values():
+        raise ConfigError(f"{source}: has not as many cells as the first line")
+    return {str(key): str(value) for key, value in line.items()}
 
 
 def _row(content: Any, source: str) -> TableRow:

@@ -168,7 +168,9 @@ def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
         assert picture.size[0] >= 3 * 64
 
 
-@pytest.mark.parametrize("kind", ["heads", "protocols", "datasets", "backbones", "tables"])
+@pytest.mark.parametrize(
+    "kind", ["heads", "protocols", "datasets", "backbones", "tables", "ablations"]
+)
 def test_list(kind):
     result = call("list", kind, "--json")
     assert result.exit_code == 0, result.output

@@ -45,7 +45,10 @@ def write(tmp_path: Path) -> Write:
 
 def test_every_shipped_file_is_of_a_kind() -> None:
     files = {p.relative_to(configs_folder()).as_posix() for p in configs_folder().rglob("*.*")}
-    kinds = {"protocols": PROTOCOLS, **{kind: names_in(kind) for kind in ("heads", "tables")}}
+    kinds = {
+        "protocols": PROTOCOLS,
+        **{kind: names_in(kind) for kind in ("heads", "tables", "ablations")},
+    }
     assert files == {f"{kind}/{name}.yaml" for kind, names in kinds.items() for name in names}
     assert {"probe", "camvid-small"} <= {*PROTOCOLS}
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from contextbench import __version__
+from contextbench.cli.ablations import ablate
 from contextbench.cli.costs import profile, table
 from contextbench.cli.inspection import check_data, doctor, list_names
 from contextbench.cli.reports import plot
@@ -23,6 +24,7 @@ app.command()(compare)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(ablate)
 app.command()(profile)
 app.command()(table)
 app.command("check-data")(check_data)

@@ -57,7 +57,9 @@ def check_data(
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(help="heads, protocols, datasets, backbones or tables.")],
+    kind: Annotated[
+        str, typer.Argument(help="heads, protocols, datasets, backbones, tables or ablations.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """List what exists, one line each.

@@ -1,0 +1,82 @@
+"""The command that runs a paper's ablation and puts its scores beside the measured ones."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contextbench.cli.shared import (
+    DeviceOption,
+    FreshOption,
+    JsonOption,
+    OutOption,
+    ProtocolOption,
+    RootOption,
+    SeedsOption,
+    SetOption,
+    WorkersOption,
+    console,
+    execution_of,
+    exit_for,
+    guarded,
+    print_paths,
+    seeds_of,
+)
+
+
+def ablate(
+    name: Annotated[
+        str, typer.Argument(help="Name of an ablation, or a file; see `list ablations`.")
+    ],
+    protocol: ProtocolOption = "probe",
+    seeds: SeedsOption = "0",
+    out: OutOption = Path("runs"),
+    data_root: RootOption = None,
+    device: DeviceOption = "auto",
+    overrides: SetOption = None,
+    workers: WorkersOption = 0,
+    fresh: FreshOption = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing: the table of what is on disk.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what is missing of a paper's ablation; print published beside measured.
+
+    Runs are shared with `compare`; the same command goes on after an interruption. The tables lie
+    in OUT/PROTOCOL/ablations.
+
+    Example: contextbench ablate encnet --protocol camvid-small --data-root data --seeds 0,1,2
+    """
+    with guarded(resume=not report_only):
+        from contextbench.ablation import load_ablation, variants
+        from contextbench.config import load_protocol
+        from contextbench.report.ablation_runs import read_rows
+        from contextbench.report.ablations import (
+            ablation_console,
+            ablation_table,
+            write_ablation,
+        )
+        from heads import HEADS
+
+        ablation = load_ablation(name, HEADS)
+        settings = load_protocol(protocol, overrides or ())
+        unsuitable: dict[str, str] = {}
+        if not report_only:
+            from contextbench.ablate import Plan, run_ablation
+
+            plan = Plan(seeds_of(seeds), fresh=fresh, retry_failed=retry_failed)
+            with execution_of(out, device, data_root, workers) as execution:
+                unsuitable = run_ablation(ablation, settings, plan, execution)
+        rows = read_rows(out, variants(ablation, settings), seeds_of(seeds), unsuitable)
+        table = ablation_table(ablation, settings, rows)
+        paths = write_ablation(table, out / settings.name / "ablations")
+        if as_json:
+            console.print_json(table.frame.to_json(orient="records"))
+        else:
+            console.print(ablation_console(table))
+            print_paths(paths)
+        exit_for([run for row in rows for run in row.runs.values()])
