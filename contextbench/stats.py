@@ -133,16 +133,23 @@ class Ranking:
         return (best, *others)
 
     @property
-    def cautions(self) -> tuple[str, ...]:
-        """What limits these numbers, one sentence each; empty where nothing does."""
+    def limits(self) -> tuple[str, ...]:
+        """What limits the intervals, one sentence each; empty where nothing does."""
         sentences = (
             _few_blocks(self.images, self.block),
             _single_seeds(self.heads),
-            _disagreeing_seeds(self.pairs),
             _rare_classes(self.missing_classes),
-            _few_resamples(self.resampling, len(self.pairs)),
         )
         return tuple(sentence for sentence in sentences if sentence)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """`limits`, and what limits the order of the heads."""
+        sentences = (
+            _disagreeing_seeds(self.pairs),
+            _few_resamples(self.resampling, len(self.pairs)),
+        )
+        return (*self.limits, *(sentence for sentence in sentences if sentence))
 
 
 def rank(
