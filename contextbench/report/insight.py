@@ -1,0 +1,191 @@
+"""Which head solves which group of classes, seed by seed, with intervals: numbers from records.
+
+The groups are those that the dataset declares (`labels.groups` of the records). IoU of a group is
+the mean over its classes. A head is judged by its difference to a baseline, in two ways at once:
+over the images of the split (paired bootstrap, corrected by Holm for all comparisons made here),
+and over the seeds, each of one against each of the other.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from contextbench.config import nearest
+from contextbench.errors import UserError
+from contextbench.report.bundle import subject
+from contextbench.report.collection import Collection
+from contextbench.stats import (
+    HeadStatistics,
+    Interval,
+    Ranking,
+    Resampling,
+    SeedSpread,
+    holm,
+    miou_interval,
+    rank,
+)
+
+Verdict = Literal["solves", "better", "undecided", "worse"]
+
+SOLVED = 0.5  # share of what the baseline lacks to an IoU of 1 that a solution must add
+GROUPED_DATASETS = ("probe",)  # of those that come with the package
+
+
+class InsightError(UserError, ValueError):
+    """Records that cannot be judged group by group. The message says why, and which can."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A head against the baseline on one group."""
+
+    difference: Interval  # IoU of the head minus that of the baseline; test set
+    holm_p_value: float  # two-sided, corrected for all comparisons of the insight
+    seed_wins: int  # pairs of one seed of each in which the head is better
+    seed_losses: int
+    seed_pairs: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head on one group."""
+
+    iou: Interval  # mean over seeds; the interval is that of the test set
+    spread: SeedSpread
+    seeds: Mapping[int, Interval]  # seed -> its IoU with the interval of the test set
+    comparison: Comparison | None  # None for the baseline
+
+
+@dataclass(frozen=True)
+class Insight:
+    """Every head on every group."""
+
+    subject: str  # dataset and protocol
+    baseline: str
+    groups: Mapping[str, Sequence[str]]  # name -> its classes
+    heads: Sequence[str]  # the baseline, then by mIoU over all classes, best first
+    cells: Mapping[tuple[str, str], Cell]  # (head, group)
+    images: int
+    resampling: Resampling
+    cautions: Sequence[str]  # what limits the numbers, one sentence each
+
+    @property
+    def comparisons(self) -> int:
+        """Number of differences to the baseline: what p-values are corrected for."""
+        return sum(cell.comparison is not None for cell in self.cells.values())
+
+    def heads_with(self, verdict: Verdict, group: str) -> list[str]:
+        """Heads that got a verdict on a group."""
+        judged = ((head, self.cells[head, group].comparison) for head in self.heads)
+        return [head for head, each in judged if each is not None and each.verdict == verdict]
+
+
+def judge(
+    collection: Collection, *, baseline: str = "fcn", resampling: Resampling = Resampling()
+) -> Insight:
+    """Every head on every group of classes, against `baseline`.
+
+    Heads without counts per image are left out and named in `cautions`. Raises `InsightError`
+    where the dataset has no groups or `baseline` or another head is missing, and `RecordError`
+    where the heads were not evaluated on the same images.
+    """
+    _check(collection, baseline)
+    labels, areas = collection.runs[0].labels, collection.areas
+    ranked = partial(rank, areas, video=collection.video, resampling=resampling)
+    overall = ranked()
+    heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
+    rankings = {group: ranked(classes=members) for group, members in labels.groups.items()}
+    comparisons = _comparisons(rankings, heads)
+    cells = {}
+    for (group, ranking), head in itertools.product(rankings.items(), heads):
+        own = _statistics(ranking, head)
+        seeds = {
+            seed: miou_interval(
+                [areas[head][seed]],
+                video=collection.video,
+                resampling=resampling,
+                classes=labels.groups[group],
+            )
+            for seed in sorted(areas[head])
+        }
+        cells[head, group] = Cell(own.miou, own.seeds, seeds, comparisons.get((head, group)))
+    return Insight(
+        subject=subject(collection.runs[0]),
+        baseline=baseline,
+        groups={g: [labels.classes[k] for k in members] for g, members in labels.groups.items()},
+        heads=heads,
+        cells=cells,
+        images=overall.images,
+        resampling=resampling,
+        cautions=[*collection.warnings, *_unjudged(collection), *_limits(rankings)],
+    )
+
+
+def _check(collection: Collection, baseline: str) -> None:
+    run, heads = collection.runs[0], collection.areas
+    if not run.labels.groups:
+        raise InsightError(
+            f"the records of {subject(run)} have no groups of classes to judge heads by; of the "
+            f"datasets that come with contextbench, these have: {', '.join(GROUPED_DATASETS)}"
+        )
+    if baseline not in heads:
+        raise InsightError(
+            f"baseline {baseline!r} has no counts per image here; {nearest(baseline, heads)}"
+        )
+    if len(heads) == 1:
+        raise InsightError(f"there is no head to compare with the baseline {baseline}")
+
+
+def _comparisons(
+    rankings: Mapping[str, Ranking], heads: Sequence[str]
+) -> dict[tuple[str, str], Comparison]:
+    """(head, group) -> every head against the first one."""
+    baseline, *others = heads
+    keys = list(itertools.product(others, rankings))
+    p_values = [rankings[group].pair(head, baseline).p_value for head, group in keys]
+    return {
+        (head, group): _comparison(rankings[group], head, baseline, p_value)
+        for (head, group), p_value in zip(keys, holm(p_values), strict=True)
+    }
+
+
+def _comparison(ranking: Ranking, head: str, baseline: str, holm_p_value: float) -> Comparison:
+    own, other = _statistics(ranking, head), _statistics(ranking, baseline)
+    pair = ranking.pair(head, baseline)
+    estimate, low, high = pair.difference
+    difference = pair.difference if pair.first == head else Interval(-estimate, -high, -low)
+    contests = list(itertools.product(own.seeds.values, other.seeds.values))
+    wins, losses = sum(a > b for a, b in contests), sum(a < b for a, b in contests)
+    verdict: Verdict = "undecided"
+    if holm_p_value < 1 - ranking.resampling.level:
+        if wins == len(contests):
+            lacking = 1 - other.miou.estimate
+            verdict = "solves" if difference.low >= SOLVED * lacking else "better"
+        elif losses == len(contests):
+            verdict = "worse"
+    return Comparison(difference, holm_p_value, wins, losses, len(contests), verdict)
+
+
+def _statistics(ranking: Ranking, head: str) -> HeadStatistics:
+    return next(each for each in ranking.heads if each.head == head)
+
+
+def _unjudged(collection: Collection) -> Iterable[str]:
+    names = sorted({run.head_name for run in collection.runs} - collection.areas.keys())
+    if names:
+        yield f"Not judged, for want of counts per image: {', '.join(names)}."
+
+
+def _limits(rankings: Mapping[str, Ranking]) -> list[str]:
+    """What limits the intervals; with the group where it does not limit all of them."""
+    groups: dict[str, list[str]] = {}
+    for group, ranking in rankings.items():
+        for sentence in ranking.limits:
+            groups.setdefault(sentence, []).append(group)
+    return [
+        sentence if len(named) == len(rankings) else f"Group {', '.join(named)}: {sentence}"
+        for sentence, named in groups.items()
+    ]
