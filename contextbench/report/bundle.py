@@ -1,6 +1,6 @@
 """All tables and figures of a comparison in one folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,10 +18,10 @@ from contextbench.report.tables import (
     per_class_markdown,
     per_class_table,
     render_markdown,
-    warnings_for,
     write_csv,
 )
 from contextbench.results import HeadProfileRecord, RunRecord, write_model
+from contextbench.stats import Ranking, rank
 
 FILE_NAMES: dict[plots.Cost, str] = {
     "macs": "tradeoff-macs",
@@ -31,11 +31,19 @@ FILE_NAMES: dict[plots.Cost, str] = {
 }
 
 
-def write_report(collection: Collection, examples: Examples | None, folder: Path) -> list[Path]:
-    """Write `table.csv`, `table.md`, `per_class.csv`, `figures/*.png` and `.svg`; return the paths.
+def write_report(
+    collection: Collection,
+    examples: Examples | None,
+    folder: Path,
+    *,
+    width: plots.Width | None = None,
+    formats: Sequence[plots.Format] = plots.FORMATS,
+) -> list[Path]:
+    """Write `table.csv`, `table.md`, `per_class.csv` and `figures/NAME.FORMAT`; return the paths.
 
-    A figure whose numbers do not exist is left out. Raises as `comparison_table` does, and
-    `OutputError` when a file cannot be written.
+    `width` is that of the figures, in columns of a paper; None: as each of them needs. A figure
+    whose numbers do not exist is left out. Raises as `comparison_table` does, and `OutputError`
+    when a file cannot be written.
     """
     runs, profile = collection.runs, collection.profile
     table = comparison_table(runs, profile, ranking=collection.ranking)
@@ -46,22 +54,24 @@ def write_report(collection: Collection, examples: Examples | None, folder: Path
     write_csv(per_class, classes)
     sections = [
         f"# {title}",
-        render_markdown(table, [*warnings_for(runs, profile), *collection.all_warnings]).strip(),
+        render_markdown(table, collection.notes).strip(),
         "## Classes",
         per_class_markdown(per_class),
     ]
     write_text(markdown, "\n\n".join(sections))
     written = [csv, markdown, classes]
-    for name, figure in _figures(collection, table, examples, title):
-        written += plots.save(figure, folder / "figures", name)
+    for name, figure in _figures(collection, table, examples, width):
+        written += plots.save(figure, folder / "figures", name, formats)
     return written
 
 
-def write_head_report(record: HeadProfileRecord, folder: Path) -> list[Path]:
+def write_head_report(
+    record: HeadProfileRecord, folder: Path, *, formats: Sequence[plots.Format] = plots.FORMATS
+) -> list[Path]:
     """The record of heads alone, and all that is made of it; the paths of the latter."""
     write_model(folder / "profile.json", record)
     written = write_forms(record, folder)
-    return [*written, *(write_scaling(record, folder) if record.sizes > 1 else [])]
+    return [*written, *(write_scaling(record, folder, formats=formats) if record.sizes > 1 else [])]
 
 
 def subject(run: RunRecord) -> str:
@@ -76,31 +86,86 @@ def _figures(
     collection: Collection,
     table: pd.DataFrame,
     examples: Examples | None,
-    title: str,
+    width: plots.Width | None,
 ) -> Iterator[tuple[str, Figure]]:
     """File name and figure, for every figure that has something to show."""
+    title = subject(collection.runs[0])
+    inches = None if width is None else plots.WIDTHS[width]
+    yield from _tradeoffs(table, collection.ranking, title, inches)
+    yield from _of_ranking(collection.ranking, title, inches)
+    yield from _of_classes(collection, table, title, inches)
+    if any(entries for seeds in collection.histories.values() for entries in seeds.values()):
+        loss = plots.loss_curves(
+            collection.histories, f"Training loss: {title}", width=inches or plots.ONE_COLUMN
+        )
+        yield "loss", loss
+    if examples is not None and examples.images and examples.predictions:
+        yield "predictions", _predictions(examples, collection.runs[0], title, inches)
+
+
+def _tradeoffs(
+    table: pd.DataFrame, ranking: Ranking | None, subject: str, width: float | None
+) -> Iterator[tuple[str, Figure]]:
+    title = f"Accuracy and cost: {subject}"
     costs = [cost for cost in plots.COSTS if not plots.plottable(table, cost).empty]
     for cost in costs:
-        yield FILE_NAMES[cost], plots.tradeoff(table, cost, f"Accuracy and cost: {title}")
+        figure = plots.tradeoff(
+            table, cost, title, ranking=ranking, width=width or plots.ONE_COLUMN
+        )
+        yield FILE_NAMES[cost], figure
     if costs:
-        yield "tradeoff", plots.tradeoff_grid(table, f"Accuracy and cost: {title}")
-    scored = table["miou"].notna().any()
+        width = width or plots.TWO_COLUMNS
+        yield "tradeoff", plots.tradeoff_grid(table, title, ranking=ranking, width=width)
+
+
+def _of_ranking(
+    ranking: Ranking | None, subject: str, width: float | None
+) -> Iterator[tuple[str, Figure]]:
+    scored = [each.head for each in ranking.heads if each.miou.estimate >= 0] if ranking else []
+    if ranking is None or len(scored) < 2:
+        return
+    yield "ranks", plots.rank_stability(ranking, f"Stability of ranks: {subject}", width=width)
+    for reference in dict.fromkeys([scored[0], *(head for head in scored if head == "fcn")]):
+        name = "differences" if reference == scored[0] else f"differences-{reference}"
+        title = f"Against {plots.shortened(reference, plots.LONGEST)}: {subject}"
+        figure = plots.paired_differences(ranking, title, reference=reference, width=width)
+        yield name, figure
+
+
+def _of_classes(
+    collection: Collection, table: pd.DataFrame, subject: str, width: float | None
+) -> Iterator[tuple[str, Figure]]:
+    scored = int(table["miou"].notna().sum())
     if scored and group_columns(table):
-        yield "groups", plots.group_table_plot(table, f"IoU of groups of classes: {title}")
+        rankings = _group_rankings(collection)
+        title = f"IoU of groups of classes: {subject}"
+        yield "groups", plots.group_table_plot(table, title, rankings=rankings, width=width)
     if scored:
-        yield "per-class", plots.per_class_heatmap(collection.runs, f"IoU of classes: {title}")
-    if any(entries for seeds in collection.histories.values() for entries in seeds.values()):
-        yield "loss", plots.loss_curves(collection.histories, f"Training loss: {title}")
-    if examples is not None and examples.images and examples.predictions:
-        yield "predictions", _predictions(examples, collection.runs[0], f"Predictions: {title}")
+        title = f"IoU of classes: {subject}"
+        yield "per-class", plots.per_class_heatmap(collection.runs, title, width=width)
+    if scored > 1:
+        title = f"Gain by class: {subject}"
+        figure = plots.per_class_difference(collection.runs, title, width=width)
+        yield "per-class-difference", figure
 
 
-def _predictions(examples: Examples, run: RunRecord, title: str) -> Figure:
+def _group_rankings(collection: Collection) -> dict[str, Ranking]:
+    """A ranking by each group of classes alone; none where the runs have none."""
+    if collection.ranking is None:
+        return {}
+    return {
+        group: rank(collection.areas, video=collection.video, classes=classes)
+        for group, classes in collection.runs[0].labels.groups.items()
+    }
+
+
+def _predictions(examples: Examples, run: RunRecord, subject: str, width: float | None) -> Figure:
     return plots.prediction_grid(
         examples.images,
         examples.truths,
         examples.predictions,
         run.labels,
-        title,
+        f"Predictions: {subject}",
         names=examples.names,
+        width=width or plots.TWO_COLUMNS,
     )

@@ -1,8 +1,9 @@
-"""Geometry of the trade-off plots: which points no other point beats, and where labels go."""
+"""Geometry of the figures: which points no other point beats, and where labels go."""
 
 import itertools
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,27 @@ def place_labels(
         chosen[i] = candidates[i][cost.argmin()]
     centres: FloatArray = (chosen[:, :2] + chosen[:, 2:]) / 2
     return centres
+
+
+def spread(ends: Sequence[float], gap: float) -> list[float]:
+    """Places from 0 to 1 in the order of `ends`, `gap` apart or more, in all closest to them.
+
+    Closest in least squares: without the gaps of those before it, each place must not be lower than
+    the one before, which is isotonic regression, done by pooling neighbours that are not in order.
+    Where 0 to 1 is too short for all, the places go on above 1.
+    """
+    order = sorted(range(len(ends)), key=ends.__getitem__)
+    pools: list[list[float]] = []
+    for position, index in enumerate(order):
+        pools.append([ends[index] - position * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [fmean(pool) for pool in pools for _ in pool]
+    highest = max(0.0, 1 - (len(ends) - 1) * gap)
+    places = [0.0] * len(ends)
+    for position, (index, level) in enumerate(zip(order, levels, strict=True)):
+        places[index] = min(max(0.0, level), highest) + position * gap
+    return places
 
 
 def _candidates(anchor: FloatArray, size: FloatArray) -> FloatArray:

@@ -6,22 +6,45 @@ line below says what is drawn, on which device.
 
 from contextbench.report.curves import loss_curves
 from contextbench.report.geometry import pareto_front
-from contextbench.report.heatmaps import group_table_plot, per_class_heatmap
+from contextbench.report.heatmaps import group_table_plot, per_class_difference, per_class_heatmap
 from contextbench.report.predictions import prediction_grid
-from contextbench.report.style import head_style, save
+from contextbench.report.stability import paired_differences, rank_stability
+from contextbench.report.style import (
+    FORMATS,
+    LONGEST,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    WIDTHS,
+    Format,
+    Width,
+    head_style,
+    save,
+    shortened,
+)
 from contextbench.report.tradeoff import COSTS, Cost, plottable, tradeoff, tradeoff_grid
 
 __all__ = [
     "COSTS",
+    "FORMATS",
+    "LONGEST",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "WIDTHS",
     "Cost",
+    "Format",
+    "Width",
     "group_table_plot",
     "head_style",
     "loss_curves",
+    "paired_differences",
     "pareto_front",
+    "per_class_difference",
     "per_class_heatmap",
     "plottable",
     "prediction_grid",
+    "rank_stability",
     "save",
+    "shortened",
     "tradeoff",
     "tradeoff_grid",
 ]

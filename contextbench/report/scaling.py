@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from matplotlib.ticker import NullLocator
 from rich.table import Table
 
 from contextbench.files import write_text
 from contextbench.report.forms import is_timed, quartiles, reason, samples, timed_on
+from contextbench.report.labels import Ends, name_ends, room_for
 from contextbench.report.render import (
     ABSENT,
     MEBI,
@@ -31,9 +31,9 @@ from contextbench.report.render import (
 )
 from contextbench.report.style import (
     BODY,
-    INK,
-    SMALL,
+    FORMATS,
     TWO_COLUMNS,
+    Format,
     head_style,
     logarithmic_axis,
     new_figure,
@@ -51,8 +51,6 @@ MEASURES: dict[Measure, Column] = {
     "latency_ms": Column("latency_ms", "latency", "ms", 1, None),
 }
 COUNTS = ("macs", "flops", "activation_peak_bytes")
-NAMES_AT = 1.08  # in widths of the axes; a little more is laid out, so that none touches the edge
-LABEL_HEIGHT = 1.3  # of a name beside a curve, over its font size
 
 Curve = dict[tuple[int, int], float]  # (height, width) of the features -> value
 Ranges = dict[tuple[int, int], tuple[float, float]]  # the same -> lower and upper end
@@ -136,19 +134,16 @@ def scaling_figure(
         for measure in MEASURES
         if (named := {head: each[measure] for head, each in curves.items() if each[measure]})
     }
-    tallest = max(map(len, panels.values()), default=0) * LABEL_HEIGHT * SMALL / 72
+    tallest = room_for(max(map(len, panels.values()), default=0))
     title = f"Cost against feature size: {implementation} form, {record.channels} channels"
     caption = _caption(record, scope, panels, curves)
-    figure = new_figure(TWO_COLUMNS, 1.2 + max(1.8, tallest), title, caption)
+    figure = new_figure(TWO_COLUMNS, 0.6 + max(1.8, tallest), title, caption)
     grid = figure.subplots(1, len(panels), squeeze=False)[0] if panels else ()
-    names = [
-        _draw(axes, measure, named, table)
+    ends = {
+        axes: _draw(axes, measure, named, table)
         for axes, (measure, named) in zip(grid, panels.items(), strict=True)
-    ]
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # names move below; the layout that has room for them stays
-    for axes, annotations in zip(grid, names, strict=True):
-        _move_apart(axes, annotations, figure.dpi)
+    }
+    name_ends(figure, ends)
     return figure
 
 
@@ -177,10 +172,16 @@ def scaling_markdown(record: HeadProfileRecord, scope: Scope = "context") -> str
     return "\n\n".join(sections) + "\n"
 
 
-def write_scaling(record: HeadProfileRecord, folder: Path, scope: Scope = "context") -> list[Path]:
+def write_scaling(
+    record: HeadProfileRecord,
+    folder: Path,
+    scope: Scope = "context",
+    *,
+    formats: Sequence[Format] = FORMATS,
+) -> list[Path]:
     """Write `scaling.csv`, `exponents.csv`, `break_even.csv`, `scaling.md` and a figure a form.
 
-    The figures are `scaling-FORM.png` and `.svg`. Returns the paths.
+    The figures are `scaling-FORM`, once in each of the formats. Returns the paths.
     """
     tables = {
         "scaling.csv": scaling_table(record, scope),
@@ -192,7 +193,7 @@ def write_scaling(record: HeadProfileRecord, folder: Path, scope: Scope = "conte
     write_text(folder / "scaling.md", scaling_markdown(record, scope))
     written = [*(folder / name for name in tables), folder / "scaling.md"]
     for form in dict.fromkeys(cost.implementation for cost in record.costs):
-        written += save(scaling_figure(record, form, scope), folder, f"scaling-{form}")
+        written += save(scaling_figure(record, form, scope), folder, f"scaling-{form}", formats)
     return written
 
 
@@ -276,10 +277,8 @@ def _crossings(
             yield math.exp(place), int(math.copysign(1, gaps[after]))
 
 
-def _draw(
-    axes: Axes, measure: Measure, curves: Mapping[str, Curve], table: pd.DataFrame
-) -> list[Annotation]:
-    """Curves with markers, quartiles of latency as bars; returns the names at the curves' ends."""
+def _draw(axes: Axes, measure: Measure, curves: Mapping[str, Curve], table: pd.DataFrame) -> Ends:
+    """Curves with markers, quartiles of latency as bars; returns where the curves end."""
     column = MEASURES[measure]
     logarithmic_axis(axes, "y")
     axes.set_ylim(_limits([v * column.scale for curve in curves.values() for v in curve.values()]))
@@ -296,7 +295,10 @@ def _draw(
             rows = table[(table["head"] == head) & (table["latency_ms"] > 0)]
             bars = (rows["pixels"], rows["latency_q1_ms"], rows["latency_q3_ms"])
             axes.vlines(*bars, color=style.colour, linewidth=0.8, zorder=2)
-    return [_name(axes, head, curve, column.scale) for head, curve in curves.items()]
+    return {
+        head: (_pixels(curve)[-1], list(curve.values())[-1] * column.scale)
+        for head, curve in curves.items()
+    }
 
 
 def _size_axis(axes: Axes, sizes: Iterable[tuple[int, int]]) -> None:
@@ -317,39 +319,6 @@ def _limits(values: Collection[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = max(1.1, (high / low) ** 0.05)
     return low / margin, high * margin
-
-
-def _name(axes: Axes, head: str, curve: Curve, scale: float) -> Annotation:
-    """A name to the right of the axes, joined to the end of its curve."""
-    end = (_pixels(curve)[-1], list(curve.values())[-1] * scale)
-    return axes.annotate(
-        head, end, xytext=(NAMES_AT + 0.06, 0.5), textcoords="axes fraction", ha="left",
-        va="center", size=SMALL, color=INK, annotation_clip=False,
-        arrowprops={"arrowstyle": "-", "color": head_style(head).colour, "linewidth": 0.6,
-                    "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
-    )  # fmt: skip
-
-
-def _move_apart(axes: Axes, names: Sequence[Annotation], dpi: float) -> None:
-    """Names in the order of the curves' ends, as close to these as their height allows."""
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    ends = [float(to_fraction.transform(name.xy)[1]) for name in names]
-    height = axes.get_window_extent().height * 72 / dpi  # in points
-    for name, place in zip(names, spread(ends, LABEL_HEIGHT * SMALL / height), strict=True):
-        name.set_position((NAMES_AT, place))
-
-
-def spread(ends: Sequence[float], gap: float) -> list[float]:
-    """Places in the order of `ends`, `gap` apart or more, moved up and then down from 1 at most."""
-    order = sorted(range(len(ends)), key=ends.__getitem__)
-    places: list[float] = list(ends)
-    for below, above in itertools.pairwise(order):
-        places[above] = max(places[above], places[below] + gap)
-    if order:
-        places[order[-1]] = min(places[order[-1]], 1.0)
-    for above, below in itertools.pairwise(reversed(order)):
-        places[below] = min(places[below], places[above] - gap)
-    return places
 
 
 def _pixels(curve: Curve) -> list[int]:

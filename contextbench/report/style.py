@@ -5,25 +5,40 @@ Colours are those of Okabe and Ito, chosen to be told apart with every kind of c
 own marker and line style, so that nothing depends on colour.
 """
 
+import math
 import textwrap
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from contextbench.files import write_atomic
 
+Width = Literal["one", "two"]
+Format = Literal["png", "svg", "pdf"]
+
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16  # inches, the columns of a two-column paper
+WIDTHS: dict[Width, float] = {"one": ONE_COLUMN, "two": TWO_COLUMNS}
+FORMATS: tuple[Format, ...] = ("png", "svg")  # written unless others are asked for
+METADATA: dict[Format, dict[str, None]] = {  # without dates: equal figures give equal bytes
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 PNG_DPI = 200
 WIDE_RANGE = 10.0  # largest over smallest value beyond which an axis is logarithmic
 TITLE, BODY, SMALL = 8, 7, 6  # points, at print size
 CHARACTER = 0.6  # mean width of a character over the font size
+LONGEST = 20  # characters of a name beside a mark
+LINE_HEIGHT = 1.25  # of a line of text over the font size
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
@@ -70,17 +85,35 @@ def head_style(name: str) -> HeadStyle:
     return HeadStyle(COLOURS[colour], MARKERS[marker], LINES[code % len(LINES)])
 
 
+class LiteralFigure(Figure):
+    """A figure whose texts are printed as they are: a name with two `$` is no formula."""
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        super().draw(renderer)
+
+
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
-    """An empty figure in inches, with its title above and an explaining line below."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    """An empty figure, `height` inches between its title above and explaining lines below."""
+    heading, lines = wrapped(title, width, TITLE), wrapped(caption, width, SMALL)
+    full = height + text_height(heading, TITLE) + text_height(lines, SMALL)
+    figure = LiteralFigure(figsize=(width, full), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        wrapped(title, width, TITLE), x=0.01, ha="left", size=TITLE, weight="bold", color=INK
-    )
-    if caption:
-        text = wrapped(caption, width, SMALL)
-        figure.supxlabel(text, x=0.01, ha="left", size=SMALL, color=GREY)
+    text = figure.suptitle(heading, x=0.01, ha="left", size=TITLE, weight="bold", color=INK)
+    text.set_y(1 - 0.05 / full)  # where no layout puts it into its place
+    if lines:
+        figure.supxlabel(lines, x=0.01, ha="left", size=SMALL, color=GREY)
     return figure
+
+
+def column_width(needed: float, wanted: float | None) -> float:
+    """The `wanted` width of a figure, or the narrowest of a paper that `needed` inches fit into.
+
+    What needs more than that is as wide as it needs to be.
+    """
+    fitting = [width for width in (ONE_COLUMN, TWO_COLUMNS) if width >= needed]
+    return max(min(fitting, default=needed), wanted or 0)
 
 
 def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
@@ -94,11 +127,13 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def scale_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
-    """A logarithmic axis where positive values span more than `WIDE_RANGE`, else round steps."""
+def scale_axis(
+    axes: Axes, which: Literal["x", "y"], values: Sequence[float], wide: float = WIDE_RANGE
+) -> None:
+    """A logarithmic axis where positive values span more than a factor, else round steps."""
     positive = [value for value in values if value > 0]
     axis = axes.xaxis if which == "x" else axes.yaxis
-    if positive and max(positive) > WIDE_RANGE * min(positive):
+    if positive and max(positive) > wide * min(positive):
         logarithmic_axis(axes, which)
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
@@ -114,23 +149,53 @@ def logarithmic_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_major_formatter(FuncFormatter(_plain))
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name.png` and `name.svg`, whole or not at all; an equal figure gives equal bytes."""
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    write_atomic(png, lambda file: figure.savefig(file, format="png", dpi=PNG_DPI))
-    # The salt of SVG ids has no other place than the settings; without it they are random.
-    with mpl.rc_context({"svg.hashsalt": "contextbench"}):
-        write_atomic(
-            svg,
-            lambda file: figure.savefig(file, format="svg", dpi=PNG_DPI, metadata={"Date": None}),
-        )
-    return [png, svg]
+def save(
+    figure: Figure, folder: Path, name: str, formats: Sequence[Format] = FORMATS
+) -> list[Path]:
+    """Write `name.FORMAT` for each format, whole or not at all; equal figures give equal bytes."""
+    paths = [folder / f"{name}.{kind}" for kind in formats]
+    for kind, path in zip(formats, paths, strict=True):
+        # The salt of SVG ids has no other place than the settings; without it they are random.
+        # Publishers refuse fonts of type 3, which is what PDF files get by default.
+        with mpl.rc_context({"svg.hashsalt": "contextbench", "pdf.fonttype": 42}):
+            write_atomic(path, partial(_print, figure, kind))
+    return paths
+
+
+def _print(figure: Figure, kind: Format, file: BinaryIO) -> None:
+    figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=METADATA[kind])
 
 
 def wrapped(text: str, width: float, size: int) -> str:
     """Text in lines that fit a width in inches at a font size in points."""
     characters = int(width * 72 / (CHARACTER * size))
     return "\n".join(textwrap.wrap(text, characters, break_on_hyphens=False))
+
+
+def text_height(text: str, size: float) -> float:
+    """Inches that lines of text take at a font size in points, with some air; 0 without text."""
+    return (text.count("\n") + 1.5) * LINE_HEIGHT * size / 72 if text else 0.0
+
+
+def text_width(texts: Sequence[str], size: float) -> float:
+    """Inches that the longest of some texts takes at a font size in points, roughly."""
+    return max(map(len, texts), default=0) * CHARACTER * size / 72
+
+
+def shortened(text: str, characters: int) -> str:
+    """A text of at most so many characters: what is too much is cut out of its middle."""
+    if len(text) <= characters:
+        return text
+    head = (characters - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (characters - 1 - head) :]}"
+
+
+def signed(value: float) -> str:
+    """A difference to one decimal with its sign, no change without; a dash where unknown."""
+    if math.isnan(value):
+        return "–"
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def _plain(value: float, _position: int | None) -> str:

@@ -1,4 +1,4 @@
-"""mIoU against cost: a point a head, error bars, the Pareto front, names beside the points."""
+"""mIoU against cost: a point a head, its uncertainty, the Pareto front, names beside the points."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +12,28 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Annotation
 
 from contextbench.report.geometry import FloatArray, pareto_front, place_labels
+from contextbench.report.ranking_text import best_sentence, draws_of, not_separated
 from contextbench.report.render import MEBI
 from contextbench.report.style import (
     BODY,
     GREY,
     INK,
+    LONGEST,
     ONE_COLUMN,
     TWO_COLUMNS,
     head_style,
     new_figure,
     scale_axis,
+    shortened,
     style_axes,
 )
+from contextbench.stats import Interval, Ranking
 
 Cost = Literal["macs", "latency_ms", "inference_memory_bytes", "parameters"]
+Row = Mapping[Any, Any]  # of a comparison's table
 
 LABEL_PADDING = (6.0, 1.0)  # pixels of air around a label
-FRONT_CAPTION = "Step line: Pareto front, the heads that no other head beats in both cost and mIoU."
+FRONT_CAPTION = "Step line: Pareto front, the heads that no other head beats in both cost and mIoU"
 
 
 class CostAxis(NamedTuple):
@@ -51,42 +56,51 @@ def plottable(table: pd.DataFrame, cost: Cost) -> pd.DataFrame:
     return table[table["miou"].notna() & table[cost].notna()]
 
 
-def tradeoff(table: pd.DataFrame, cost: Cost, title: str) -> Figure:
-    """mIoU against one cost, one point a head, with the Pareto front. One column wide."""
-    figure = new_figure(ONE_COLUMN, 3.0, title, _tradeoff_caption(table, [cost]))
+def tradeoff(
+    table: pd.DataFrame,
+    cost: Cost,
+    title: str,
+    *,
+    ranking: Ranking | None = None,
+    width: float = ONE_COLUMN,
+) -> Figure:
+    """mIoU against one cost, one point a head, with the Pareto front.
+
+    With a `ranking`, bars are intervals of mIoU and the front is dotted between heads that the
+    split cannot separate. `width` in inches.
+    """
+    figure = new_figure(width, 2.5, title, _tradeoff_caption(table, [cost], ranking))
     axes = figure.subplots()
-    _draw_tradeoff(axes, table, cost)
+    _draw_tradeoff(axes, table, cost, ranking)
     _label_points(figure, {cost: axes}, table)
     return figure
 
 
-def tradeoff_grid(table: pd.DataFrame, title: str) -> Figure:
-    """mIoU against every cost. Two columns wide."""
-    figure = new_figure(TWO_COLUMNS, 5.4, title, _tradeoff_caption(table, list(COSTS)))
-    grid = figure.subplots(2, 2, sharey=True)
+def tradeoff_grid(
+    table: pd.DataFrame,
+    title: str,
+    *,
+    ranking: Ranking | None = None,
+    width: float = TWO_COLUMNS,
+) -> Figure:
+    """mIoU against every cost: two panels beside each other, or one in a single column."""
+    columns = 2 if width > ONE_COLUMN else 1
+    rows = len(COSTS) // columns
+    caption = _tradeoff_caption(table, list(COSTS), ranking)
+    figure = new_figure(width, 2.3 * rows, title, caption)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     panels = dict(zip(COSTS, grid.flat, strict=True))
     for cost, axes in panels.items():
-        _draw_tradeoff(axes, table, cost)
-    for axes in grid[:, 1]:
+        _draw_tradeoff(axes, table, cost, ranking)
+    for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     _label_points(figure, panels, table)
     return figure
 
 
-def _tradeoff_caption(table: pd.DataFrame, costs: Sequence[Cost]) -> str:
+def _tradeoff_caption(table: pd.DataFrame, costs: Sequence[Cost], ranking: Ranking | None) -> str:
     """What is drawn, of how many seeds, measured on what, and what is left out."""
-    sentences = [FRONT_CAPTION]
-    first = table.iloc[0]
-    if (table["seeds"] > 1).any():
-        sentences.append("Vertical bars: lowest to highest of the seeds.")
-    if first["input"]:
-        sentences.append(f"Costs of the {first['scope']} at input {first['input']}.")
-    rounds = int(table["latency_rounds"].max())
-    if "latency_ms" in costs and rounds:
-        device = first["device"]
-        sentences.append(f"Latency: median of {rounds} rounds on {device}, with quartiles.")
-    if "inference_memory_bytes" in costs:
-        sentences.append("Memory: predicted.")
+    sentences = [*_score_sentences(table, ranking), *_cost_sentences(table, costs)]
     shown = set.union(*(set(plottable(table, cost)["head"]) for cost in costs))
     missing = [
         f"{head} ({str(status).replace('_', ' ')})" if status != "done" else str(head)
@@ -98,55 +112,98 @@ def _tradeoff_caption(table: pd.DataFrame, costs: Sequence[Cost]) -> str:
     return " ".join(sentences)
 
 
-def _draw_tradeoff(axes: Axes, table: pd.DataFrame, cost: Cost) -> None:
+def _score_sentences(table: pd.DataFrame, ranking: Ranking | None) -> Iterator[str]:
+    several = ranking is not None and len(ranking.heads) > 1
+    separation = "; dotted between heads that this split cannot separate" if several else ""
+    yield f"{FRONT_CAPTION}{separation}."
+    if ranking is not None:
+        level = f"{ranking.resampling.level:.0%}"
+        yield (
+            f"Vertical bars, behind the markers where short: {level} interval of mIoU over "
+            f"{draws_of(ranking)}. Heads share the draws, so bars that overlap may belong to "
+            "heads that differ."
+        )
+    if ranking is not None and several:
+        yield best_sentence(ranking)
+    if (table["seeds"] > 1).any():
+        yield "Small dots: lowest and highest of the seeds."
+
+
+def _cost_sentences(table: pd.DataFrame, costs: Sequence[Cost]) -> Iterator[str]:
+    first = table.iloc[0]
+    if first["input"]:
+        yield f"Costs of the {first['scope']} at input {first['input']}."
+    rounds = int(table["latency_rounds"].max())
+    if "latency_ms" in costs and rounds:
+        yield f"Latency: median of {rounds} rounds on {first['device']}, bars at the quartiles."
+    if "inference_memory_bytes" in costs:
+        yield "Memory: predicted, so without a spread."
+    if "macs" in costs or "parameters" in costs:
+        yield "Counts are exact."
+
+
+def _draw_tradeoff(axes: Axes, table: pd.DataFrame, cost: Cost, ranking: Ranking | None) -> None:
     rows = plottable(table, cost)
     style_axes(axes, COSTS[cost].label, "mIoU (%)")
-    axes.margins(0.14)
+    axes.margins(0.1)
     if rows.empty:
         axes.set_xticks([])
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", size=BODY)
         return
+    intervals = {} if ranking is None else {each.head: each.miou for each in ranking.heads}
     for row in rows.to_dict("records"):
-        style = head_style(str(row["head"]))
-        x, y = _point(row, cost)
-        axes.errorbar(
-            [x], [y], xerr=_x_error(row, cost), yerr=_y_error(row), color=style.colour,
-            elinewidth=0.8, capsize=1.5, capthick=0.8, linestyle="none", zorder=3,
-        )  # fmt: skip
-        axes.plot(
-            [x], [y], color=style.colour, marker=style.marker, markersize=6,
-            markeredgecolor="white", markeredgewidth=0.4, zorder=4,
-        )  # fmt: skip
+        _draw_point(axes, row, cost, intervals.get(str(row["head"])))
     scale_axis(axes, "x", [COSTS[cost].scale * value for value in rows[cost]])
-    _draw_front(axes, [_point(row, cost) for row in rows.to_dict("records")])
+    _draw_front(axes, rows, cost, ranking)
 
 
-def _point(row: Mapping[Any, Any], cost: Cost) -> tuple[float, float]:
+def _draw_point(axes: Axes, row: Row, cost: Cost, interval: Interval | None) -> None:
+    """A marker over its bars: thin with dots for seeds, thick for the interval, and quartiles."""
+    style = head_style(str(row["head"]))
+    x, y = _point(row, cost)
+    if row["seeds"] > 1:
+        seeds = [100 * row["miou_min"], 100 * row["miou_max"]]
+        axes.plot(
+            [x, x], seeds, color=style.colour, linewidth=0.6, linestyle=":", marker=".",
+            markersize=3.5, markeredgewidth=0, zorder=3,
+        )  # fmt: skip
+    if interval is not None:
+        ends = [100 * interval.low, 100 * interval.high]
+        axes.plot([x, x], ends, color=style.colour, linewidth=1.4, solid_capstyle="butt", zorder=3)
+    if cost == "latency_ms":
+        quartiles = [row["latency_q1_ms"], row["latency_q3_ms"]]
+        axes.plot(
+            quartiles, [y, y], color=style.colour, linewidth=0.8, marker="|", markersize=3.5,
+            markeredgewidth=0.8, zorder=3,
+        )  # fmt: skip
+    axes.plot(
+        [x], [y], color=style.colour, marker=style.marker, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.4, zorder=4,
+    )  # fmt: skip
+
+
+def _point(row: Row, cost: Cost) -> tuple[float, float]:
     return COSTS[cost].scale * float(row[cost]), 100 * float(row["miou"])
 
 
-def _y_error(row: Mapping[Any, Any]) -> list[list[float]] | None:
-    if row["seeds"] < 2:
-        return None
-    middle, low, high = (100 * float(row[name]) for name in ("miou", "miou_min", "miou_max"))
-    return [[max(0.0, middle - low)], [max(0.0, high - middle)]]
-
-
-def _x_error(row: Mapping[Any, Any], cost: Cost) -> list[list[float]] | None:
-    if cost != "latency_ms":
-        return None
-    middle, low, high = (row[name] for name in ("latency_ms", "latency_q1_ms", "latency_q3_ms"))
-    return [[middle - low], [high - middle]]
-
-
-def _draw_front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """The best mIoU that a budget buys, up to the right edge."""
-    costs, mious = zip(*points, strict=True)
-    front = [points[i] for i in pareto_front(costs, mious)]
+def _draw_front(axes: Axes, rows: pd.DataFrame, cost: Cost, ranking: Ranking | None) -> None:
+    """The best mIoU that a budget buys, up to the right edge; a line a step."""
+    points = [_point(row, cost) for row in rows.to_dict("records")]
+    heads = list(rows["head"])
+    front = pareto_front(*zip(*points, strict=True))
     right = axes.get_xlim()[1]
-    x, y = zip(*front, (right, front[-1][1]), strict=True)
-    axes.step(x, y, where="post", color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
+    for i, j in itertools.pairwise(front):
+        (x, y), (next_x, next_y) = points[i], points[j]
+        alike = ranking is not None and not_separated(ranking, heads[i], heads[j])
+        _draw_step(axes, [x, next_x, next_x], [y, y, next_y], alike=alike)
+    x, y = points[front[-1]]
+    _draw_step(axes, [x, right], [y, y], alike=False)
     axes.set_xlim(right=right)
+
+
+def _draw_step(axes: Axes, x: Sequence[float], y: Sequence[float], *, alike: bool) -> None:
+    line = (0, (1, 2)) if alike else "-"
+    axes.plot(x, y, color=GREY, linewidth=0.8, linestyle=line, zorder=2)
 
 
 def _label_points(figure: Figure, panels: Mapping[Cost, Axes], table: pd.DataFrame) -> None:
@@ -171,26 +228,20 @@ def _label_points(figure: Figure, panels: Mapping[Cost, Axes], table: pd.DataFra
 def _label(axes: Axes, name: str, point: tuple[float, float]) -> Annotation:
     """A name, placed later in points from its marker, with a hair line for long ways."""
     return axes.annotate(
-        name, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-        size=BODY, color=INK, zorder=5, in_layout=False,
+        shortened(name, LONGEST), point, xytext=(0, 0), textcoords="offset points", ha="center",
+        va="center", size=BODY, color=INK, zorder=5, in_layout=False, parse_math=False,
         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0,
                     "shrinkB": 4, "relpos": (0.5, 0.5)},
     )  # fmt: skip
 
 
 def _obstacles(figure: Figure, axes: Axes, anchors: FloatArray) -> Iterator[tuple[float, ...]]:
-    """Boxes in pixels that labels should not cover: markers, error bars and the front."""
+    """Boxes in pixels that labels should not cover: markers, bars and the front."""
     half = 4 * figure.dpi / 72
     for x, y in anchors:
         yield (x - half, y - half, x + half, y + half)
-    for collection in axes.collections:
-        for path in collection.get_paths():
-            yield from _boxes_along(axes.transData.transform(path.vertices))
     for line in axes.get_lines():
-        if line.get_drawstyle() == "steps-post":
-            x, y = line.get_data()
-            corners = np.column_stack((np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]))
-            yield from _boxes_along(axes.transData.transform(corners))
+        yield from _boxes_along(axes.transData.transform(line.get_xydata()))
 
 
 def _boxes_along(vertices: FloatArray) -> Iterator[tuple[float, ...]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextbench.report.geometry import pareto_front, place_labels
+from contextbench.report.geometry import pareto_front, place_labels, spread
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, math.nan])  # few, so that ties are common
 POINTS = st.lists(st.tuples(VALUES, VALUES), max_size=12)
@@ -63,3 +63,35 @@ def test_a_lonely_label_stays_close_to_its_point():
     anchor, size = np.array([[50.0, 50.0]]), np.array([[30.0, 10.0]])
     (centre,) = place_labels(anchor, size, np.array([[46.0, 46, 54, 54]]), (0, 0, 100, 100))
     assert np.abs(centre - 50).max() <= 15 + 10  # half a width and one height away
+
+
+@pytest.mark.parametrize(
+    ("ends", "places"),
+    [
+        ([0.5, 0.5, 0.1], [0.45, 0.55, 0.1]),  # two at one place move apart by half the gap each
+        ([0.95, 0.96, 0.97], [0.8, 0.9, 1.0]),  # at the top all move down
+        ([0.0, -0.2], [0.1, 0.0]),  # in the order of the ends, and not below 0
+        ([0.2, 0.9], [0.2, 0.9]),
+        ([], []),
+    ],
+)
+def test_names_are_moved_apart_in_the_order_of_their_curves(ends, places):
+    assert spread(ends, 0.1) == pytest.approx(places)
+
+
+@given(st.lists(st.floats(0.3, 0.7), min_size=2, max_size=5), st.randoms())
+def test_no_other_places_are_closer_to_the_ends(ends, random):
+    """Least squares over all places a gap apart: against random ones in the same order."""
+    gap = 0.1
+    places = spread(ends, gap)
+    order = sorted(range(len(ends)), key=ends.__getitem__)
+    assert all(places[b] - places[a] > gap - 1e-9 for a, b in itertools.pairwise(order))
+    other, low = [0.0] * len(ends), 0.0
+    for index in order:
+        other[index] = low = low + random.uniform(0, 0.3)
+        low += gap
+    assert distance(places, ends) <= distance(other, ends) + 1e-9
+
+
+def distance(places: list[float], ends: list[float]) -> float:
+    return sum((place - end) ** 2 for place, end in zip(places, ends, strict=True))

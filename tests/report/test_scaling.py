@@ -21,7 +21,6 @@ from contextbench.report.scaling import (
     scaling_figure,
     scaling_markdown,
     scaling_table,
-    spread,
     write_scaling,
 )
 from contextbench.results import FormCost, HeadProfileRecord
@@ -267,13 +266,6 @@ def test_heads_without_numbers_are_named_below():
     written = texts(scaling_figure(record([*linear("fcn", 7), failed("ocr")])))
     assert "Not shown, for want of numbers: ocr." in written
     assert scaling_figure(record([failed("ocr")])).axes == []
-
-
-def test_names_are_moved_apart_in_the_order_of_their_curves():
-    """Three ends at one place: pushed up by 0.1 each, and down again where 1 is passed."""
-    assert spread([0.5, 0.5, 0.1], 0.1) == pytest.approx([0.5, 0.6, 0.1])
-    assert spread([0.95, 0.96, 0.97], 0.1) == pytest.approx([0.8, 0.9, 1.0])
-    assert spread([], 0.1) == []
 
 
 def test_the_text_has_exponents_and_crossings():
