@@ -6,11 +6,12 @@ import typer
 
 from contextbench import __version__
 from contextbench.cli.ablations import ablate
-from contextbench.cli.costs import profile, table
+from contextbench.cli.costs import profile
 from contextbench.cli.inspection import check_data, doctor, list_names
 from contextbench.cli.reports import plot
 from contextbench.cli.runs import compare, evaluate, predict, train
 from contextbench.cli.shared import console
+from contextbench.cli.tables import table
 
 app = typer.Typer(
     help="Compare context heads for semantic segmentation: accuracy and cost under one protocol.",

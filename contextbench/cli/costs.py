@@ -1,4 +1,4 @@
-"""Commands that measure cost, and put papers' figures beside it."""
+"""The command that measures cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,50 +104,6 @@ def profile(
                 features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
             )
             _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
-
-
-def table(
-    name: Annotated[str, typer.Argument(help="Name of a table, or a file; see `list tables`.")],
-    rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds of the latency measurement; 0: predict only.")
-    ] = 0,
-    record: Annotated[
-        Path | None, typer.Option(help="Costs from this file, instead of determining them.")
-    ] = None,
-    precision: PrecisionOption = "float32",
-    device: DeviceOption = "auto",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write record and table here.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put a paper's table and this code's numbers side by side.
-
-    Example: contextbench table ocr-complexity --rounds 5 -o complexity
-    """
-    with guarded():
-        from contextbench.measure.command import Sampling, profile_of_table
-        from contextbench.published import load_published, load_table
-        from contextbench.report.papers import paper_console, paper_table, write_paper
-        from contextbench.results import read_head_profile, write_model
-        from heads import HEADS
-
-        spec = load_table(name, HEADS)
-        published = load_published(spec)
-        if record is not None:
-            costs = read_head_profile(record)
-        else:
-            sampling = Sampling(rounds, precision, device_of(device))
-            with execution_of(Path(), device, None, 0) as execution:
-                costs = profile_of_table(spec, sampling, execution)
-        rows = paper_table(spec, published, costs)
-        if out is not None:
-            write_model(out / f"{spec.name}.json", costs)
-            write_paper(spec, rows, out)
-        if as_json:
-            console.print_json(rows.to_json(orient="records"))
-            return
-        console.print(paper_console(rows))
 
 
 def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> None:

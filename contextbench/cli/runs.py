@@ -62,6 +62,7 @@ def compare(
     with guarded(resume=True):
         from contextbench import comparison
         from contextbench.config import load_protocol
+        from contextbench.report.collection import assemble
 
         settings = load_protocol(protocol, overrides or ())
         plan = comparison.Plan(
@@ -74,7 +75,7 @@ def compare(
         )
         with execution_of(out, device, data_root, workers) as execution:
             outcome = comparison.compare(settings, plan, execution)
-        print_comparison(outcome.runs, outcome.profile, as_json)
+        print_comparison(assemble(out, outcome.runs, outcome.profile), as_json)
         _say_where(out / settings.name, as_json)
         exit_for(outcome.runs)
 
@@ -98,6 +99,7 @@ def train(
     with guarded(resume=True):
         from contextbench.comparison import shared_precision
         from contextbench.config import load_protocol
+        from contextbench.report.collection import assemble
         from contextbench.runner import lock, open_setting, run_grid
 
         settings = load_protocol(protocol, overrides or ())
@@ -109,7 +111,7 @@ def train(
             setting = open_setting(settings, data_root)
             precision = shared_precision(setting, chosen, execution)
             runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)
-        print_comparison(runs, None, as_json)
+        print_comparison(assemble(out, runs, None), as_json)
         exit_for(runs)
 
 

@@ -16,9 +16,11 @@ from rich.console import Console
 from contextbench.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from contextbench.config import HeadConfig
+    from contextbench.report.collection import Collection
     from contextbench.results import RunRecord
     from contextbench.runner import Execution
 
@@ -136,16 +138,27 @@ def listed(text: str, option: str) -> list[str]:
     return parts
 
 
-def print_comparison(runs: "list[RunRecord]", costs: Any, as_json: bool) -> None:
-    from contextbench.report.tables import comparison_table, render_console, warnings_for
+def print_comparison(collection: "Collection", as_json: bool) -> None:
+    from contextbench.report.tables import comparison_table, render_console
 
-    table = comparison_table(runs, costs)
+    table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
     if as_json:
-        console.print_json(table.to_json(orient="records"))
+        print_rows(table)
         return
     console.print(render_console(table))
-    for warning in warnings_for(runs, costs):
-        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+    print_notes(collection.notes, console)
+
+
+def print_rows(table: "pd.DataFrame") -> None:
+    """A table as JSON, one object a row, in full precision."""
+    # pandas writes at most 15 digits.
+    cells = table.astype(object)
+    print_json(cells.where(cells.notna(), None).to_dict(orient="records"))
+
+
+def print_notes(notes: Iterable[str], target: Console) -> None:
+    for note in notes:
+        target.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_paths(paths: Iterable[Path]) -> None:

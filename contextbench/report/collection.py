@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from contextbench.report.checks import check_comparable, dataset_name
+from contextbench.report.checks import by_head, check_comparable, dataset_name, warnings_for
 from contextbench.results import (
     Areas,
     ProfileRecord,
@@ -53,13 +53,26 @@ class Collection:
 
     @property
     def all_warnings(self) -> list[str]:
-        """`warnings`, and why there is no ranking where there is none."""
-        return [*self.warnings, *([self._ranked] if isinstance(self._ranked, str) else [])]
+        """`warnings`, then the cautions of the ranking or why there is none."""
+        ranked = self._ranked
+        return [*self.warnings, *([ranked] if isinstance(ranked, str) else ranked.cautions)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What limits the comparison, one sentence each: of the records, then `all_warnings`."""
+        return [*warnings_for(self.runs, self.profile), *self.all_warnings]
 
     @cached_property
     def _ranked(self) -> Ranking | str:
+        """A ranking of the heads whose every scored seed has areas, so that it has their mIoU."""
+        complete = {
+            head: self.areas[head]
+            for head, runs in by_head(self.runs).items()
+            if head in self.areas
+            and len(self.areas[head]) == sum(run.totals is not None for run in runs)
+        }
         try:
-            return rank(self.areas, video=self.video)
+            return rank(complete, video=self.video)
         except RecordError as error:
             return f"no intervals: {error}"
 

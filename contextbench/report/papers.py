@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from contextbench.config import ConfigError, nearest
 from contextbench.files import write_text
@@ -25,21 +24,22 @@ from contextbench.report.forms import (
     samples,
     timed_on,
 )
+from contextbench.report.latex import sheet_latex
 from contextbench.report.render import (
     ABSENT,
     MEBI,
     Column,
-    bullets,
     cell_texts,
-    console_table,
-    markdown_table,
-    write_csv,
+    chosen_columns,
+    csv_text,
+    select,
 )
+from contextbench.report.sheet import Cell, Heading, Remark, Sheet, Terminal, sheet_markdown
 from contextbench.results import FormCost, HeadProfileRecord, RecordError
 
 TOLERANCE = 0.01
 SCOPE = "context"
-CLOSE = " ✓"
+CLOSE = "✓"
 COUNTS = (
     "published_parameters",
     "parameters",
@@ -52,20 +52,30 @@ COUNTS = (
 )
 
 COLUMNS = (
-    Column("published_parameters", "params, published", "M", 1e-6, None, 1, short="params pub."),
-    Column("parameters", "params", "M", 1e-6, None, 2, short="params ours"),
-    Column("parameters_ratio", "params", "×published", 1, None, 3),
-    Column("published_flops", "FLOPs, published", "G", 1e-9, None, 0, short="FLOPs pub."),
-    Column("flops", "FLOPs", "G", 1e-9, None, 1, short="FLOPs ours"),
-    Column("flops_ratio", "FLOPs", "×published", 1, None, 3),
-    Column("fast_flops", "FLOPs, fast form", "G", 1e-9, None, 1),
-    Column("published_memory_bytes", "memory, published", "MiB", 1 / MEBI, None, 0, "mem. pub."),
-    Column("memory_bytes", "memory", "MiB", 1 / MEBI, None, 0, short="mem. ours"),
-    Column("memory_ratio", "memory", "×published", 1, None, 3),
-    Column("fast_memory_bytes", "memory, fast form", "MiB", 1 / MEBI, None, 0, short="mem. fast"),
-    Column("published_time_ratio", "time, published", "×{baseline}", 1, None, 2, short="time pub."),
-    Column("latency_ratio", "time, fast form", "×{baseline}", 1, None, 2, short="time fast"),
+    Column("published_parameters", "published", "M", 1e-6, None, 1, "pub.", "params"),
+    Column("parameters", "ours", "M", 1e-6, None, 2, group="params"),
+    Column("parameters_ratio", "ratio", "×", 1, None, 3, "", "params"),
+    Column("published_flops", "published", "G", 1e-9, None, 0, "pub.", "FLOPs"),
+    Column("flops", "ours", "G", 1e-9, None, 1, group="FLOPs"),
+    Column("flops_ratio", "ratio", "×", 1, None, 3, "", "FLOPs"),
+    Column("fast_flops", "ours, fast form", "G", 1e-9, None, 1, "fast", "FLOPs"),
+    Column("published_memory_bytes", "published", "MiB", 1 / MEBI, None, 0, "pub.", "memory"),
+    Column("memory_bytes", "ours", "MiB", 1 / MEBI, None, 0, group="memory"),
+    Column("memory_ratio", "ratio", "×", 1, None, 3, "", "memory"),
+    Column("fast_memory_bytes", "ours, fast form", "MiB", 1 / MEBI, None, 0, "fast", "memory"),
+    Column("published_time_ratio", "published", "×{baseline}", 1, None, 2, "pub.", "time"),
+    Column("latency_ratio", "ours, fast form", "×{baseline}", 1, None, 2, "fast", "time"),
 )
+COUNTED = Column("counts", "what is counted", "", 1, None)
+OF_PAPERS = (
+    "published_parameters", "parameters", "parameters_ratio", "published_flops", "flops",
+    "flops_ratio", "published_memory_bytes", "memory_bytes", "published_time_ratio",
+    "latency_ratio",
+)  # fmt: skip
+DROPPED_FIRST = (
+    "fast_flops", "memory_ratio", "parameters_ratio", "flops_ratio", "published_time_ratio",
+    "latency_ratio", "fast_memory_bytes",
+)  # fmt: skip
 FLAGS = {
     "parameters": "parameters_within_1_percent",
     "flops": "flops_within_1_percent",
@@ -92,44 +102,68 @@ def paper_table(
     return table.astype(dict.fromkeys(FLAGS.values(), "boolean"))
 
 
-def paper_console(table: pd.DataFrame) -> Table:
-    """The main columns for a terminal, footnotes and legend below."""
-    shown = [column for column in _shown(table) if column.short is not None]
-    numbers = _note_numbers(table)
-    labels = [
-        f"{label} [{', '.join(str(numbers[note]) for note in notes)}]" if notes else str(label)
-        for label, notes in zip(table["label"], _notes(table), strict=True)
-    ]
-    header = ["", *(f"{c.short} {_unit(c, table)}".replace(" ", "\n") for c in shown)]
-    footnotes = [f"[{index}] {note}" for note, index in numbers.items()]
-    notes = [*footnotes, *_legend(table)]
-    return console_table(header, _cells(table, labels, shown), notes, wrapped=(0,))
+def printable(table: pd.DataFrame) -> dict[str, Column]:
+    """Every column that can be printed, by name."""
+    return {column.name: column for column in (*COLUMNS, COUNTED) if column.name in table}
 
 
-def paper_markdown(table: pd.DataFrame) -> str:
-    """Every column, notes as footnotes, then how to read it."""
-    shown = _shown(table)
-    numbers = _note_numbers(table)
-    labels = [
-        " ".join([str(label), *(f"[^{numbers[note]}]" for note in notes)])
-        for label, notes in zip(table["label"], _notes(table), strict=True)
-    ]
-    header = ["method", *(f"{c.title} {_unit(c, table)}" for c in shown), "what is counted"]
+def paper_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+    """The table ready to be set, with what differs from the paper as footnotes.
+
+    `columns` are names of columns, in the order wanted; None: all numbers that there are. Raises
+    `ConfigError` for names that are not printed.
+    """
+    shown = _numbers(table) if columns is None else chosen_columns(columns, printable(table))
+    cells = [_cells(table, column) for column in shown]
     rows = [
-        [*cells, str(counts)]
-        for cells, counts in zip(_cells(table, labels, shown), table["counts"], strict=True)
+        [Cell(str(label), notes=notes), *(column[row] for column in cells)]
+        for row, (label, notes) in enumerate(zip(table["label"], _notes(table), strict=True))
     ]
-    footnotes = [f"[^{index}]: {note}" for note, index in numbers.items()]
-    text = markdown_table(header, rows, left=(0, len(header) - 1))
-    return "\n\n".join([text, bullets(_legend(table)), *footnotes]) + "\n"
+    return Sheet(
+        headings=[Heading("label", "method"), *(_heading(column, table) for column in shown)],
+        rows=rows,
+        remarks=[Remark(line) for line in _legend(table)],
+        left=(COUNTED.name,),
+        dropped_first=DROPPED_FIRST if columns is None else (),
+    )
 
 
-def write_paper(spec: TableSpec, table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write NAME.csv in full precision and NAME.md below `folder`; return the paths."""
-    csv, markdown = folder / f"{spec.name}.csv", folder / f"{spec.name}.md"
-    write_csv(table.assign(notes=[" ".join(notes) for notes in table["notes"]]), csv, COUNTS)
-    write_text(markdown, f"# {spec.title}\n\n{paper_markdown(table)}")
-    return [csv, markdown]
+def paper_console(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Terminal:
+    """The columns that fit a terminal, footnotes and legend below."""
+    return Terminal(paper_sheet(table, columns))
+
+
+def paper_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A table in Markdown; None: every number, and what is counted."""
+    names = [*(column.name for column in _numbers(table)), COUNTED.name]
+    return sheet_markdown(paper_sheet(table, names if columns is None else columns))
+
+
+def paper_latex(spec: TableSpec, table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A table in LaTeX; None: the columns that fit on a page."""
+    shown = {column.name for column in _numbers(table)}
+    names = [name for name in OF_PAPERS if name in shown] if columns is None else columns
+    return sheet_latex(paper_sheet(table, names), caption=f"{spec.title}.", label=spec.name)
+
+
+def paper_csv(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """Base units and full precision; None: every column."""
+    joined = table.assign(notes=[" ".join(notes) for notes in table["notes"]])
+    return csv_text(select(joined, "label", columns), COUNTS)
+
+
+def write_paper(
+    spec: TableSpec, table: pd.DataFrame, folder: Path, columns: Sequence[str] | None = None
+) -> list[Path]:
+    """Write NAME.csv in full precision, NAME.md and NAME.tex below `folder`; return the paths."""
+    texts = {
+        folder / f"{spec.name}.csv": paper_csv(table),
+        folder / f"{spec.name}.md": f"# {spec.title}\n\n{paper_markdown(table, columns)}",
+        folder / f"{spec.name}.tex": paper_latex(spec, table, columns),
+    }
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
 
 
 def _row(
@@ -232,27 +266,25 @@ def _provenance(
     }
 
 
-def _shown(table: pd.DataFrame) -> list[Column]:
-    """The columns with at least one value."""
+def _numbers(table: pd.DataFrame) -> list[Column]:
+    """The columns of numbers with at least one value."""
     return [column for column in COLUMNS if table[column.name].notna().any()]
 
 
-def _unit(column: Column, table: pd.DataFrame) -> str:
-    return column.unit.format(baseline=table["baseline"].iloc[0])
+def _heading(column: Column, table: pd.DataFrame) -> Heading:
+    unit = column.unit.format(baseline=table["baseline"].iloc[0])
+    return Heading(column.name, column.title, unit, column.group, column.short)
 
 
-def _cells(table: pd.DataFrame, labels: Sequence[str], shown: Sequence[Column]) -> list[list[str]]:
-    columns = [_flagged(table, column) for column in shown]
-    return [list(cells) for cells in zip(labels, *columns, strict=True)]
-
-
-def _flagged(table: pd.DataFrame, column: Column) -> list[str]:
-    """Texts of a column; counts of ours that agree with the published ones have a mark."""
+def _cells(table: pd.DataFrame, column: Column) -> list[Cell]:
+    """A column of cells; counts of ours that agree with the published ones have a mark."""
+    if column == COUNTED:
+        return [Cell(str(text)) for text in table[column.name]]
     texts = cell_texts(table, column)
     if column.name not in FLAGS:
-        return texts
+        return [Cell(text) for text in texts]
     flags = table[FLAGS[column.name]].fillna(False)
-    return [text + CLOSE * bool(flag) for text, flag in zip(texts, flags, strict=True)]
+    return [Cell(text, CLOSE * bool(flag)) for text, flag in zip(texts, flags, strict=True)]
 
 
 def _notes(table: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -261,12 +293,6 @@ def _notes(table: pd.DataFrame) -> list[tuple[str, ...]]:
         (*([str(why)] if why else []), *notes)
         for why, notes in zip(table["reason"], table["notes"], strict=True)
     ]
-
-
-def _note_numbers(table: pd.DataFrame) -> dict[str, int]:
-    """Notes by first appearance: one that several rows share has one number."""
-    distinct = dict.fromkeys(note for notes in _notes(table) for note in notes)
-    return {note: number for number, note in enumerate(distinct, start=1)}
 
 
 def _legend(table: pd.DataFrame) -> list[str]:
@@ -280,6 +306,7 @@ def _legend(table: pd.DataFrame) -> list[str]:
         "Parameters and FLOPs, 2 x MACs of convolutions and matrix products: reference form, which "
         "is the paper's formula, unless the fast form is named. ✓: within "
         f"{100 * TOLERANCE:g} % of the published figure.",
+        "Ratio: ours / published.",
         "Memory: predicted peak of the weights and activations of the reference form and of the "
         "fast form, input left out. The published MB are MiB.",
     ]

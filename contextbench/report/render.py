@@ -1,7 +1,7 @@
 """Tables as text: percent, SI units and rounding are decided here and nowhere else."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from contextbench.config import ConfigError, nearest
 from contextbench.files import write_text
 
 ABSENT = "–"
@@ -25,6 +26,9 @@ COUNTS = (
     "context_macs",
     "inference_memory_bytes",
     "training_memory_bytes",
+    "interval_resamples",
+    "interval_images",
+    "interval_block",
 )
 
 
@@ -38,26 +42,36 @@ class Column:
     scale: float
     better: Literal["high", "low"] | None  # None: no value is marked as the best
     decimals: int | None = None  # None: as many as the values need
-    short: str | None = None  # title on a terminal; None: not shown there
+    short: str = ""  # title where there is little room, if it differs
+    group: str = ""  # title shared with neighbouring columns
+    extra: bool = False  # printed only where it is asked for
 
 
-COLUMNS = (
-    Column("miou", "mIoU", "%", 100, "high", 1, short="mIoU"),
-    Column("pixel_accuracy", "pixel accuracy", "%", 100, "high", 1),
-    Column("mean_accuracy", "mean accuracy", "%", 100, "high", 1),
-    Column("frequency_weighted_iou", "fw IoU", "%", 100, "high", 1),
-    Column("parameters", "params", "M", 1e-6, "low", short="params"),
-    Column("macs", "MACs", "G", 1e-9, "low", short="MACs"),
-    Column("context_parameters", "context params", "M", 1e-6, "low"),
-    Column("context_macs", "context MACs", "G", 1e-9, "low"),
-    Column("inference_memory_bytes", "memory", "MiB", 1 / MEBI, "low", short="mem."),
-    Column("training_memory_bytes", "training memory", "MiB", 1 / MEBI, "low"),
-    Column("latency_ms", "latency", "ms", 1, "low", short="lat."),
-    Column("latency_ratio", "latency", "×{baseline}", 1, "low", 2, short=""),
-    Column("train_latency_ms", "training step", "ms", 1, "low"),
-    Column("train_latency_ratio", "training step", "×{baseline}", 1, "low", 2),
-    Column("train_seconds", "training", "s", 1, "low", 0),
+SCORES = (
+    Column("miou", "mIoU", "%", 100, "high", 1),
+    Column("miou_seed_sd", "over seeds", "", 100, None, 1),
+    Column("groups", "group", "", 1, None),
+    Column("difference_to_best", "difference", "points", 100, None, 1, short="diff."),
+    Column("holm_p_value", "p-value", "", 1, None, 3, extra=True),
+    Column("pixel_accuracy", "pixel accuracy", "%", 100, "high", 1, short="pixel acc."),
+    Column("mean_accuracy", "mean accuracy", "%", 100, "high", 1, extra=True),
+    Column("frequency_weighted_iou", "fw IoU", "%", 100, "high", 1, extra=True),
 )
+COSTS = (
+    Column("parameters", "params", "M", 1e-6, "low"),
+    Column("macs", "MACs", "G", 1e-9, "low"),
+    Column("flops", "FLOPs", "G", 1e-9, "low", extra=True),
+    Column("context_parameters", "context params", "M", 1e-6, "low", extra=True),
+    Column("context_macs", "context MACs", "G", 1e-9, "low", extra=True),
+    Column("inference_memory_bytes", "memory", "MiB", 1 / MEBI, "low", short="mem."),
+    Column("training_memory_bytes", "training memory", "MiB", 1 / MEBI, "low", short="train mem."),
+    Column("latency_ms", "latency", "ms", 1, "low", short="lat."),
+    Column("latency_ratio", "latency", "×{baseline}", 1, "low", 2, short="lat."),
+    Column("train_latency_ms", "training step", "ms", 1, "low", short="train step", extra=True),
+    Column("train_latency_ratio", "training step", "×{baseline}", 1, "low", 2, short="train step"),
+)
+COLUMNS = (*SCORES, *COSTS, Column("train_seconds", "training", "s", 1, "low", 0, short="train"))
+"""How a comparison is printed; IoU of groups of classes follow the scores."""
 
 
 def group_columns(table: pd.DataFrame) -> list[str]:
@@ -66,55 +80,71 @@ def group_columns(table: pd.DataFrame) -> list[str]:
 
 
 def write_csv(table: pd.DataFrame, path: Path, counts: Collection[str] = COUNTS) -> None:
-    """Write every column in base units and full precision; counts as integers, NaN as nothing."""
+    """Write `csv_text` of every column."""
+    write_text(path, csv_text(table, counts))
+
+
+def csv_text(table: pd.DataFrame, counts: Collection[str] = COUNTS) -> str:
+    """Base units and full precision; counts as integers, NaN as nothing."""
     whole = {name: "Int64" for name in counts if name in table}
-    write_text(path, table.astype(whole).to_csv(index=False, lineterminator="\n"))
+    return str(table.astype(whole).to_csv(index=False, lineterminator="\n"))
 
 
-def render_console(table: pd.DataFrame) -> Table:
-    """The main columns for a terminal, the best of each in bold, notes below."""
-    shown = [column for column in _columns(table) if column.short is not None]
-    cells = [_marked(table, column) for column in shown]
-    header = ["head", *(_console_header(column, table) for column in shown)]
-    rows: list[list[str | Text]] = [
-        [str(head), *(Text(text, style="bold" if best else "") for text, best in _row(cells, row))]
-        for row, head in enumerate(table["head"])
-    ]
-    # On a narrow terminal the spread of mIoU goes below it.
-    wrapped = [i for i, column in enumerate(shown, start=1) if column.name == "miou"]
-    return console_table(header, rows, _notes(table), wrapped=wrapped)
+def select(table: pd.DataFrame, label: str, names: Sequence[str] | None) -> pd.DataFrame:
+    """The columns of these names after `label`, all if None. Raises `ConfigError` for others."""
+    if names is None:
+        return table
+    for name in names:
+        if name not in table:
+            raise ConfigError(f"there is no column {name!r}; {nearest(name, map(str, table))}")
+    return table[[label, *(name for name in names if name != label)]]
 
 
-def render_markdown(table: pd.DataFrame, warnings: Sequence[str]) -> str:
-    """Every printed column, the best of each in bold, then notes, warnings and how to read it."""
-    shown = _columns(table)
-    cells = [_marked(table, column) for column in shown]
-    header = ["head", *(f"{column.title} {_unit(column, table)}" for column in shown)]
-    rows = [[str(head), *_bold(_row(cells, row))] for row, head in enumerate(table["head"])]
-    lists = [bullets(lines) for lines in (_notes(table), warnings, _legend(table)) if lines]
-    return "\n\n".join([markdown_table(header, rows), *lists]) + "\n"
+def chosen_columns(names: Sequence[str], known: Mapping[str, Column]) -> list[Column]:
+    """Columns by name. Raises `ConfigError` for a name that is not `known`."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"column {name!r} cannot be printed; {nearest(name, known)}")
+    return [known[name] for name in names]
 
 
-def per_class_markdown(table: pd.DataFrame) -> str:
-    """IoU of every class (rows) for every head (columns) in percent, the best of a row in bold.
+def sort_rows(
+    table: pd.DataFrame, order: str, known: Mapping[str, Column], label: str
+) -> pd.DataFrame:
+    """Rows by one of the `known` columns, the best first, or by the text of `label`.
 
-    `table` is that of `tables.per_class_table`.
+    A minus sign before the name turns the order around; without a better direction it starts with
+    the lowest. Rows without a value come last. Raises `ConfigError` for other names.
     """
-    heads = [str(name) for name in table.columns if name not in ("class", "labelled_fraction")]
-    rows = []
-    for _, row in table.iterrows():
-        values = [float(row[head]) for head in heads]
-        texts = [_text(100 * value, 1) for value in values]
-        marked = _bold(zip(texts, _best(texts, values, "high"), strict=True))
-        rows.append([str(row["class"]), _text(100 * float(row["labelled_fraction"]), 1), *marked])
-    return markdown_table(["IoU %", "labelled pixels %", *heads], rows) + "\n"
+    name = order.removeprefix("-")
+    if name not in known and name != label:
+        raise ConfigError(f"cannot sort by {name!r}; {nearest(name, [label, *known])}")
+    highest_first = name != label and known[name].better == "high"
+    ascending = highest_first == order.startswith("-")
+    return table.sort_values(
+        name, ascending=ascending, na_position="last", kind="stable", ignore_index=True
+    )
 
 
 def cell_texts(table: pd.DataFrame, column: Column) -> list[str]:
     """Every cell of a column in its unit, with the same number of decimals."""
-    values = _scaled(table, column)
+    values = [float(value) * column.scale for value in table[column.name]]
     decimals = _decimals(values) if column.decimals is None else column.decimals
-    return [_text(value, decimals) for value in values]
+    return [fixed(value, decimals) for value in values]
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with a minus sign that is one, or `ABSENT` for NaN."""
+    return ABSENT if math.isnan(value) else f"{value:.{decimals}f}".replace("-", "−")
+
+
+def best_of(texts: Sequence[str], values: Sequence[float], better: str | None) -> list[bool]:
+    """Cells that print the best value; none where there is nothing to compare."""
+    known = [value for value in values if not math.isnan(value)]
+    if better is None or len(set(texts) - {ABSENT}) < 2:
+        return [False] * len(texts)
+    winner = texts[values.index(max(known) if better == "high" else min(known))]
+    return [text == winner for text in texts]
 
 
 def console_table(
@@ -124,20 +154,22 @@ def console_table(
     *,
     title: str | None = None,
     wrapped: Collection[int] = (),
+    gap: int = 2,
 ) -> Table:
     """Rows for a terminal, the first column left-aligned, the others right; notes below.
 
-    `wrapped` columns break between words where the terminal is narrow.
+    `wrapped` columns break between words where the terminal is narrow; `gap` are the spaces, one or
+    more, between columns.
     """
     console = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0),
         show_edge=False, pad_edge=False,
     )  # fmt: skip
     for index, name in enumerate(header):
         words = [word for row in rows for word in str(row[index]).split()]
         longest = max(map(len, words), default=0)
         console.add_column(
-            name,
+            Text(name),
             justify="right" if index else "left",
             no_wrap=index not in wrapped,
             min_width=longest if index or index in wrapped else None,
@@ -165,63 +197,6 @@ def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {_escaped(line)}" for line in lines)
 
 
-def _columns(table: pd.DataFrame) -> list[Column]:
-    """mIoU and the columns with at least one value; groups of classes follow the scores."""
-    groups = [
-        Column(name, title, "%", 100, "high", 1, short=title)
-        for name in group_columns(table)
-        for title in [f"IoU {name.removeprefix(GROUP_PREFIX)}"]
-    ]
-    scores = [column for column in COLUMNS if column.better == "high"]
-    costs = [column for column in COLUMNS if column.better == "low"]
-    known = [column for column in (*scores, *groups, *costs) if column.name in table]
-    return [c for c in known if c.name == "miou" or table[c.name].notna().any()]
-
-
-def _unit(column: Column, table: pd.DataFrame) -> str:
-    if "latency_baseline" not in table or not len(table):
-        return column.unit.format(baseline="baseline")
-    return column.unit.format(baseline=_label(table["latency_baseline"].iloc[0]))
-
-
-def _console_header(column: Column, table: pd.DataFrame) -> str:
-    """One word a line."""
-    return f"{column.short} {_unit(column, table)}".strip().replace(" ", "\n")
-
-
-def _label(head: str) -> str:
-    return head.upper() if head == "fcn" else head
-
-
-def _marked(table: pd.DataFrame, column: Column) -> list[tuple[str, bool]]:
-    """Text of every cell of a column, and whether it is the best."""
-    texts = cell_texts(table, column)
-    best = _best(texts, _scaled(table, column), column.better)
-    if column.name == "miou" and "seeds" in table:
-        texts = [text + _spread(table, row) for row, text in enumerate(texts)]
-    return list(zip(texts, best, strict=True))
-
-
-def _scaled(table: pd.DataFrame, column: Column) -> list[float]:
-    return [float(value) * column.scale for value in table[column.name]]
-
-
-def _best(texts: Sequence[str], values: Sequence[float], better: str | None) -> list[bool]:
-    """Cells that print the best value; none where there is nothing to compare."""
-    known = [value for value in values if not math.isnan(value)]
-    if better is None or len(set(texts) - {ABSENT}) < 2:
-        return [False] * len(texts)
-    winner = texts[values.index(max(known) if better == "high" else min(known))]
-    return [text == winner for text in texts]
-
-
-def _spread(table: pd.DataFrame, row: int) -> str:
-    if table["seeds"].iloc[row] < 2:
-        return ""
-    low, high = (100 * float(table[name].iloc[row]) for name in ("miou_min", "miou_max"))
-    return f" [{low:.1f}–{high:.1f}]"
-
-
 def _decimals(values: Sequence[float]) -> int:
     """Three significant digits for the largest value and at least two for the smallest."""
     positive = [value for value in values if value > 0 and math.isfinite(value)]
@@ -229,43 +204,6 @@ def _decimals(values: Sequence[float]) -> int:
         return 0
     low, high = (math.floor(math.log10(value)) for value in (min(positive), max(positive)))
     return min(3, max(0, 2 - high, 1 - low))
-
-
-def _text(value: float, decimals: int) -> str:
-    return ABSENT if math.isnan(value) else f"{value:.{decimals}f}"
-
-
-def _bold(cells: Iterable[tuple[str, bool]]) -> list[str]:
-    return [f"**{text}**" if best else text for text, best in cells]
-
-
-def _row(columns: Sequence[Sequence[tuple[str, bool]]], row: int) -> list[tuple[str, bool]]:
-    return [column[row] for column in columns]
-
-
-def _notes(table: pd.DataFrame) -> list[str]:
-    known = [name for name in ("note", "cost_note") if name in table]
-    return [
-        f"{row['head']}: {row[name]}" for _, row in table.iterrows() for name in known if row[name]
-    ]
-
-
-def _legend(table: pd.DataFrame) -> list[str]:
-    """What the columns mean, as far as they are shown."""
-    shown = {column.name for column in _columns(table)}
-    lines = []
-    if "miou" in shown:
-        lines.append("Scores: mean over seeds, with [lowest–highest] where there are several.")
-    if "inference_memory_bytes" in shown:
-        lines.append("Memory: predicted peak, weights and input included.")
-    if "latency_ms" in shown:
-        first = table.iloc[0]
-        lines.append(
-            f"Latency: median of {int(table['latency_rounds'].max())} interleaved rounds on "
-            f"{first['device']}, input {first['input']}; ×{_label(first['latency_baseline'])}: "
-            "median over rounds of the ratio within a round."
-        )
-    return lines
 
 
 def _escaped(text: str) -> str:

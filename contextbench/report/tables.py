@@ -30,14 +30,13 @@ from contextbench.report.checks import (
     warnings_for,
 )
 from contextbench.report.forms import median_ratio, number, quartiles
-from contextbench.report.render import (
-    GROUP_PREFIX,
-    group_columns,
+from contextbench.report.layout import (
     per_class_markdown,
     render_console,
+    render_latex,
     render_markdown,
-    write_csv,
 )
+from contextbench.report.render import GROUP_PREFIX, group_columns, write_csv
 from contextbench.results import HeadCost, ProfileRecord, RunRecord, Status
 from contextbench.stats import PairStatistics, Ranking
 
@@ -50,6 +49,7 @@ __all__ = [
     "per_class_markdown",
     "per_class_table",
     "render_console",
+    "render_latex",
     "render_markdown",
     "warnings_for",
     "write_csv",

@@ -3,8 +3,13 @@
 import io
 from statistics import median
 
+import pytest
 from rich.console import Console
 
+from contextbench.config import ConfigError
+from contextbench.report.layout import printable
+from contextbench.report.render import sort_rows
+from contextbench.report.sheet import markdown_text
 from contextbench.report.tables import (
     comparison_table,
     cost_table,
@@ -14,6 +19,7 @@ from contextbench.report.tables import (
     render_markdown,
 )
 from contextbench.results import ClassTotals, LabelInfo
+from tests.report.rankings import RANKING, ranked_runs
 from tests.report.records import (
     HEADS,
     class_iou,
@@ -61,10 +67,132 @@ def test_markdown_has_percent_and_si_units():
     assert (ppm["latency ×FCN"], fcn["latency ×FCN"]) == ("2.50", "**1.00**")
 
 
-def test_several_seeds_are_printed_with_their_range():
+def test_several_seeds_are_printed_with_their_deviation_and_number():
     runs = [run(seed=seed, iou=[value] * 9) for seed, value in enumerate((0.5, 0.6, 0.7))]
     (row,) = cells(render_markdown(comparison_table(runs, None), []))
-    assert row["mIoU %"] == "60.0 [50.0–70.0]"
+    assert (row["mIoU %"], row["over seeds"]) == ("60.0", "± 10.0 (3)")
+
+
+def test_one_seed_says_so_instead_of_a_spread():
+    markdown = render_markdown(comparison_table(ranked_runs(), None), [])
+    assert {row["over seeds"] for row in cells(markdown)} == {"n = 1"}
+    assert "n = 1: one training, whose spread is unknown" in markdown
+
+
+def test_scores_stand_with_interval_group_and_difference():
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
+    ocr, ppm, fcn = cells(render_markdown(table, []))
+    assert (ocr["mIoU %"], ppm["mIoU %"]) == ("**80.0** [78.0, 82.0]", "79.0 [76.0, 81.0]")
+    assert [row["group"] for row in (ocr, ppm, fcn)] == ["a", "ab", "b"]
+    assert (ocr["difference points"], ppm["difference points"]) == ("0.0", "−1.0 [−3.0, 2.0]")
+    assert fcn["difference points"] == "−10.0 [−12.0, −8.0]"
+
+
+def test_the_legend_says_how_intervals_groups_and_differences_were_made():
+    text = render_markdown(comparison_table(ranked_runs(), None, ranking=RANKING), [])
+    assert "95 % interval over test images (1 000 resamples of 50 images, in blocks of 7" in text
+    assert "Holm's correction over all pairs, at 5 %" in text
+    assert "power of 0.8: 3.0 points, median over pairs" in text
+
+
+def test_without_intervals_the_legend_is_silent_about_them():
+    text = render_markdown(comparison_table(ranked_runs(), None), [])
+    for word in ("interval", "Group", "Holm", "power", "group", "difference"):
+        assert word not in text, word
+
+
+def test_a_dagger_marks_what_is_not_separable_where_there_are_no_letters():
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
+    ocr, ppm, fcn = cells(render_markdown(table, [], ["miou"]))
+    assert ppm["mIoU %"] == "79.0 [76.0, 81.0] †"
+    assert not [row for row in (ocr, fcn) if "†" in row["mIoU %"]]
+    with_letters = render_markdown(table, [], ["miou", "groups"])
+    assert "†" not in with_letters
+
+
+def test_columns_are_printed_in_the_order_asked_for_and_others_refused():
+    table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
+    (first, *_) = cells(render_markdown(table, [], ["macs", "miou", "holm_p_value"]))
+    assert list(first) == ["head", "MACs G", "mIoU %", "p-value"]
+    assert [row["p-value"] for row in cells(render_markdown(table, [], ["holm_p_value"]))] == [
+        "–",
+        "0.400",
+        "< 0.001",
+    ]
+    with pytest.raises(ConfigError, match=r"'miuo'.*did you mean 'miou'\? allowed: .*macs"):
+        render_markdown(table, [], ["miuo"])
+
+
+@pytest.mark.parametrize(
+    ("order", "heads"),
+    [
+        ("miou", ["ocr", "ppm", "fcn"]),
+        ("-miou", ["fcn", "ppm", "ocr"]),
+        ("parameters", ["fcn", "ocr", "ppm"]),  # 1.40, 1.60, 1.65 M: fewer are better
+        ("-parameters", ["ppm", "ocr", "fcn"]),
+        ("head", ["fcn", "ocr", "ppm"]),
+    ],
+)
+def test_rows_are_sorted_best_first_unless_turned_around(order: str, heads: list[str]):
+    table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
+    assert list(sort_rows(table, order, printable(table), "head")["head"]) == heads
+
+
+def test_rows_without_a_value_come_last_in_either_order():
+    runs = [*ranked_runs(), failed("aspp")]
+    table = comparison_table(runs, None)
+    for order in ("miou", "-miou"):
+        assert list(sort_rows(table, order, printable(table), "head")["head"])[-1] == "aspp"
+
+
+def test_training_times_of_several_devices_have_a_footnote_each():
+    runs = [
+        run("fcn", iou=[0.5] * 9, device="GPU A"),
+        run("ppm", iou=[0.6] * 9, device="GPU B"),
+        run("ocr", iou=[0.7] * 9, device="GPU A"),
+    ]
+    markdown = render_markdown(comparison_table(runs, None), [])
+    assert [row["training s"] for row in cells(markdown)] == ["40 [^1]", "40 [^2]", "40 [^1]"]
+    assert "[^1]: Trained on GPU A." in markdown
+    assert "[^2]: Trained on GPU B." in markdown
+    same = render_markdown(comparison_table(ranked_runs(), None), [])
+    assert "Trained on" not in same
+
+
+def test_a_head_without_costs_has_a_footnote_in_every_cost_and_none_in_its_scores():
+    costs = profile_of({"fcn": cost(1, 1, 1, [1.0])})
+    runs = [run("fcn", iou=[0.5] * 9), run("ppm", iou=[0.6] * 9)]
+    markdown = render_markdown(comparison_table(runs, costs), [])
+    ppm = next(row for row in cells(markdown) if row["head"] == "ppm")
+    for name in ("params M", "MACs G", "memory MiB", "latency ms", "training step ×FCN"):
+        assert ppm[name] == "– [^1]", name
+    assert "[^" not in ppm["mIoU %"]
+    assert "[^1]: ppm: cost not measured" in markdown
+
+
+def test_a_failed_seed_is_a_footnote_of_the_score_of_the_others():
+    runs = [run(seed=0, iou=[0.5] * 9), failed("fcn", 1)]
+    (row,) = cells(render_markdown(comparison_table(runs, None), []))
+    assert row["mIoU %"] == "50.0 [^1]"
+    assert [name for name, text in row.items() if "[^" in text] == ["mIoU %"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_every_line_fits_the_terminal_and_what_does_not_is_named(width: int):
+    text = printed(comparison_table(comparison(), profile()), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert ("Left out for want of width" in text) == (width < 160)
+
+
+def test_numbers_are_aligned_beside_details_and_marks():
+    runs = [*ranked_runs(), failed("fcn", 1)]
+    text = printed(comparison_table(runs, None, ranking=RANKING), 100)
+    lines = [line for line in text.splitlines() if line.startswith(("ocr", "ppm", "fcn"))]
+    assert len({line.index(".") for line in lines}) == 1
+    assert len({line.index("[") for line in lines}) == 1
+    assert "[68.0, 73.0]¹" in lines[2]
+    assert "¹ fcn: seed 1: failed" in text
 
 
 def test_equal_printed_values_are_all_best_and_a_column_of_equals_has_none():
@@ -78,9 +206,10 @@ def test_equal_printed_values_are_all_best_and_a_column_of_equals_has_none():
 def test_a_failed_head_is_printed_with_dashes_and_its_reason():
     table = comparison_table([run(iou=class_iou("fcn", 0)), failed("ocr")], None)
     markdown = render_markdown(table, [])
-    assert cells(markdown)[1]["mIoU %"] == "–"
+    row = cells(markdown)[1]
+    assert row["mIoU %"] == row["IoU scene %"] == row["training s"] == "– [^1]"
     reason = "ocr: seed 0: failed at step 120 (LossError: loss is NaN)"
-    assert f"- {reason}" in markdown
+    assert f"[^1]: {reason}" in markdown
     assert reason in " ".join(printed(table).split())
 
 
@@ -95,8 +224,8 @@ def test_the_console_shows_the_main_columns_in_80_characters():
     assert "…" not in text
     latency = median(profile().heads["ocr"].latency_ms)
     (line,) = [line for line in text.splitlines() if line.startswith("ocr")]
-    assert f"{HEADS['ocr'][1] / 1e6:.2f}" in line.split()
-    assert f"{latency:.1f}" in line.split()
+    assert f"{HEADS['ocr'][2] / 1e9:.2f}" in line.split()
+    assert f"{latency / median(profile().heads['fcn'].latency_ms):.1f}" in line
 
 
 def test_the_console_marks_the_best_in_bold():
@@ -117,6 +246,38 @@ def test_costs_alone_are_printed_without_score_columns():
     assert [row["head"] for row in rows] == list(HEADS)
     assert "mIoU %" not in rows[0]
     assert "ocr" in printed(cost_table(profile()))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "\\<script>alert(1)\\</script>"),
+        ("[click](http://x)", "\\[click](http://x)"),
+        ("*bold* _it_ a_b", "\\*bold\\* \\_it\\_ a_b"),
+        ("&lt;b&gt; a & b", "\\&lt;b\\&gt; a & b"),
+        ("two\nlines", "two lines"),
+        ("[^1]", "\\[^1]"),
+    ],
+)
+def test_markup_in_data_is_escaped_in_markdown(text: str, shown: str):
+    assert markdown_text(text) == shown
+
+
+def test_awkward_names_of_classes_and_heads_are_text_everywhere():
+    name = "a|b & c_d <i>"
+    labels = LabelInfo(classes=[name, "b"], palette=[(0, 0, 0), (9, 9, 9)])
+    counts = ClassTotals(intersection=[6, 30], predicted=[10, 30], labelled=[10, 30])
+    runs = [run("h_1|x", totals=counts, labels=labels)]
+    markdown = per_class_markdown(per_class_table(runs))
+    assert "| a\\|b & c_d \\<i> |" in markdown
+    assert "| h_1\\|x |" in markdown
+    assert "h_1|x" in printed(comparison_table(runs, None))
+
+
+def test_a_class_that_is_nowhere_has_a_row_of_dashes():
+    nowhere = ClassTotals(intersection=[6, 0], predicted=[10, 0], labelled=[10, 0])
+    markdown = per_class_markdown(per_class_table([run(totals=nowhere, labels=TWO)]))
+    assert "| b\\|c | 0.0 | – |" in markdown
 
 
 def test_classes_are_rows_with_the_best_head_in_bold():

@@ -17,6 +17,7 @@ from contextbench.report.tables import (
     write_csv,
 )
 from contextbench.results import ClassTotals, Failure, HeadCost, LabelInfo, Status
+from tests.report.rankings import RANKING, areas, collected, ranked_runs, store
 from tests.report.records import (
     CLASSES,
     HEADS,
@@ -58,6 +59,100 @@ def test_a_row_is_the_mean_over_seeds_with_its_range():
     assert row["seeds"] == 2
     assert row["miou"] == pytest.approx(sum(mious) / 2, rel=1e-12)
     assert [row["miou_min"], row["miou_max"]] == pytest.approx(mious, rel=1e-12)
+
+
+def test_the_deviation_over_seeds_is_that_of_a_sample_and_missing_for_one():
+    """With n - 1: of 0.5, 0.6, 0.7 it is 0.1."""
+    runs = [run(seed=seed, iou=[value] * 9) for seed, value in enumerate((0.5, 0.6, 0.7))]
+    assert row_of(comparison_table(runs, None), "fcn")["miou_seed_sd"] == pytest.approx(
+        0.1, abs=1e-4
+    )
+    assert math.isnan(row_of(comparison_table(runs[:1], None), "fcn")["miou_seed_sd"])
+
+
+def test_columns_of_resampling_are_those_of_the_ranking():
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
+    assert list(table["head"]) == ["ocr", "ppm", "fcn"]
+    assert list(table["groups"]) == ["a", "ab", "b"]
+    ppm = row_of(table, "ppm")
+    assert (ppm["miou_low"], ppm["miou_high"]) == (0.76, 0.81)
+    assert list(table["interval_block"]) == [7, 7, 7]
+    assert list(table["interval_images"]) == [50, 50, 50]
+    assert (ppm["interval_level"], ppm["interval_resamples"]) == (0.95, 1000)
+    assert ppm["smallest_difference"] == 0.03  # median of 0.02, 0.03, 0.07
+
+
+def test_differences_are_this_head_minus_the_best_with_the_interval_turned_around():
+    """The pair says best minus other: 0.01 between -0.02 and 0.03."""
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
+    ppm, fcn = row_of(table, "ppm"), row_of(table, "fcn")
+    assert (ppm["difference_to_best"], ppm["difference_low"], ppm["difference_high"]) == (
+        -0.01,
+        -0.03,
+        0.02,
+    )
+    assert (ppm["separable_from_best"], ppm["holm_p_value"]) == (False, 0.4)
+    assert (fcn["separable_from_best"], fcn["holm_p_value"]) == (True, 0.0004)
+
+
+def test_the_best_head_differs_from_itself_by_nothing_and_has_no_test():
+    best = row_of(comparison_table(ranked_runs(), None, ranking=RANKING), "ocr")
+    assert (best["difference_to_best"], best["separable_from_best"]) == (0.0, False)
+    assert math.isnan(best["difference_low"])
+    assert math.isnan(best["holm_p_value"])
+
+
+def test_without_a_ranking_its_columns_are_there_and_empty():
+    table = comparison_table(ranked_runs(), None)
+    assert set(table.columns) == set(comparison_table(ranked_runs(), None, ranking=RANKING).columns)
+    for name in ("miou_low", "miou_high", "difference_to_best", "holm_p_value", "interval_level"):
+        assert table[name].isna().all(), name
+    assert table["separable_from_best"].isna().all()
+    assert set(table["groups"]) == {""}
+
+
+def test_nothing_refers_to_a_best_row_that_is_not_ranked():
+    runs = [*ranked_runs(), run("danet", iou=[0.9] * 9)]
+    table = comparison_table(runs, None, ranking=RANKING)
+    assert table["head"][0] == "danet"
+    assert table["difference_to_best"].isna().all()
+    assert table["separable_from_best"].isna().all()
+    assert math.isnan(table["miou_low"][0])
+    assert row_of(table, "ppm")["miou_low"] == 0.76
+
+
+def test_a_head_whose_seeds_do_not_all_have_areas_has_no_interval(tmp_path):
+    """The interval of two of its three seeds would not be that of the printed mean."""
+    store(tmp_path, "ppm", 2, areas(0.7))
+    (tmp_path / "probe-small" / "ppm" / "seed-2" / "areas.npz").unlink()
+    collection = collected(tmp_path, {"fcn": [0.5], "ppm": [0.7, 0.7]})
+    table = comparison_table(collection.runs, None, ranking=collection.ranking)
+    assert row_of(table, "ppm")["seeds"] == 3
+    assert math.isnan(row_of(table, "ppm")["miou_low"])
+    assert row_of(table, "fcn")["miou_low"] < 0.5 < row_of(table, "fcn")["miou_high"]
+    assert any("ppm seed 2" in note and "areas.npz" in note for note in collection.notes)
+
+
+def test_records_are_ranked_by_their_areas(tmp_path):
+    """All images of one head are 0.2 better: whatever is drawn, it wins."""
+    collection = collected(tmp_path, {"fcn": [0.5, 0.5], "ppm": [0.7, 0.7]})
+    table = comparison_table(collection.runs, None, ranking=collection.ranking)
+    assert list(table["head"]) == ["ppm", "fcn"]
+    assert list(table["groups"]) == ["a", "b"]
+    fcn = row_of(table, "fcn")
+    assert fcn["separable_from_best"]
+    assert fcn["difference_low"] <= fcn["difference_to_best"] <= fcn["difference_high"] < 0
+
+
+def test_training_devices_are_those_of_finished_runs():
+    runs = [
+        run(seed=0, iou=[0.5] * 9, device="GPU A"),
+        run(seed=1, iou=[0.5] * 9, device="GPU B"),
+        failed("ocr"),
+    ]
+    table = comparison_table(runs, None)
+    assert row_of(table, "fcn")["train_device"] == "GPU A and GPU B"
+    assert row_of(table, "ocr")["train_device"] == ""
 
 
 def test_heads_are_ranked_and_rows_without_scores_come_last():

@@ -1,0 +1,170 @@
+"""The command that sets tables: of a paper beside this code's numbers, or of records."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contextbench.cli.shared import (
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    console,
+    device_of,
+    errors,
+    execution_of,
+    guarded,
+    listed,
+    print_notes,
+    print_rows,
+)
+
+if TYPE_CHECKING:
+    from contextbench.published import TableSpec
+    from contextbench.results import HeadProfileRecord
+
+
+class TableFormat(StrEnum):
+    """What a table is printed as."""
+
+    CONSOLE = "console"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    LATEX = "latex"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is printed of a table, and how; None: the default."""
+
+    form: TableFormat
+    columns: list[str] | None
+    order: str | None
+    out: Path | None
+    as_json: bool
+
+
+def table(
+    what: Annotated[
+        str,
+        typer.Argument(help="A paper's table, by name or file (see `list tables`), or a folder."),
+    ],
+    form: Annotated[
+        TableFormat, typer.Option("--format", help="What to print.")
+    ] = TableFormat.CONSOLE,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of columns, with commas: miou,parameters,macs.")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Column to sort by, best or lowest first; a minus sign: the other way."),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Of a paper: rounds of latencies; 0: predict only.")
+    ] = 0,
+    record: Annotated[
+        Path | None, typer.Option(help="Of a paper: costs from this file, not determined anew.")
+    ] = None,
+    precision: PrecisionOption = "float32",
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Also write CSV, Markdown and LaTeX to this folder."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a paper's table and this code's numbers side by side, or compare the runs of a folder.
+
+    Names of columns are those of the CSV file.
+
+    Example: contextbench table ocr-complexity --rounds 5 -o complexity
+
+    Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
+    """
+    with guarded():
+        from contextbench.config import ConfigError, names_in, nearest
+
+        if as_json and form is not TableFormat.CONSOLE:
+            raise ConfigError(f"--json and --format {form} exclude each other")
+        names = listed(columns, "--columns") if columns is not None else None
+        wanted = Wanted(form, names, sort, out, as_json)
+        if what not in names_in("tables") and Path(what).is_dir():
+            if (rounds, record, precision, device) != (0, None, "float32", "auto"):
+                raise ConfigError(
+                    "--rounds, --record, --precision and --device are for tables of papers; "
+                    f"{what} is a folder"
+                )
+            _compare(Path(what), wanted)
+            return
+        if what not in names_in("tables") and not Path(what).exists():
+            hint = nearest(what, names_in("tables"))
+            raise ConfigError(f"{what!r} is neither a folder, a file nor a paper's table; {hint}")
+        _beside_paper(what, record, (rounds, precision, device), wanted)
+
+
+def _compare(folder: Path, wanted: Wanted) -> None:
+    from contextbench.report import layout
+    from contextbench.report.collection import collect
+    from contextbench.report.render import csv_text, select, sort_rows
+    from contextbench.report.tables import comparison_table
+
+    collection = collect(folder)
+    rows = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
+    if wanted.order is not None:
+        rows = sort_rows(rows, wanted.order, layout.printable(rows), "head")
+    if wanted.out is not None:
+        layout.write_tables(rows, collection.notes, wanted.out, wanted.columns)
+    if wanted.as_json:
+        print_rows(select(rows, "head", wanted.columns))
+    elif wanted.form is TableFormat.CSV:
+        typer.echo(csv_text(select(rows, "head", wanted.columns)), nl=False)
+    elif wanted.form is TableFormat.MARKDOWN:
+        typer.echo(layout.render_markdown(rows, collection.notes, wanted.columns), nl=False)
+        return
+    elif wanted.form is TableFormat.LATEX:
+        typer.echo(layout.render_latex(rows, collection.notes, wanted.columns), nl=False)
+        return
+    else:
+        console.print(layout.render_console(rows, wanted.columns))
+    machine = wanted.as_json or wanted.form is TableFormat.CSV
+    print_notes(collection.notes, errors if machine else console)
+
+
+def _beside_paper(
+    name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
+) -> None:
+    from contextbench.published import load_published, load_table
+    from contextbench.report import papers
+    from contextbench.report.render import select, sort_rows
+    from contextbench.results import read_head_profile, write_model
+    from heads import HEADS
+
+    spec = load_table(name, HEADS)
+    published = load_published(spec)
+    costs = read_head_profile(record) if record is not None else _sampled(spec, *sampling)
+    rows = papers.paper_table(spec, published, costs)
+    if wanted.order is not None:
+        rows = sort_rows(rows, wanted.order, papers.printable(rows), "label")
+    if wanted.out is not None:
+        write_model(wanted.out / f"{spec.name}.json", costs)
+        papers.write_paper(spec, rows, wanted.out, wanted.columns)
+    if wanted.as_json:
+        print_rows(select(rows, "label", wanted.columns))
+    elif wanted.form is TableFormat.CSV:
+        typer.echo(papers.paper_csv(rows, wanted.columns), nl=False)
+    elif wanted.form is TableFormat.MARKDOWN:
+        typer.echo(papers.paper_markdown(rows, wanted.columns), nl=False)
+    elif wanted.form is TableFormat.LATEX:
+        typer.echo(papers.paper_latex(spec, rows, wanted.columns), nl=False)
+    else:
+        console.print(papers.paper_console(rows, wanted.columns))
+
+
+def _sampled(spec: "TableSpec", rounds: int, precision: str, device: str) -> "HeadProfileRecord":
+    from contextbench.measure.command import Sampling, profile_of_table
+
+    sampling = Sampling(rounds, precision, device_of(device))
+    with execution_of(Path(), device, None, 0) as execution:
+        return profile_of_table(spec, sampling, execution)
