@@ -163,7 +163,7 @@ def test_check_data_reports_every_split_and_draws_a_sheet(tmp_path):
     sheet = tmp_path / "sheet.png"
     result = call("check-data", "--sheet", sheet, "--json", *SETTINGS)
     assert result.exit_code == 0, result.output
-    assert len(json.loads(result.stdout)["splits"]) == 2
+    assert len(json.loads(result.stdout)["splits"]) == 3  # train, val and test
     with Image.open(sheet) as picture:
         assert picture.size[0] >= 3 * 64
 

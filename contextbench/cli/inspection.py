@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from contextbench.cli.shared import (
     FAILED,
@@ -18,11 +21,15 @@ from contextbench.cli.shared import (
     print_json,
 )
 
+SHOWN_PROBLEMS = 20  # of one split
+
 
 def check_data(
     protocol: ProtocolOption = "probe",
     data_root: RootOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Look at so many images only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Look at so many images of each split.")
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet of the evaluated split (PNG).")
     ] = None,
@@ -35,24 +42,15 @@ def check_data(
     """
     with guarded():
         from contextbench.config import load_protocol
-        from contextbench.data import build_dataset
-        from contextbench.data.check import check_dataset, check_overlap, contact_sheet
+        from contextbench.data.check import check_config
 
         config = load_protocol(protocol, overrides or ()).dataset
-        splits = list(dict.fromkeys((config.train, config.evaluate)))
-        datasets = {split: build_dataset(config, split, data_root) for split in splits}
-        reports = [check_dataset(datasets[split], split, limit) for split in splits]
-        overlap = check_overlap(*reports)
-        if sheet is not None:
-            contact_sheet(datasets[config.evaluate], sheet)
+        report = check_config(config, data_root, limit=limit, sheet=sheet)
         if as_json:
-            print_json({"splits": [report.as_dict() for report in reports], "overlap": overlap})
+            print_json(report.as_dict())
         else:
-            for report in reports:
-                _print_split(report.as_dict())
-            for line in overlap:
-                console.print(line, markup=False, highlight=False)
-        if overlap or any(report.problems for report in reports):
+            _print_check(report.as_dict())
+        if not report.sound:
             raise typer.Exit(FAILED)
 
 
@@ -94,11 +92,54 @@ def doctor(device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
                 console.print(f"{name:14} {value}", markup=False, highlight=False)
 
 
-def _print_split(report: dict[str, Any]) -> None:
-    for key, value in report.items():
-        if key == "problems" or value in ([], {}, None):
-            continue
-        console.print(f"{key:18} {value}", markup=False, highlight=False, soft_wrap=True)
-    for problem in report.get("problems", []):
-        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
-    console.print()
+def _print_check(report: dict[str, Any]) -> None:
+    splits = report["splits"]
+    for split in splits:
+        _say(_split_line(split))
+    console.print(_class_table(splits))
+    for split in splits:
+        if split["raw_values"]:
+            _say(f"{split['split']}: raw values {_shares_of(split['raw_values'])}")
+        if split["absent_classes"]:
+            _say(f"{split['split']}: without a pixel of {', '.join(split['absent_classes'])}")
+        _say_all(f"{split['split']}: ", split["notes"])
+    for split in splits:
+        _say_all(f"problem in {split['split']}: ", split["problems"])
+    _say_all("problem: ", [*report["overlap"], *report["never"]])
+
+
+def _split_line(split: dict[str, Any]) -> str:
+    sizes = list(split["sizes"])
+    size = f"{len(sizes)} sizes" if len(sizes) > 3 else ", ".join(sizes)
+    modes = " and ".join(split["mask_modes"])
+    parts = [
+        f"{split['split']}: {split['checked']} of {split['images']} images",
+        f"{size} (height x width)" if size else "",
+        f"masks {modes}" if modes else "",
+        f"{split['ignored_share']:.2%} of the pixels ignored",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _class_table(splits: list[dict[str, Any]]) -> Table:
+    """Share of each class in the labelled pixels of each split."""
+    table = Table("class", *(escape(f"{split['split']} %") for split in splits))
+    for name in splits[0]["shares"] if splits else ():
+        table.add_row(Text(name), *(f"{100 * split['shares'][name]:.3f}" for split in splits))
+    return table
+
+
+def _shares_of(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{value} ({count / total:.2%})" for value, count in counts.items())
+
+
+def _say_all(prefix: str, lines: list[str]) -> None:
+    for line in lines[:SHOWN_PROBLEMS]:
+        _say(prefix + line)
+    if len(lines) > SHOWN_PROBLEMS:
+        _say(f"{prefix}and {len(lines) - SHOWN_PROBLEMS} more; --json lists all")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -108,7 +108,7 @@ def _check_names(about: Description, path: Path) -> None:
         raise DataError(
             f"{path}: key 'swap' names {unknown}; classes are {', '.join(about.classes)}"
         )
-    if any(Path(split).name != split for split in about.splits):
+    if any(Path(split).name != split or split == ".." for split in about.splits):
         raise DataError(f"{path}: key 'splits' is {list(about.splits)}: folder names are expected")
 
 

@@ -22,12 +22,12 @@ import pickle
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from contextbench.data.base import DataError, Facts, LabelSet
 from contextbench.data.labels import INDEX_MODES, LabelTable, as_indices, bit_palette, read_indices
@@ -93,9 +93,11 @@ class PascalContext(PairedSource):
         if path.parent.suffix != ".pth":
             return read_indices(path)
         mask = _read_masks(path.parent)[int(path.name)]
-        if isinstance(mask, Image.Image) and mask.mode not in INDEX_MODES:
+        if isinstance(mask, Tensor):
+            return as_indices(mask.numpy(), path)
+        if mask.mode not in INDEX_MODES:
             raise DataError(f"{path}: mask has mode {mask.mode}; L or P are expected")
-        return as_indices(np.array(mask), path)
+        return np.array(mask)
 
 
 def _with_underscore(key: int) -> str:
@@ -103,7 +105,7 @@ def _with_underscore(key: int) -> str:
 
 
 @lru_cache(maxsize=2)  # both splits; a process reads each file once, a loader worker too
-def _read_masks(path: Path) -> dict[int, Any]:
+def _read_masks(path: Path) -> dict[int, Tensor | Image.Image]:
     """All masks of a split, by id. Raises `DataError` for anything but tensors and pictures."""
     try:
         with torch.serialization.safe_globals([Image.Image]):  # as released, masks are of this type
@@ -118,7 +120,7 @@ def _read_masks(path: Path) -> dict[int, Any]:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as masks by id ({reason})") from error
     valid = isinstance(masks, dict) and all(
-        isinstance(key, int) and isinstance(mask, torch.Tensor | Image.Image)
+        isinstance(key, int) and isinstance(mask, Tensor | Image.Image)
         for key, mask in masks.items()
     )
     if not valid:

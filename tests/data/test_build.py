@@ -5,7 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from contextbench.data import DATA_ROOT_VARIABLE, build_dataset, dataset_folder
+from contextbench.data import (
+    DATA_ROOT_VARIABLE,
+    DATASETS,
+    build_dataset,
+    dataset_folder,
+    dataset_source,
+    option_names,
+)
 from contextbench.data.base import DataError
 
 
@@ -35,6 +42,7 @@ def test_the_probe_takes_its_options() -> None:
         (config("prob"), "'prob'.*did you mean 'probe'.*camvid"),
         (config("probe", sise=64), "probe.*'sise'.*did you mean 'size'"),
         (config("camvid", "data/camvid", size=64), "camvid.*'size'.*allowed are none"),
+        (config("cityscapes", mask="labelIds"), "cityscapes.*'mask'.*did you mean 'masks'"),
         (config("probe", size="big"), "size 'big'"),
         (config("probe", size=[64, 64, 3]), r"size \[64, 64, 3\]"),
         (config("probe", seed=1.5), r"seed 1\.5"),
@@ -72,3 +80,18 @@ def test_a_config_without_root_uses_the_name_of_the_dataset() -> None:
 def test_a_missing_dataset_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/train does not exist.*--data-root"):
         build_dataset(config("camvid", "data/camvid"), "train", tmp_path)
+
+
+def test_facts_need_no_files(tmp_path: Path) -> None:
+    facts = dataset_source(config("cityscapes", str(tmp_path / "nowhere"))).facts
+    assert (len(facts.labels.classes), facts.size) == (19, (1024, 2048))
+    probe = dataset_source(config("probe", train_images=5, size=[64, 80])).facts
+    assert (probe.splits, probe.size) == ({"train": 5, "val": 128, "test": 128}, (64, 80))
+
+
+def test_options_are_the_keyword_parameters() -> None:
+    assert option_names(DATASETS["voc"]) == ["augmented_masks", "sbd"]
+    assert option_names(DATASETS["ade20k"]) == []
+    assert {name for name, make in DATASETS.items() if option_names(make)} == {
+        *("probe", "cityscapes", "voc", "pascal_context", "coco_stuff", "folder")
+    }

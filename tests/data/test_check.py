@@ -1,16 +1,22 @@
 """The check collects every fault with its file, and its counts are those of a loop over pixels."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
-from contextbench.data.check import check_dataset, check_overlap, contact_sheet
+from contextbench.data.check import DatasetReport, check_config, check_dataset, check_overlap
+from contextbench.data.paired import MissingFiles
 from contextbench.data.probe import ContextProbe
+from contextbench.data.sheet import contact_sheet, spread
+from tests.data import trees
 
 
 class Listed:
@@ -46,11 +52,10 @@ SECOND = sample("second", [[0, IGNORE]], level=1)
 def test_counts_are_those_of_a_loop_over_pixels() -> None:
     report = check_dataset(Listed(FIRST, SECOND), "val")
     pixels = [v for s in (FIRST, SECOND) for v in s.labels.flatten().tolist()]
-    assert report.images == 2
-    assert report.histogram.dtype == np.int64
-    assert report.histogram.tolist() == [
-        sum(v == train_id for v in pixels) for train_id in range(3)
-    ]
+    assert (report.images, report.checked) == (2, 2)
+    assert report.pixels.dtype == np.int64
+    assert report.pixels.tolist() == [sum(v == train_id for v in pixels) for train_id in range(3)]
+    assert report.shares == {"a": 4 / 6, "b": 2 / 6, "c": 0}
     assert report.ignored_share == 2 / 8
     assert dict(report.sizes) == {(2, 3): 1, (1, 2): 1}
     assert report.absent_classes == ("c",)
@@ -64,26 +69,30 @@ def test_every_fault_is_collected_and_the_rest_is_still_counted() -> None:
     empty = sample("empty", [[IGNORE, IGNORE]], level=3)
     entries = (DataError("x.png: gone"), broken, shape, beyond, empty, FIRST, FIRST)
     report = check_dataset(Listed(*entries), "val")
-    text = "\n".join(report.problems)
-    assert "x.png: gone" in text
-    assert "broken: image is torch.float32" in text
-    assert "shape: image [3, 2, 2] and labels [2, 3]" in text
-    assert "beyond: train ids [3, 7], but only 0 .. 2" in text
-    assert "first: this name occurs twice" in text
-    assert "every pixel is ignored in empty" in text
-    assert len(report.problems) == 6
+    assert report.problems == [
+        "x.png: gone",
+        "broken: image is torch.float32, labels torch.uint8; both must be uint8",
+        "shape: image [3, 2, 2] and labels [2, 3] must be (3, H, W) and (H, W)",
+        "beyond: train ids [3, 7], but only 0 .. 2",
+        "first: this name occurs twice",
+        "every pixel is ignored in empty",
+    ]
     assert report.entirely_ignored == ["empty"]
-    assert report.images == 4
+    assert (report.images, sum(report.sizes.values())) == (7, 4)
 
 
-def test_a_limit_reads_the_first_images_only() -> None:
-    report = check_dataset(Listed(FIRST, DataError("never read")), "val", limit=1)
-    assert (report.images, report.problems) == (1, [])
+def test_a_limit_reads_images_spread_over_the_split() -> None:
+    entries = [sample(str(number), [[0]], level=number) for number in range(10)]
+    report = check_dataset(Listed(*entries), "val", limit=3)
+    assert (report.images, report.checked) == (10, 3)
+    assert list(report.digests) == ["0", "3", "6"]
+    assert spread(10, None) == list(range(10))
+    assert spread(2, 8) == [0, 1]
 
 
 def test_a_split_without_readable_images_is_reported() -> None:
     report = check_dataset(Listed(DataError("gone")), "val")
-    assert (report.images, report.ignored_share, report.problems) == (0, 0.0, ["gone"])
+    assert (report.ignored_share, report.problems) == (0.0, ["gone"])
 
 
 def test_the_report_is_json() -> None:
@@ -97,11 +106,11 @@ def test_shared_names_and_identical_pixels_are_found() -> None:
     copy = FIRST._replace(name="copy")
     train = check_dataset(Listed(FIRST, SECOND), "train")
     val = check_dataset(Listed(copy, SECOND._replace(image=SECOND.image + 9)), "val")
-    problems = check_overlap(train, val)
-    assert problems == [
+    assert check_overlap(train, val) == [
         "val/copy has the same pixels as train/first",
         "second is in train and in val",
     ]
+    assert check_overlap(train, val, expected={frozenset(("train", "val"))}) == []
 
 
 def test_splits_of_the_probe_do_not_overlap() -> None:
@@ -113,9 +122,204 @@ def test_splits_of_the_probe_do_not_overlap() -> None:
     assert [report.problems for report in reports] == [[], [], []]
 
 
-def test_identical_pixels_within_one_split_are_found() -> None:
+def test_identical_pixels_within_one_split_are_a_note() -> None:
     report = check_dataset(Listed(FIRST, FIRST._replace(name="again")), "val")
-    assert check_overlap(report) == ["val/again has the same pixels as val/first"]
+    assert report.notes == ["again has the same pixels as first"]
+    assert check_overlap(report) == []
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a protocol says of its dataset."""
+
+    name: str
+    root: str
+    train: str = "train"
+    evaluate: str = "val"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONTEXTBENCH_DATA", raising=False)
+
+
+def checked(name: str, root: Path, **settings: Any) -> DatasetReport:
+    return check_config(Config(name, str(root), **settings), None)
+
+
+def problems(report: DatasetReport) -> dict[str, list[str]]:
+    return {split.split: split.problems for split in report.splits if split.problems}
+
+
+def test_a_sound_dataset_has_all_its_splits_looked_at(tmp_path: Path) -> None:
+    report = checked("folder", trees.folder(tmp_path))
+    assert report.sound
+    assert [split.split for split in report.splits] == ["train", "val"]
+    raw = trees.filled([0, 1, 2, 3, 7])
+    for split in report.splits:
+        assert split.raw_values == {str(v): 3 * int((raw == v).sum()) for v in (0, 1, 2, 3, 7)}
+        assert split.pixels.tolist() == [3 * np.isin(raw, v).sum() for v in ([1], [2, 3], [7])]
+        assert split.ignored_share == (raw == 0).mean()
+        assert (dict(split.image_modes), dict(split.mask_modes)) == ({"RGB": 3}, {"L": 3})
+
+
+def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    masks, images = root / "masks/train", root / "images/train"
+    for number, value in ((10, 4), (11, 99), (12, 7)):
+        trees.write_image(images / f"{number}_photo.jpg")
+        trees.write_mask(masks / f"{number}_labels.png", trees.filled([1, value]))
+    trees.write_mask(masks / "12_labels.png", trees.filled([1, 200], (3, 4)))  # two faults
+    trees.write_image(masks / "0002_labels.png")
+    (images / "monday/0001_photo.jpg").write_bytes(b"no picture")
+    trees.write_mask(masks / "tuesday/0001_labels.png", trees.filled([0]))
+    (root / "images/val/0102_photo.jpg").unlink()
+    found = problems(checked("folder", root))
+    assert set(found) == {"train", "val"}
+    assert found["val"] == ["0102: has no image"]
+    expected = [
+        "0002_labels.png: mask has mode RGB",
+        "10_labels.png: undeclared label value(s) 4;",
+        "11_labels.png: undeclared label value(s) 99;",
+        "12_labels.png: mask is 3x4 but its image",
+        "12_labels.png: undeclared label value(s) 200;",
+        "monday/0001_photo.jpg: cannot be read",
+        "every pixel is ignored in tuesday/0001",
+    ]
+    assert len(found["train"]) == len(expected)
+    for line, part in zip(found["train"], expected, strict=True):
+        assert part in line
+
+
+def test_a_fault_in_one_split_does_not_hide_those_of_others(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    trees.write_image(root / "images/train/0002_PHOTO.JPG")
+    trees.write_mask(root / "masks/val/0102_labels.png", trees.filled([9]))
+    found = problems(checked("folder", root))
+    assert "same stem" in found["train"][0]
+    assert "undeclared label value(s) 9" in found["val"][0]
+
+
+def test_a_class_that_never_occurs_is_a_problem(tmp_path: Path) -> None:
+    """Two-class masks of 0 and 255 whose 255 is not declared: the foreground vanishes."""
+    text = "classes: [background, thing]\nvalues: [0, 1]\nsplits: [train, val]"
+    trees.write_list(tmp_path / "dataset.yaml", [text])
+    for split in ("train", "val"):
+        trees.write_image(tmp_path / f"images/{split}/{split}.jpg")
+        trees.write_mask(tmp_path / f"masks/{split}/{split}.png", trees.filled([0, 255]))
+    report = checked("folder", tmp_path)
+    assert problems(report) == {}
+    assert report.never == [
+        "class 'thing' occurs in no mask: is its raw value declared?; raw values that occur: 0, 255"
+    ]
+    assert not report.sound
+    assert report.splits[0].absent_classes == ("thing",)
+    trees.write_mask(tmp_path / "masks/val/val.png", trees.filled([0, 1]))
+    assert checked("folder", tmp_path).sound  # absent from one split only
+
+
+def test_an_image_in_two_splits_is_found_by_name_and_by_pixels(tmp_path: Path) -> None:
+    root = trees.lip(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("segmentations", "png")):
+        copied = (root / f"train_{kind}/77_1.{suffix}").read_bytes()
+        (root / f"val_{kind}/77_1.{suffix}").write_bytes(copied)
+        (root / f"val_{kind}/other.{suffix}").write_bytes(
+            (root / f"train_{kind}/77_2.{suffix}").read_bytes()
+        )
+    assert checked("lip", root).overlap == [
+        "77_1 is in train and in val",
+        "val/other has the same pixels as train/77_2",
+    ]
+
+
+def test_counts_that_are_not_official_are_notes(tmp_path: Path) -> None:
+    report = checked("lip", trees.lip(tmp_path))
+    assert report.sound
+    assert "2 images" in report.splits[0].notes[0]
+    assert "official split has 30462" in report.splits[0].notes[0]
+
+
+def test_unions_of_splits_are_no_leaks_but_training_on_val_is(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    augmented = checked("voc", root, train="train_aug")
+    assert [split.split for split in augmented.splits] == ["train_aug", "val", "train"]
+    assert augmented.overlap == []
+    assert checked("voc", root).overlap == []
+    leak = checked("voc", root, train="trainval")
+    assert leak.overlap == ["2007_000033 is in trainval and in val"]
+
+
+def test_images_of_another_size_than_the_official_one_are_a_problem(tmp_path: Path) -> None:
+    found = problems(checked("cityscapes", trees.cityscapes(tmp_path)))
+    assert found["train"] == [
+        "train: 2 of 2 images are not of the official size 1024x2048 (height x width)"
+    ]
+    assert checked("camvid", trees.camvid(tmp_path / "camvid")).sound
+
+
+def test_modes_of_images_are_noted(tmp_path: Path) -> None:
+    root = trees.ade20k(tmp_path)
+    trees.write_image(root / "images/training/ADE_train_00000001.jpg", (10, 16), "L")
+    report = checked("ade20k", root)
+    assert "1 images are of mode L and are read as RGB" in report.splits[0].notes
+    assert report.sound
+
+
+@pytest.mark.parametrize(
+    ("tree", "options", "mode"),
+    [
+        (trees.coco_stuff_10k, {"release": "10k"}, ".mat"),
+        (lambda root: trees.pascal_context(root, "pth"), {"classes": 59}, ".pth"),
+    ],
+)
+def test_masks_that_are_no_pictures_are_checked_too(
+    tmp_path: Path, tree: Any, options: dict[str, Any], mode: str
+) -> None:
+    name = "coco_stuff" if mode == ".mat" else "pascal_context"
+    evaluate = "test" if mode == ".mat" else "val"
+    report = checked(name, tree(tmp_path), evaluate=evaluate, options=options)
+    assert report.sound
+    assert dict(report.splits[0].mask_modes) == {mode: 2}
+
+
+def test_other_splits_may_be_missing_but_not_those_of_the_protocol(tmp_path: Path) -> None:
+    root = trees.camvid(tmp_path, splits=("train", "val"))
+    assert [split.split for split in checked("camvid", root).splits] == ["train", "val"]
+    with pytest.raises(MissingFiles, match=r"camvid: folder .*/test does not exist"):
+        checked("camvid", root, evaluate="test")
+    with pytest.raises(DataError, match="unknown split 'valid'"):
+        checked("camvid", root, evaluate="valid")
+
+
+def test_a_sample_cannot_show_that_a_class_never_occurs(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    for path in (root / "masks").rglob("*_labels.png"):
+        trees.write_mask(path, trees.filled([1]))
+    assert len(checked("folder", root).never) == 2
+    assert check_config(Config("folder", str(root)), None, limit=2).never == []
+
+
+def test_the_sheet_is_drawn_from_what_can_be_read(tmp_path: Path) -> None:
+    root, path = trees.folder(tmp_path), tmp_path / "sheet.png"
+    for name in ("0102", "monday/0101"):
+        trees.write_mask(root / f"masks/val/{name}_labels.png", trees.filled([9]))
+    config = Config("folder", str(root))
+    check_config(config, None, sheet=path)
+    with Image.open(path) as sheet:
+        assert sheet.size == (240 * 3 * 8 // 6, 240)  # one image left
+    path.unlink()
+    trees.write_mask(root / "masks/val/tuesday/0101_labels.png", trees.filled([9]))
+    report = check_config(config, None, sheet=path)
+    assert "none of the images for the contact sheet can be read" in report.splits[1].problems[-1]
+    assert not path.exists()
+
+
+def test_all_reports_are_json(tmp_path: Path) -> None:
+    report = checked("voc", trees.voc(tmp_path))
+    written = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert [split["split"] for split in written["splits"]] == ["train", "val"]
+    assert list(written["splits"][0]["raw_values"])[:3] == ["0", "1", "2"]
 
 
 def test_the_contact_sheet_shows_image_mask_and_overlay(tmp_path: Path) -> None:

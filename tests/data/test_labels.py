@@ -7,8 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from contextbench.data.base import IGNORE, DataError
-from contextbench.data.labels import LabelTable, colourise, read_image, read_indices, read_pair
+from contextbench.data.base import IGNORE, DataError, LabelSet
+from contextbench.data.labels import (
+    LabelTable,
+    as_indices,
+    bit_palette,
+    colourise,
+    in_ranges,
+    read_image,
+    read_indices,
+    read_pair,
+)
 
 TABLE = LabelTable({7: 0, 200: 1}, ignored=(0, 255))
 RAW = np.array([[7, 200, 0], [255, 7, 7]], dtype=np.uint8)
@@ -110,3 +119,78 @@ def test_colourise_draws_classes_in_their_colours_and_ignored_pixels_black() -> 
     drawn = colourise(labels, [(1, 2, 3), (4, 5, 6)])
     assert drawn.dtype == np.uint8
     assert drawn.tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+
+
+def test_the_bit_palette_is_that_of_voc() -> None:
+    """The first colours as VOC documents them, and the rule written out bit by bit."""
+    palette = bit_palette(256)
+    assert palette[:5] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+    assert palette[20] == (0, 64, 128)
+    assert palette[255] == (224, 224, 192)
+    assert len(set(palette)) == 256
+    for number in (77, 200):
+        channels = [0, 0, 0]
+        for k in range(8):
+            for j in range(3):
+                if 3 * k + j < 8 and number & 2 ** (3 * k + j):
+                    channels[j] |= 2 ** (7 - k)
+        assert palette[number] == tuple(channels)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], ""),
+        ([5], "5"),
+        ([5, 6], "5, 6"),
+        ([0, 1, 2, 5, 255], "0-2, 5, 255"),
+        ([3, 4, 5], "3-5"),
+    ],
+)
+def test_runs_of_values_are_shortened(values: list[int], text: str) -> None:
+    assert in_ranges(values) == text
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int64, np.float64])
+def test_whole_numbers_of_any_type_are_indices(dtype: type) -> None:
+    values = as_indices(RAW.astype(dtype), Path("m"))
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, RAW)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[-1, 3]]), r"m\.mat: label value\(s\) \[-1\]"),
+        (np.array([[256, 3]]), r"\[256\]"),
+        (np.array([[0.25, 3]]), r"\[0\.25\]"),
+        (np.zeros((2, 2, 3)), r"float64 of shape \[2, 2, 3\]"),
+        (np.array([["a"]]), "<U1 of shape"),
+    ],
+)
+def test_other_values_are_no_indices(values: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_indices(values, Path("m.mat"))
+
+
+def test_the_hint_ends_the_message() -> None:
+    with pytest.raises(DataError, match=r"declared: 7; look again$"):
+        LabelTable({7: 0}, hint="look again").apply(RAW, Path("m.png"))
+
+
+def test_histograms_count_each_raw_value() -> None:
+    assert TABLE.histogram(RAW) == {0: 1, 7: 3, 200: 1, 255: 1}
+    assert [TABLE.train_id(value) for value in (7, 0, 8)] == [0, IGNORE, None]
+
+
+@pytest.mark.parametrize("swap", [((0, 0),), ((0, 1), (1, 2)), ((0, 3),), ((-1, 1),)])
+def test_pairs_to_swap_must_be_different_existing_classes(swap: tuple) -> None:
+    with pytest.raises(DataError, match="pairs of different train ids"):
+        LabelSet(("a", "b", "c"), ((0, 0, 0),) * 3, swap=swap)
+
+
+def test_mirrored_exchanges_the_pairs_only_and_is_its_own_inverse() -> None:
+    labels = LabelSet(tuple("abcde"), ((0, 0, 0),) * 5, swap=((1, 3), (4, 2)))
+    assert labels.mirrored == (0, 3, 4, 1, 2)
+    assert tuple(labels.mirrored[k] for k in labels.mirrored) == (0, 1, 2, 3, 4)
+    assert LabelSet(("a", "b"), ((0, 0, 0),) * 2).mirrored == (0, 1)

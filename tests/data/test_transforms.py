@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from contextbench.data.base import IGNORE, DataError
-from contextbench.data.transforms import MEAN, STD, TrainTransform, check_crop, normalise
+from contextbench.data.base import IGNORE, DataError, LabelSet
+from contextbench.data.transforms import (
+    MEAN,
+    STD,
+    TrainTransform,
+    check_crop,
+    mirror_labels,
+    normalise,
+)
 
 
 def generator(seed: int) -> Generator:
@@ -190,3 +197,55 @@ def test_impossible_settings_are_refused(change: dict) -> None:
     settings = {"crop": (4, 4), "scale": (1.0, 1.0), "flip": False, "jitter": 0.0, **change}
     with pytest.raises(DataError):
         TrainTransform(**settings)
+
+
+SWAP = ((14, 15), (16, 17), (18, 19))  # LIP: left and right arms, legs, shoes
+
+
+def test_mirrored_labels_exchange_left_and_right() -> None:
+    labels = torch.tensor([[14, 0, 17], [19, IGNORE, 13]], dtype=torch.uint8)
+    assert mirror_labels(labels, SWAP).tolist() == [[16, 0, 15], [13, IGNORE, 18]]
+    assert mirror_labels(labels, ()).tolist() == [[17, 0, 14], [13, IGNORE, 19]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_mirroring_labels_twice_gives_them_back(dtype: torch.dtype) -> None:
+    labels = torch.randint(0, 20, (2, 5, 7), generator=generator(0)).to(dtype)
+    before = labels.clone()
+    once = mirror_labels(labels, SWAP)
+    assert once.dtype == dtype
+    assert not torch.equal(once, labels)
+    assert torch.equal(mirror_labels(once, SWAP), labels)
+    assert torch.equal(labels, before)
+
+
+def test_mirrored_labels_follow_mirrored_logits() -> None:
+    """One-hot logits of a mirrored label map, mirrored back by `LabelSet.mirrored`, are the map."""
+    labels = torch.randint(0, 20, (1, 5, 7), generator=generator(1))
+    mirrored = LabelSet(("c",) * 20, ((0, 0, 0),) * 20, swap=SWAP).mirrored
+    one_hot = torch.nn.functional.one_hot(mirror_labels(labels, SWAP), 20).permute(0, 3, 1, 2)
+    back = one_hot.flip(-1)[:, list(mirrored)]
+    assert torch.equal(back.argmax(dim=1), labels)
+
+
+def test_training_crops_swap_exactly_where_they_flip() -> None:
+    image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
+    labels = torch.arange(14, 20, dtype=torch.uint8).expand(4, 6).contiguous()
+    transform = TrainTransform(crop=(4, 6), scale=(1.0, 1.0), flip=True, jitter=0.0, swap=SWAP)
+    seen = set()
+    for seed in range(12):
+        got_image, got_labels = transform(image, labels, generator(seed))
+        flipped = torch.equal(got_image, normalise(image.flip(-1)))
+        expected = [18, 19, 16, 17, 14, 15] if flipped else [14, 15, 16, 17, 18, 19]
+        assert got_labels.tolist() == [expected] * 4
+        assert flipped or torch.equal(got_image, normalise(image))
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_padding_and_ignored_pixels_are_not_swapped() -> None:
+    labels = torch.full((4, 4), IGNORE, dtype=torch.uint8)
+    transform = TrainTransform(crop=(6, 6), scale=(1.0, 1.0), flip=True, jitter=0.0, swap=SWAP)
+    image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    for seed in range(4):
+        assert set(transform(image, labels, generator(seed))[1].unique().tolist()) == {IGNORE}

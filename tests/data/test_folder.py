@@ -1,0 +1,148 @@
+"""The generic dataset: what a description file means, and what is said about mistakes in it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from contextbench.data.base import IGNORE, DataError
+from contextbench.data.folder import FolderDataset, read_description
+from contextbench.data.labels import ColourTable
+from contextbench.errors import UserError
+from tests.data import trees
+
+COLOURS = {
+    "classes": ["road", "car"],
+    "colours": [[128, 64, 128], [0, 0, 142]],
+    "ignored": [[0, 0, 0]],
+    "splits": ["train"],
+}
+
+
+def written(root: Path, **changes: Any) -> Path:
+    """A description of two classes with values 0 and 1; None removes a key."""
+    content = {"classes": ["a", "b"], "values": [0, 1], "splits": ["train"], **changes}
+    kept = {key: value for key, value in content.items() if value is not None}
+    root.mkdir(exist_ok=True)
+    (root / "dataset.yaml").write_text(yaml.safe_dump(kept))
+    return root
+
+
+def test_values_merge_suffixes_subfolders_and_swap(tmp_path: Path) -> None:
+    source = FolderDataset(trees.folder(tmp_path))
+    dataset = source.open("train")
+    assert [s.name for s in dataset] == ["0002", "monday/0001", "tuesday/0001"]
+    raw = trees.filled([0, 1, 2, 3, 7])
+    meaning = np.array([IGNORE, 0, 1, 1, 0, 0, 0, 2], dtype=np.uint8)
+    np.testing.assert_array_equal(dataset[0].labels.numpy(), meaning[raw])
+    assert source.facts.labels.swap == ((1, 2),)
+    assert source.facts.splits == {"train": None, "val": None}
+
+
+def test_the_description_may_have_another_name(tmp_path: Path) -> None:
+    trees.folder(tmp_path)
+    (tmp_path / "dataset.yaml").rename(tmp_path / "mine.yaml")
+    with pytest.raises(UserError, match=r"dataset\.yaml"):
+        FolderDataset(tmp_path)
+    assert len(FolderDataset(tmp_path, description="mine.yaml").open("val")) == 3
+
+
+def test_colour_masks_are_read_by_their_colours(tmp_path: Path) -> None:
+    written(tmp_path, **COLOURS, values=None)
+    trees.write_image(tmp_path / "images/train/x.jpg", (2, 2))
+    path = tmp_path / "masks/train/x.png"
+    pixels = np.array([[[128, 64, 128], [0, 0, 142]], [[0, 0, 0], [0, 0, 142]]], dtype=np.uint8)
+    trees.write_mask(path, pixels)
+    source = FolderDataset(tmp_path)
+    assert source.open("train")[0].labels.tolist() == [[0, 1], [IGNORE, 1]]
+    assert source.facts.labels.palette == ((128, 64, 128), (0, 0, 142))
+    assert source.facts.submission is None
+    pixels[0, 0] = (128, 64, 127)
+    trees.write_mask(path, pixels)
+    with pytest.raises(DataError, match=r"x\.png: undeclared colour.* #80407f; .*, #804080"):
+        source.open("train")[0]
+    trees.write_mask(path, trees.filled([0], (2, 2)))
+    with pytest.raises(DataError, match="mode L; colour masks of mode RGB"):
+        source.open("train")[0]
+
+
+def test_colours_are_told_apart_as_by_a_dictionary() -> None:
+    """Also below the first, beyond the last and between two declared colours."""
+    declared = {(0, 0, 9): 0, (0, 9, 0): 1, (9, 0, 0): 2}
+    table = ColourTable(declared, ignored=[(1, 2, 3)])
+    shown = [*declared, (1, 2, 3)] * 2
+    pixels = np.array(shown, dtype=np.uint8).reshape(2, 4, 3)
+    expected = [{**declared, (1, 2, 3): IGNORE}[colour] for colour in shown]
+    assert table.apply(pixels, Path("m.png")).flatten().tolist() == expected
+    for colour in ((0, 0, 0), (0, 0, 10), (255, 255, 255)):
+        pixels[1, 1] = colour
+        with pytest.raises(DataError, match=f"#{bytes(colour).hex()};"):
+            table.apply(pixels, Path("m.png"))
+    assert table.histogram(pixels)[0x090000] == 2
+
+
+def test_two_class_masks_need_255_declared_as_foreground(tmp_path: Path) -> None:
+    values = trees.filled([0, 255])
+    for root, declared in ((tmp_path / "right", [0, 255]), (tmp_path / "wrong", [0, 1])):
+        written(root, values=declared)
+        trees.write_image(root / "images/train/x.jpg")
+        trees.write_mask(root / "masks/train/x.png", values)
+    right = FolderDataset(tmp_path / "right").open("train")[0].labels
+    assert set(right.unique().tolist()) == {0, 1}
+    wrong = FolderDataset(tmp_path / "wrong").open("train")[0].labels
+    assert set(wrong.unique().tolist()) == {0, IGNORE}  # check-data tells of this, see there
+
+
+def test_nothing_is_ignored_where_the_description_says_so(tmp_path: Path) -> None:
+    source = FolderDataset(written(tmp_path, ignored=[]))
+    assert source.table.train_id(255) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clases": ["a"]}, r"unknown key 'clases'; did you mean 'classes'"),
+        ({"splits": None}, "key 'splits' is missing"),
+        ({"splits": []}, "key 'splits' is"),
+        ({"splits": ["a/b"]}, "key 'splits' .*folder names"),
+        ({"splits": [".."]}, "key 'splits' .*folder names"),
+        ({"classes": ["a", "a"]}, "key 'classes' has a name twice"),
+        ({"values": None}, "either 'values' or 'colours'"),
+        ({"colours": [[0, 0, 0], [1, 1, 1]]}, "either 'values' or 'colours'"),
+        ({"values": [0]}, "key 'values' has 1 entries for 2 classes"),
+        ({"values": [0, 256]}, r"key 'values\.1"),
+        ({"values": [0, []]}, r"key 'values\.1"),
+        ({"values": [0, True]}, r"key 'values\.1"),
+        ({"values": [3, 3]}, r"key 'values' has \[3\] more than once"),
+        ({"values": [0, [1, 0]]}, r"key 'values' has \[0\] more than once"),
+        ({"ignored": [1, 7]}, r"key 'ignored' has \[1\], which a class has"),
+        ({"ignored": [[0, 0, 0]]}, "key 'ignored' must hold values"),
+        ({**COLOURS, "values": None, "ignored": [0]}, "key 'ignored' must hold colours"),
+        ({**COLOURS, "values": None, "ignored": [[0, 0, 142]]}, "which a class has"),
+        ({"palette": [[0, 0, 0]]}, "key 'palette' has 1 entries"),
+        ({"palette": [[0, 0], [1, 1, 1]]}, r"key 'palette\.0"),
+        ({"swap": [["a", "c"]]}, r"key 'swap' names \['c'\]; classes are a, b"),
+        ({"swap": [["a", "a"]]}, "key 'swap': .*none of them twice"),
+        ({"swap": [["a", "b"], ["b", "a"]]}, "key 'swap': .*none of them twice"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_key(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    written(tmp_path, **changes)
+    with pytest.raises(UserError, match=rf"dataset\.yaml: .*{message}"):
+        FolderDataset(tmp_path)
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text(encoding="utf-8")
+    (block,) = [b for b in text.split("```yaml\n")[1:] if b.startswith("# dataset.yaml")]
+    (tmp_path / "dataset.yaml").write_text(block.partition("```")[0])
+    about = read_description(tmp_path / "dataset.yaml")
+    assert len(about.classes) == len(about.values or ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert FolderDataset(tmp_path).facts.labels.swap

@@ -1,0 +1,148 @@
+"""What all datasets of files share: partners, lists, fingerprints."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contextbench.data import paired
+from contextbench.data.base import DataError, Facts, LabelSet
+from contextbench.data.labels import LabelTable
+from contextbench.data.paired import IncompleteSplit, Matches, PairedSource, by_stem, match
+from contextbench.data.pascal_context import PascalContext
+from tests.data import trees
+
+
+class Small(PairedSource):
+    """images/ and masks/, and a list where there is one."""
+
+    layout = "images/ and masks/"
+    table = LabelTable({0: 0, 1: 1})
+
+    def __init__(self, root: Path, swap: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(root)
+        labels = LabelSet(("a", "b"), ((0, 0, 0), (1, 1, 1)), swap=swap)
+        self.facts = Facts("small", labels, {"train": None})
+
+    def find(self, split: str) -> Matches:
+        has_list = (self.root / f"{split}.txt").is_file()
+        listed = self.listed(f"{split}.txt") if has_list else None
+        images = self.files("images", (".png", ".jpg"))
+        return match(images, self.files("masks", (".png",), without="_x.png"), listed)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("b/1", "a/1", "c"):
+        trees.write_image(tmp_path / "images" / f"{name}.png")
+        trees.write_mask(tmp_path / "masks" / f"{name}.png", trees.filled([0, 1]))
+    return tmp_path
+
+
+def names(root: Path) -> list[str]:
+    return [pair.name for pair in Small(root).open("train").pairs]
+
+
+def test_files_in_folders_are_paired_by_their_paths(root: Path) -> None:
+    assert names(root) == ["a/1", "b/1", "c"]
+    assert Small(root).open("train")[1].name == "b/1"
+
+
+def test_pairs_do_not_depend_on_the_order_in_folders(root: Path) -> None:
+    """Zipping two sorted folders would pair c with d and b with c."""
+    (root / "images/b/1.png").rename(root / "images/d.png")
+    with pytest.raises(IncompleteSplit) as caught:
+        Small(root).open("train")
+    assert [pair.name for pair in caught.value.complete.pairs] == ["a/1", "c"]
+    assert caught.value.missing == ["b/1: has no image", "d: has no mask"]
+
+
+def test_hidden_files_and_left_out_endings_are_no_files(root: Path) -> None:
+    (root / "images/._c.png").write_bytes(b"resource fork")
+    (root / "masks/c_x.png").write_bytes(b"another kind of mask")
+    (root / "images/Thumbs.db").write_bytes(b"")
+    assert names(root) == ["a/1", "b/1", "c"]
+
+
+def test_linked_folders_are_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("disk") / "a"
+    (root / "images/a").rename(elsewhere)
+    (root / "images/a").symlink_to(elsewhere)
+    assert names(root) == ["a/1", "b/1", "c"]
+
+
+def test_two_images_of_one_name_are_an_error(root: Path) -> None:
+    trees.write_image(root / "images/c.jpg")
+    with pytest.raises(DataError, match=r"c\.png and c\.jpg have the same stem"):
+        Small(root).open("train")
+
+
+def test_files_of_one_stem_in_two_folders_clash_where_only_stems_count(root: Path) -> None:
+    files = Small(root).files("images", (".png",))
+    with pytest.raises(DataError, match="same stem"):
+        by_stem(files)
+    del files["a/1"]
+    assert sorted(by_stem(files)) == ["1", "c"]
+
+
+def test_lists_count_by_the_name_of_the_first_file_in_a_line(root: Path) -> None:
+    trees.write_image(root / "images/v1.5.png")
+    trees.write_mask(root / "masks/v1.5.png", trees.filled([0]))
+    (root / "train.txt").write_text("/home/author/images/c.jpg /home/author/masks/c.png\n\nv1.5\n")
+    assert names(root) == ["c", "v1.5"]
+
+
+def test_a_list_that_is_no_text_is_an_error(root: Path) -> None:
+    (root / "train.txt").write_bytes(b"\xff\xfe\x00c")
+    with pytest.raises(DataError, match=r"train\.txt: cannot be read as a list"):
+        names(root)
+
+
+def test_a_dataset_goes_to_loader_workers(root: Path) -> None:
+    dataset = Small(root).open("train")
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again[0].labels.equal(dataset[0].labels)
+    assert again.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize("hashed", [paired.HASHED_MASKS, 0])
+def test_the_fingerprint_covers_masks_names_and_swap_but_not_the_place(
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    hashed: int,
+) -> None:
+    monkeypatch.setattr(paired, "HASHED_MASKS", hashed)
+    original = Small(root).open("train").fingerprint()
+    moved = tmp_path_factory.mktemp("moved") / "copy"
+    root.rename(moved)
+    assert Small(moved).open("train").fingerprint() == original
+    assert Small(moved, swap=((0, 1),)).open("train").fingerprint() != original
+    noise = np.random.default_rng(0).integers(0, 2, trees.SIZE, dtype=np.uint8)
+    trees.write_mask(moved / "masks/c.png", noise)
+    changed = Small(moved).open("train").fingerprint()
+    assert changed != original
+    for kind in ("images", "masks"):
+        (moved / kind / "c.png").rename(moved / kind / "d.png")
+    assert Small(moved).open("train").fingerprint() not in (changed, original)
+
+
+def test_fingerprints_by_bytes_and_by_sizes_differ(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Small(root).open("train")
+    by_bytes = dataset.fingerprint()
+    monkeypatch.setattr(paired, "HASHED_MASKS", 2)  # of three
+    assert dataset.fingerprint() != by_bytes
+
+
+def test_masks_of_one_file_are_hashed_as_that_file(tmp_path: Path) -> None:
+    root = trees.pascal_context(tmp_path, "pth")
+    with pytest.warns(UserWarning, match="official"):
+        dataset = PascalContext(root, classes=59).open("train")
+    assert {pair.mask_file for pair in dataset.pairs} == {root / "VOC2010/train.pth"}
+    before = dataset.fingerprint()
+    with (root / "VOC2010/train.pth").open("ab") as file:
+        file.write(b"x")
+    assert dataset.fingerprint() != before

@@ -1,0 +1,74 @@
+"""Predictions go back to each benchmark in its own numbers: labels read from the file are equal."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contextbench.data import DATASETS, dataset_source
+from contextbench.data.labels import read_indices
+from contextbench.data.submission import Submission
+
+OPTIONS = {"coco_stuff": {"release": "164k"}, "pascal_context": {"classes": 59}}
+SENT = {"cityscapes", "ade20k", "voc", "coco_stuff", "lip"}
+
+
+def source(name: str, **options: object):
+    given = options or OPTIONS.get(name, {})
+    return dataset_source(SimpleNamespace(name=name, root="nowhere", options=given))
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"folder"}))
+def test_datasets_with_a_server_say_how(name: str) -> None:
+    assert (source(name).facts.submission is not None) == (name in SENT)
+
+
+@pytest.mark.parametrize("name", sorted(SENT))
+def test_written_predictions_are_read_back_as_the_same_labels(name: str, tmp_path: Path) -> None:
+    dataset = source(name)
+    submission = dataset.facts.submission
+    labels = np.arange(len(dataset.facts.labels.classes), dtype=np.uint8)[None]
+    path = tmp_path / submission.file_name("city/one.two")
+    submission.picture(labels).save(path)
+    assert path.name == "one.two.png"
+    read = dataset.table.apply(read_indices(path), path)
+    np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "train_ids", "raw"),
+    [
+        ("cityscapes", {}, [0, 1, 18], [7, 8, 33]),
+        ("cityscapes", {"masks": "labelTrainIds"}, [0, 1, 18], [7, 8, 33]),
+        ("ade20k", {}, [0, 149], [1, 150]),
+        ("voc", {}, [0, 20], [0, 20]),
+        ("lip", {}, [0, 19], [0, 19]),
+        ("coco_stuff", {"release": "10k"}, [0, 11, 170], [1, 13, 182]),
+        ("coco_stuff", {"release": "164k"}, [0, 11, 170], [0, 12, 181]),
+    ],
+)
+def test_raw_values_are_those_of_the_benchmark(
+    name: str, options: dict[str, str], train_ids: list[int], raw: list[int]
+) -> None:
+    submission = dataset_source(
+        SimpleNamespace(name=name, root=None, options=options)
+    ).facts.submission
+    encoded = submission.encode(np.array([train_ids], dtype=np.uint8))
+    assert encoded.dtype == np.uint8
+    assert encoded.tolist() == [raw]
+
+
+def test_voc_predictions_are_palette_pictures_in_the_colours_of_voc(tmp_path: Path) -> None:
+    picture = source("voc").facts.submission.picture(np.array([[0, 15]], dtype=np.uint8))
+    picture.save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as file:
+        assert file.mode == "P"
+        colours = np.asarray(file.convert("RGB"))
+    assert colours.tolist() == [[[0, 0, 0], [192, 128, 128]]]
+
+
+def test_what_is_no_train_id_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="255 is no train id: there are 2 classes"):
+        Submission((3, 4)).encode(np.array([[0, 255]], dtype=np.uint8))
