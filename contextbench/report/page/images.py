@@ -1,0 +1,73 @@
+"""Pictures of the report page as data URIs: photographs as JPEG, maps of few colours as PNG."""
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from contextbench.report.predictions import IGNORE
+from contextbench.report.style import RED
+from contextbench.results import LabelInfo
+
+ByteArray = npt.NDArray[np.uint8]
+FloatMap = npt.NDArray[np.float32]
+
+LONGEST = 400  # pixels of the longer side of what is shown
+QUALITY = 85  # of JPEG
+SHADES = 128  # of a map of numbers
+OPAQUE = 0.85  # of the largest number; the smallest is transparent
+
+
+def photograph(pixels: ByteArray) -> str:
+    """(H, W, 3) pixels, made smaller where needed."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
+    return _uri(image, "jpeg", quality=QUALITY, subsampling=0, optimize=True)
+
+
+def mask(classes: ByteArray, labels: LabelInfo) -> str:
+    """(H, W) train ids in the colours of their classes; what is ignored is transparent."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(labels.palette)] = labels.palette
+    return _indexed(_smaller(classes), palette, transparency=IGNORE)
+
+
+def colours(pixels: ByteArray) -> str:
+    """(H, W, 3) pixels of at most 256 different colours, exactly."""
+    small = _smaller(pixels)
+    palette, indices = np.unique(small.reshape(-1, 3), axis=0, return_inverse=True)
+    return _indexed(indices.reshape(small.shape[:2]).astype(np.uint8), palette)
+
+
+def glow(values: FloatMap) -> str:
+    """(h, w) numbers from 0 to 1 as opacities of one colour, to lie over a photograph.
+
+    One pixel a number: whoever shows it larger decides how.
+    """
+    shades = np.round(values * (SHADES - 1)).astype(np.uint8)
+    opacities = np.round(np.linspace(0, 255 * OPAQUE, SHADES)).astype(np.uint8)
+    palette = np.tile(np.frombuffer(bytes.fromhex(RED[1:]), dtype=np.uint8), (SHADES, 1))
+    return _indexed(shades, palette, transparency=opacities.tobytes())
+
+
+def _smaller(pixels: ByteArray) -> ByteArray:
+    """Every n-th pixel, from the middle of the first n: classes cannot be averaged."""
+    step = -(-max(pixels.shape[:2]) // LONGEST)
+    return pixels[step // 2 :: step, step // 2 :: step]
+
+
+def _indexed(
+    indices: ByteArray, palette: ByteArray, transparency: int | bytes | None = None
+) -> str:
+    image = Image.fromarray(np.ascontiguousarray(indices), mode="P")
+    image.putpalette(palette.tobytes())
+    extra = {} if transparency is None else {"transparency": transparency}
+    return _uri(image, "png", optimize=True, **extra)
+
+
+def _uri(image: Image.Image, kind: str, **options: object) -> str:
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,213 @@
+"""What was run, where and when, what limits it, and how to run it again."""
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from contextbench.config import ConfigError, load_protocol
+from contextbench.report.checks import NOT_PART_OF_PROTOCOL, by_head, warnings_for
+from contextbench.report.collection import Collection
+from contextbench.report.page.text import counted, grouped
+from contextbench.results import RunRecord, differences
+
+HIDDEN = frozenset({"dataset.root"})  # a place on somebody's disk
+
+HEADS_REMARK = "Heads have the options listed below."
+
+
+class Entry(NamedTuple):
+    """A key with its value."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """How one head was configured."""
+
+    name: str
+    head: str
+    options: str
+    loss_weights: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that a reader needs to judge and to repeat a comparison."""
+
+    protocol: Sequence[tuple[str, Sequence[Entry]]]  # section -> entries
+    heads: Sequence[HeadEntry]
+    environment: Sequence[Entry]
+    records: Sequence[Entry]  # when they were made, and of what
+    costs: Sequence[Entry]  # where and how costs were measured
+    cautions: Sequence[str]
+    commands: Sequence[str]
+    remark: str  # on the commands
+    citation: str
+
+
+def provenance(collection: Collection) -> Provenance:
+    """Read from the records alone."""
+    runs = collection.runs
+    commands, remark = _commands(runs)
+    return Provenance(
+        protocol=_sections(runs[0].protocol),
+        heads=[_head_entry(group[0]) for group in by_head(runs).values()],
+        environment=_environment(runs),
+        records=_records(runs),
+        costs=_costs(collection),
+        cautions=cautions(collection),
+        commands=commands,
+        remark=remark,
+        citation=_citation(runs),
+    )
+
+
+def cautions(collection: Collection) -> list[str]:
+    """What a reader must know before comparing the numbers, each sentence once."""
+    ranked = collection.ranking.cautions if collection.ranking else ()
+    found = [
+        *collection.all_warnings,
+        *ranked,
+        *warnings_for(collection.runs, collection.profile),
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _sections(protocol: Mapping[str, Any]) -> list[tuple[str, list[Entry]]]:
+    """Top-level keys with what they hold; single values first."""
+    single = [Entry(k, _value(v)) for k, v in protocol.items() if not isinstance(v, Mapping)]
+    nested = [
+        (key, [Entry(k, _value(v)) for k, v in _flat(value) if f"{key}.{k}" not in HIDDEN])
+        for key, value in protocol.items()
+        if isinstance(value, Mapping)
+    ]
+    return [("protocol", single), *nested]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _head_entry(run: RunRecord) -> HeadEntry:
+    def listed(content: Mapping[str, Any]) -> str:
+        return ", ".join(f"{key} {_value(value)}" for key, value in content.items()) or "none"
+
+    return HeadEntry(
+        name=run.head_name,
+        head=str(run.head.get("head", run.head_name)),
+        options=listed(run.head.get("options") or {}),
+        loss_weights=listed(run.head.get("loss_weights") or {}),
+    )
+
+
+def _environment(runs: Sequence[RunRecord]) -> list[Entry]:
+    """Every key of the environments with its value, or with all values where runs differ."""
+    keys = dict.fromkeys(key for run in runs for key in run.environment)
+    return [
+        *(Entry(key, _distinct(_value(run.environment.get(key)) for run in runs)) for key in keys),
+        Entry("number format", _distinct(_listed(run.precision) for run in runs)),
+    ]
+
+
+def _records(runs: Sequence[RunRecord]) -> list[Entry]:
+    seconds = round(sum(run.train_seconds for run in runs))
+    return [
+        Entry("first run started", _date(min(run.started for run in runs))),
+        Entry("last run finished", _date(max(run.finished for run in runs))),
+        Entry("time spent on training", f"{grouped(seconds)} s in {counted(len(runs), 'run')}"),
+        Entry("protocol fingerprint", runs[0].fingerprint),
+        Entry("dataset fingerprint", runs[0].dataset_fingerprint),
+    ]
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return " · ".join(dict.fromkeys(values))
+
+
+def _date(iso: str) -> str:
+    return iso.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _costs(collection: Collection) -> list[Entry]:
+    profile = collection.profile
+    if profile is None:
+        return []
+    rounds = max((len(cost.latency_ms) for cost in profile.heads.values()), default=0)
+    facts = {
+        "scope": profile.scope,
+        "backbone": profile.backbone,
+        "input": profile.input,
+        "input of a training step": profile.training_input,
+        "rounds": rounds,
+        "number format": _listed(profile.precision),
+        "device": profile.environment.get("device"),
+        "commit": profile.environment.get("commit"),
+        "ratios refer to": profile.baseline,
+    }
+    return [Entry(key, _value(value)) for key, value in facts.items() if value is not None]
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(values.values()) or "not recorded"
+
+
+def _commands(runs: Sequence[RunRecord]) -> tuple[list[str], str]:
+    """Commands that make these records and this page again, and what to know about them."""
+    name = runs[0].protocol_name
+    seeds = sorted({run.seed for run in runs})
+    settings, remark = _settings(runs[0])
+    compare = [
+        "contextbench", "compare", "--protocol", name,
+        "--heads", ",".join(by_head(runs)),
+        "--seeds", ",".join(map(str, seeds)),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]  # fmt: skip
+    report = ["contextbench", "report", f"runs/{name}", "-o", "report.html"]
+    return [shlex.join(compare), shlex.join(report)], remark
+
+
+def _settings(run: RunRecord) -> tuple[list[str], str]:
+    """What differs from the shipped protocol of this name, as values of `--set`."""
+    try:
+        shipped = load_protocol(run.protocol_name).model_dump(mode="json")
+    except ConfigError:
+        return [], f"{HEADS_REMARK} This protocol is not among those shipped."
+    changed = {
+        key: there
+        for key, (_, there) in differences(shipped, run.protocol).items()
+        if key not in NOT_PART_OF_PROTOCOL and there != "(not set)"
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in changed.items()], HEADS_REMARK
+
+
+def _citation(runs: Sequence[RunRecord]) -> str:
+    """One sentence to put below a figure."""
+    versions = " and ".join(
+        dict.fromkeys(
+            f"contextbench {run.environment.get('contextbench', '(version not recorded)')}, "
+            f"commit {run.environment.get('commit') or 'not recorded'}"
+            for run in runs
+        )
+    )
+    images = next((run.evaluated_images for run in runs if run.evaluated_images), None)
+    seeds = sorted({run.seed for run in runs})
+    return (
+        f"Measured with {versions}; protocol {runs[0].protocol_name} "
+        f"(fingerprint {runs[0].fingerprint}), "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+        + (f", {counted(images, 'image')} evaluated." if images else ".")
+    )
