@@ -11,7 +11,6 @@ import torch
 from contextbench.attention import attention_maps
 from contextbench.checkpoint import CheckpointError
 from contextbench.data.base import IGNORE, DataError, Sample
-from contextbench.evaluation import predict_image
 from contextbench.model import Segmenter
 from contextbench.report.disagreement import disputed_pixel
 from contextbench.report.examples import (
@@ -131,21 +130,9 @@ def _trained(cell: Cell, execution: Execution) -> Segmenter:
 
 def _predict(model: Segmenter, cell: Cell, sample: Sample, execution: Execution) -> ByteArray:
     """(H, W) train ids, under the protocol's evaluation settings."""
-    config = cell.setting.protocol.evaluate
-    prediction: ByteArray = (
-        predict_image(
-            model,
-            sample.image,
-            (sample.labels.shape[0], sample.labels.shape[1]),
-            labels=sample.labels,
-            scales=config.scales,
-            flip=config.flip,
-            device=execution.device,
-            precision=cell.precision,
-        )
-        .cpu()
-        .numpy()
-    )
+    predictor = cell.predictor(model, execution.device)
+    size = (sample.labels.shape[0], sample.labels.shape[1])
+    prediction: ByteArray = predictor(sample.image, size, labels=sample.labels).cpu().numpy()
     return prediction
 
 

@@ -64,6 +64,7 @@ class LabelInfo(_Stored):
     classes: list[str]
     palette: list[tuple[int, int, int]]
     groups: dict[str, list[int]] = {}
+    swap: list[tuple[int, int]] = []  # train ids that a horizontal flip exchanges
 
 
 class RunRecord(_Stored):

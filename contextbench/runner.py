@@ -29,6 +29,7 @@ from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.losses import Criterion
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
+from contextbench.prediction import Predictor
 from contextbench.provenance import environment, now
 from contextbench.results import (
     Areas,
@@ -89,6 +90,11 @@ class Cell:
 
     def folder(self, out: Path) -> Path:
         return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
+
+    def predictor(self, model: Segmenter, device: torch.device) -> Predictor:
+        """`model`, which is on `device`, under the protocol's evaluation settings."""
+        config, mirrored = self.setting.protocol.evaluate, self.setting.labels.mirrored
+        return Predictor([model], device, self.precision, config, mirrored)
 
     @property
     def identity(self) -> str:
@@ -290,23 +296,15 @@ def _train(
 
 
 def _evaluate(model: Segmenter, cell: Cell, execution: Execution) -> Areas:
-    config = cell.setting.protocol.evaluate
     dataset = cell.setting.evaluate_set
+    predictor = cell.predictor(model, execution.device)
     with execution.reporter.task(f"evaluate {cell.head.name}", len(dataset)) as update:
 
         def show(done: int, _total: int) -> None:
             execution.stop.check()
             update(done, "")
 
-        return evaluate(
-            model,
-            dataset,
-            scales=config.scales,
-            flip=config.flip,
-            device=execution.device,
-            precision=cell.precision,
-            progress=show,
-        )
+        return evaluate(predictor, dataset, progress=show)
 
 
 def _record(
@@ -335,6 +333,7 @@ def _record(
             classes=list(labels.classes),
             palette=list(labels.palette),
             groups={name: list(ids) for name, ids in labels.groups.items()},
+            swap=list(labels.swap),
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
         environment=environment(execution.device),

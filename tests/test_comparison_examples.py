@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from contextbench.cli import app
 from contextbench.comparison import Plan, compare
 from contextbench.console import Reporter
-from contextbench.evaluation import predict_image
 from contextbench.examples import make_examples, store_examples
 from contextbench.precision import Precision
+from contextbench.prediction import Predictor
 from contextbench.report.disagreement import disputed_pixel
 from contextbench.report.examples import Examples, read_examples, remove_examples
 from contextbench.runner import Cell, Execution, load_trained, open_setting, run_grid
@@ -83,10 +83,8 @@ def test_images_are_spread_over_the_split_and_predicted_by_the_stored_models(mad
             Precision(),
             torch.device("cpu"),
         )
-        expected = predict_image(
-            model, chosen[1].image, (64, 64), scales=(1.0,), flip=False,
-            device=torch.device("cpu"), precision=Precision(),
-        )  # fmt: skip
+        predictor = Predictor([model], torch.device("cpu"), Precision())
+        expected = predictor(chosen[1].image, (64, 64))
         np.testing.assert_array_equal(made.predictions[cell.head.name][1], expected.numpy())
 
 

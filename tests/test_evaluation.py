@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import contextbench.evaluation as evaluation
+import contextbench.prediction as prediction_module
 from contextbench.backbone import build_backbone
+from contextbench.config import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
-from contextbench.evaluation import count_areas, evaluate, predict_labels
+from contextbench.evaluation import count_areas, evaluate
 from contextbench.metrics import scores
 from contextbench.model import Segmenter, resize_logits
 from contextbench.precision import Precision
+from contextbench.prediction import Predictor, predict_labels
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 
 CPU = torch.device("cpu")
@@ -76,6 +78,10 @@ def _labels(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.where(ignored, IGNORE, labels).to(torch.uint8)
 
 
+def predictor(model: Segmenter, precision: Precision, **config: object) -> Predictor:
+    return Predictor([model], CPU, precision, EvaluateConfig.model_validate(config))
+
+
 def _model() -> Segmenter:
     torch.manual_seed(0)
     backbone = build_backbone("resnet10", width=8)
@@ -115,8 +121,8 @@ def test_strips_equal_the_whole_map(
     logits = _random_logits(2, *inner, seed=seed)
     whole = resize_logits(logits, outer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "STRIP_BYTES_CPU", budget)
-        prediction = predict_labels(FixedLogits(logits), torch.zeros(2, 3, 8, 8), outer)  # type: ignore[arg-type]
+        patch.setattr(prediction_module, "STRIP_BYTES_CPU", budget)
+        prediction = predict_labels([FixedLogits(logits)], torch.zeros(2, 3, 8, 8), outer)  # type: ignore[arg-type]
     assert prediction.shape == (2, *outer)
     assert prediction.dtype == torch.uint8
     best = whole.topk(2, dim=1).values
@@ -127,9 +133,9 @@ def test_strips_equal_the_whole_map(
 @pytest.mark.parametrize("size", [(257, 371), (256, 376), (31, 29)])
 def test_strips_give_the_same_logits(size: tuple[int, int]) -> None:
     logits = _random_logits(1, 33, 47)
-    view = evaluation._view(logits, size[0])
+    view = prediction_module._view(logits, False, size[0])
     strips = [
-        evaluation._resized_rows(view, slice(start, start + 10), size[1])
+        prediction_module._resized_rows(view, slice(start, start + 10), size[1])
         for start in range(0, size[0], 10)
     ]
     torch.testing.assert_close(torch.cat(strips, dim=2), resize_logits(logits, size))
@@ -144,9 +150,9 @@ def test_strips_stay_within_their_budget(monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(resized.numel() * resized.element_size())
         return resized
 
-    monkeypatch.setattr(evaluation, "resize_logits", recording)
-    monkeypatch.setattr(evaluation, "STRIP_BYTES_CPU", 40_000)
-    predict_labels(FixedLogits(_random_logits(1, 20, 20)), torch.zeros(1, 3, 8, 8), (160, 160))  # type: ignore[arg-type]
+    monkeypatch.setattr(prediction_module, "resize_logits", recording)
+    monkeypatch.setattr(prediction_module, "STRIP_BYTES_CPU", 40_000)
+    predict_labels([FixedLogits(_random_logits(1, 20, 20))], torch.zeros(1, 3, 8, 8), (160, 160))  # type: ignore[arg-type]
     assert max(sizes) <= 40_000 < 4 * CLASSES * 160 * 160
     assert len(sizes) > 10
 
@@ -154,7 +160,7 @@ def test_strips_stay_within_their_budget(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bfloat16_logits_are_resized_in_float32() -> None:
     logits = _random_logits(1, 6, 6).bfloat16()
     expected = resize_logits(logits.float(), (48, 48)).argmax(dim=1)
-    prediction = predict_labels(FixedLogits(logits), torch.zeros(1, 3, 8, 8), (48, 48))  # type: ignore[arg-type]
+    prediction = predict_labels([FixedLogits(logits)], torch.zeros(1, 3, 8, 8), (48, 48))  # type: ignore[arg-type]
     assert torch.equal(prediction.long(), expected)
 
 
@@ -174,15 +180,19 @@ def test_views_average_probabilities_at_label_size(scales: tuple[float, ...], fl
                 logits.append(model(scaled.flip(-1)).logits.flip(-1))
             for each in logits:
                 mean += resize_logits(each, size).softmax(dim=1) / (len(scales) * len(logits))
-        prediction = predict_labels(model, images, size, scales=scales, flip=flip)
+        prediction = predict_labels(
+            [model], images, size, config=EvaluateConfig(scales=scales, flip=flip)
+        )
     torch.testing.assert_close(prediction.long(), mean.argmax(dim=1))
 
 
 def test_flip_makes_prediction_symmetric() -> None:
     """With flip, the prediction of the mirror image is the mirrored prediction."""
     images = torch.randn(1, 3, 24, 36, generator=torch.Generator().manual_seed(3))
-    straight = predict_labels(FixedLogits(), images, (24, 36), flip=True)  # type: ignore[arg-type]
-    mirrored = predict_labels(FixedLogits(), images.flip(-1), (24, 36), flip=True)  # type: ignore[arg-type]
+    straight = predict_labels([FixedLogits()], images, (24, 36), config=EvaluateConfig(flip=True))  # type: ignore[arg-type]
+    mirrored = predict_labels(
+        [FixedLogits()], images.flip(-1), (24, 36), config=EvaluateConfig(flip=True)
+    )  # type: ignore[arg-type]
     assert torch.equal(mirrored.flip(-1), straight)
 
 
@@ -190,7 +200,7 @@ def test_not_finite_logits_are_an_error() -> None:
     logits = _random_logits(1, 4, 4)
     logits[0, 2, 1, 1] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
-        predict_labels(FixedLogits(logits), torch.zeros(1, 3, 8, 8), (32, 32))  # type: ignore[arg-type]
+        predict_labels([FixedLogits(logits)], torch.zeros(1, 3, 8, 8), (32, 32))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(33, 47), (3, 33, 47)])
@@ -260,7 +270,7 @@ def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
 def test_evaluate_equals_whole_images_pixel_by_pixel(precision: Precision) -> None:
     model, dataset = _model(), Images()
     model.to(memory_format=precision.torch_memory_format)
-    areas = evaluate(model, dataset, device=CPU, precision=precision)
+    areas = evaluate(predictor(model, precision), dataset)
     model.eval()
     assert areas.names == ["image-0", "image-1", "image-2"]
     for index in range(len(dataset)):
@@ -277,14 +287,16 @@ def test_evaluate_equals_whole_images_pixel_by_pixel(precision: Precision) -> No
 def test_scores_of_a_split_agree_with_torchmetrics() -> None:
     classification = pytest.importorskip("torchmetrics.classification")
     model, dataset = _model(), Images()
-    areas = evaluate(model, dataset, device=CPU, precision=FLOAT32, scales=(1.0, 1.5), flip=True)
+    areas = evaluate(predictor(model, FLOAT32, scales=(1.0, 1.5), flip=True), dataset)
     oracle = classification.MulticlassJaccardIndex(CLASSES, ignore_index=IGNORE)
     model.eval()
     with torch.inference_mode():
         for _, image, labels in (dataset[index] for index in range(len(dataset))):
             size = (labels.shape[0], labels.shape[1])
             images = normalise(image)[None]
-            prediction = predict_labels(model, images, size, scales=(1.0, 1.5), flip=True)
+            prediction = predict_labels(
+                [model], images, size, config=EvaluateConfig(scales=(1.0, 1.5), flip=True)
+            )
             oracle.update(prediction, labels[None].long())
     result = scores(areas.intersection, areas.predicted, areas.labelled)
     # torchmetrics divides in float32
@@ -292,7 +304,7 @@ def test_scores_of_a_split_agree_with_torchmetrics() -> None:
 
 
 def test_areas_are_int64_and_sum_to_the_labelled_pixels() -> None:
-    areas = evaluate(_model(), Images(), device=CPU, precision=Precision("bfloat16"))
+    areas = evaluate(predictor(_model(), Precision("bfloat16")), Images())
     pixels = [int((Images()[index].labels != IGNORE).sum()) for index in range(3)]
     for counts in (areas.intersection, areas.predicted, areas.labelled):
         assert counts.shape == (3, CLASSES)
@@ -305,7 +317,7 @@ def test_each_modules_mode_is_restored() -> None:
     model = _model().train()
     model.backbone.bn1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, Images(), device=CPU, precision=FLOAT32)
+    evaluate(predictor(model, FLOAT32), Images())
     assert not model.backbone.bn1.training
     assert all(m.training for n, m in model.named_modules() if n != "backbone.bn1")
     for name, value in model.state_dict().items():
@@ -320,20 +332,18 @@ def test_mode_is_restored_after_an_error_which_names_the_image() -> None:
 
     model = _model().train()
     with pytest.raises(DataError, match="image-0: undeclared label value 77"):
-        evaluate(model, Broken(), device=CPU, precision=FLOAT32)
+        evaluate(predictor(model, FLOAT32), Broken())
     assert model.training
     model.head.classifier.weight.data.fill_(torch.inf)
     with pytest.raises(FloatingPointError, match="image-0: the model's logits are not finite"):
-        evaluate(model, Images(), device=CPU, precision=FLOAT32)
+        evaluate(predictor(model, FLOAT32), Images())
 
 
 def test_progress_counts_images() -> None:
     seen: list[tuple[int, int]] = []
     evaluate(
-        _model(),
+        predictor(_model(), FLOAT32),
         Images(),
-        device=CPU,
-        precision=FLOAT32,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]

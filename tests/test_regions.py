@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from contextbench.backbone import build_backbone
 from contextbench.build import build_model
+from contextbench.config import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError
 from contextbench.errors import UserError
-from contextbench.evaluation import predict_labels
-from contextbench.inference import evaluate_run, predict_files
+from contextbench.inference import Views, evaluate_runs, predict_files
 from contextbench.model import Segmenter, ideal_regions
 from contextbench.precision import Precision
+from contextbench.prediction import predict_labels
 from contextbench.results import read_history
 from contextbench.runner import open_setting, run_grid
 from heads import HEADS
@@ -99,7 +100,9 @@ def test_views_see_their_own_labels(scales: tuple[float, ...], flip: bool) -> No
     """Each scale at its size, the mirror image mirrored: a head that copies them is right."""
     model, labels = recording_model(ideal=True), quadrants()
     images = torch.rand(1, 3, 64, 96)
-    prediction = predict_labels(model, images, (64, 96), labels=labels, scales=scales, flip=flip)
+    prediction = predict_labels(
+        [model], images, (64, 96), labels=labels, config=EvaluateConfig(scales=scales, flip=flip)
+    )
     quarters = [tuple(seen.shape[-2:]) for seen in model.head.seen]
     sizes = [(int(8 * scale), int(12 * scale)) for scale in scales]
     assert quarters == [size for size in sizes for _ in range(1 + flip)]
@@ -120,8 +123,8 @@ def test_views_see_their_own_labels(scales: tuple[float, ...], flip: bool) -> No
 def test_prediction_without_labels_is_refused() -> None:
     images = torch.rand(1, 3, 64, 96)
     with pytest.raises(DataError, match="cannot predict images without labels"):
-        predict_labels(recording_model(ideal=True), images, (64, 96))
-    predict_labels(recording_model(ideal=False), images, (64, 96))
+        predict_labels([recording_model(ideal=True)], images, (64, 96))
+    predict_labels([recording_model(ideal=False)], images, (64, 96))
 
 
 def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
@@ -133,7 +136,7 @@ def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
     assert (record.status, record.evaluated_images) == ("done", 3)
     folder = tmp_path / "tiny" / "ocr" / "seed-0"
     assert {"main", "aux"} < set(read_history(folder / "history.jsonl")[0])
-    scores = evaluate_run(folder, execution, "val", (1.0, 1.5), True)
+    scores = evaluate_runs([folder], execution, "val", Views((1.0, 1.5), True))
     assert scores["images"] == 3
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     with pytest.raises(UserError, match="cannot predict images without labels"):

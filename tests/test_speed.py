@@ -14,10 +14,11 @@ import torch
 from contextbench.build import build_model
 from contextbench.config import HeadConfig, Protocol
 from contextbench.data.probe import ContextProbe
-from contextbench.evaluation import count_areas, predict_labels
+from contextbench.evaluation import count_areas
 from contextbench.measure.choose import DEFAULT
 from contextbench.measure.profile import choose_for
 from contextbench.precision import Precision
+from contextbench.prediction import predict_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -76,7 +77,7 @@ def test_evaluation_adds_at_most_a_tenth_to_the_forward_pass(dtype):
 
 
 def _evaluate(model, images, labels):
-    count_areas(predict_labels(model, images, (512, 1024))[0], labels, CLASSES)
+    count_areas(predict_labels([model], images, (512, 1024))[0], labels, CLASSES)
 
 
 def _once(call):

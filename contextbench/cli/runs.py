@@ -28,6 +28,7 @@ from contextbench.cli.shared import (
     print_paths,
     scales_of,
     seeds_of,
+    size_of,
 )
 
 FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
@@ -116,37 +117,53 @@ def train(
 
 
 def evaluate(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a run, runs/PROTOCOL/HEAD/seed-N; several: their mean."),
+    ],
     data_root: RootOption = None,
     split: Annotated[str | None, typer.Option(help="Another split than the protocol's.")] = None,
     scales: Annotated[
         str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")] = False,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Average with the mirrored image.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Sliding window, height x width: 512x1024.")
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(help="Of the windows, height x width; 2/3 of them unless given.")
+    ] = None,
     device: DeviceOption = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the scores to this JSON file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a trained run again, with other scales or on another split.
+    """Evaluate trained runs again: with other scales, in windows, on another split, together.
 
     Example: contextbench evaluate runs/camvid-small/ocr/seed-0 --split test --flip
+
+    Example: contextbench evaluate runs/probe/ocr/seed-0 runs/probe/ocnet/seed-0
     """
     with guarded():
         from contextbench.files import write_json
-        from contextbench.inference import evaluate_run
+        from contextbench.inference import Views, evaluate_runs
 
-        with execution_of(run, device, data_root, 0) as execution:
-            scores = evaluate_run(run, execution, split, scales_of(scales), flip)
+        views = Views(
+            scales_of(scales), flip, size_of(window, "--window"), size_of(stride, "--stride")
+        )
+        with execution_of(runs[0], device, data_root, 0) as execution:
+            scored = evaluate_runs(runs, execution, split, views)
         if out is not None:
-            write_json(out, scores)
+            write_json(out, scored)
         if as_json:
-            print_json(scores)
+            print_json(scored)
             return
         for name in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
-            console.print(f"{name:24} {100 * scores[name]:6.2f} %", highlight=False)
-        for name, value in scores["iou_per_class"].items():
+            console.print(f"{name:24} {100 * scored[name]:6.2f} %", highlight=False)
+        for name, value in scored["iou_per_class"].items():
             text = "absent" if value is None else f"{100 * value:6.2f} %"
             console.print(f"  {name:22} {text}", highlight=False, markup=False)
 

@@ -129,6 +129,21 @@ def scales_of(text: str | None) -> tuple[float, ...] | None:
     return scales
 
 
+def size_of(text: str | None, option: str) -> tuple[int, int] | None:
+    """Height and width, or None where the option was not given."""
+    from contextbench.config import ConfigError
+
+    if text is None:
+        return None
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: write height x width, like 512x1024") from None
+    if min(height, width) < 1:
+        raise ConfigError(f"{option} {text!r}: sides are at least 1")
+    return height, width
+
+
 def listed(text: str, option: str) -> list[str]:
     from contextbench.config import ConfigError
 
