@@ -10,6 +10,7 @@ from contextbench.files import write_text
 from contextbench.report import plots
 from contextbench.report.collection import Collection
 from contextbench.report.complexity import write_forms
+from contextbench.report.disagreement import disagreement_grid
 from contextbench.report.examples import Examples
 from contextbench.report.scaling import write_scaling
 from contextbench.report.tables import (
@@ -29,6 +30,7 @@ FILE_NAMES: dict[plots.Cost, str] = {
     "inference_memory_bytes": "tradeoff-memory",
     "parameters": "tradeoff-parameters",
 }
+MOST_IMAGES = 12  # in a figure
 
 
 def write_report(
@@ -100,7 +102,11 @@ def _figures(
         )
         yield "loss", loss
     if examples is not None and examples.images and examples.predictions:
-        yield "predictions", _predictions(examples, collection.runs[0], title, inches)
+        shown = examples.spread(MOST_IMAGES)
+        yield "predictions", _predictions(shown, collection.runs[0], title, inches)
+        if len(examples.predictions) > 1:
+            title = f"Where heads differ: {title}"
+            yield "disagreement", disagreement_grid(shown, title, width=inches or plots.TWO_COLUMNS)
 
 
 def _tradeoffs(

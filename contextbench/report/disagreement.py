@@ -4,9 +4,10 @@ Axes: (H, W) image pixels. Pixels without a label are left out of all counts.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +16,31 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from contextbench.report.examples import IGNORE, Examples
+from contextbench.report.predictions import LINE, Grid
 from contextbench.report.style import (
     BLUE,
     BODY,
     CHARACTER,
     GREY,
-    ONE_COLUMN,
     ORANGE,
     SMALL,
     TWO_COLUMNS,
     new_figure,
+    shortened,
+    text_height,
+    text_width,
     wrapped,
 )
-from contextbench.results import LabelInfo
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 
 # A tint of sky and three greys, so that the colours of a legend differ in lightness too.
 TINT, PALE, DULL, DARK = "#A5D5F5", "#F5F5F5", "#888888", "#202020"
-CELL, LINE, KEY = 1.5, 0.17, 0.42  # inches: widest image, the text below it, a legend
-EDGES = 0.7  # inches: title, names of the columns and caption
 CAPTION = (
     "Below “all heads”: share of the labelled pixels on which predictions differ. Below a head: "
     "share of the pixels that some heads have right and some wrong on which it is right."
 )
-MOST_ROWS = 12  # in a figure
 AROUND = 16  # a pixel's surroundings reach this part of the image's shorter side
 
 
@@ -231,66 +231,84 @@ def disputed_pixel(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> tu
     return y, x
 
 
-def disagreement_grid(examples: Examples, labels: LabelInfo, title: str) -> Figure:
-    """A row an image: the image, its labels, where heads differ, and where each of them is right.
+def disagreement_grid(examples: Examples, title: str, *, width: float = TWO_COLUMNS) -> Figure:
+    """A row an image: the image, where heads differ, and where each of them is right.
 
-    At most `MOST_ROWS` images are shown, evenly spread. Raises ValueError without images or
-    predictions.
+    Where the heads do not fit beside each other into `width` inches, a row has several lines.
+    Raises ValueError without images or predictions.
     """
     if not examples.images or not examples.predictions:
         raise ValueError("a grid needs at least one image and the predictions of one head")
-    shown = examples.spread(MOST_ROWS)
-    columns = ["image", "labels", "all heads", *shown.predictions]
-    cell = min(CELL, TWO_COLUMNS / len(columns))
-    heights = [cell * image.shape[0] / image.shape[1] for image in shown.images]
-    width = max(ONE_COLUMN, cell * len(columns))
-    height = EDGES + sum(heights) + LINE * len(heights) + 2 * KEY
-    figure = new_figure(width, height, title, CAPTION)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.01, wspace=0, hspace=0)
-    places = figure.add_gridspec(len(heights) + 2, len(columns), height_ratios=[*heights, KEY, KEY])
-    for row in range(len(heights)):
-        panels = [figure.add_subplot(places[row, column]) for column in range(len(columns))]
-        _draw_row(panels, shown, row, labels)
-        if row == 0:
-            for axes, name in zip(panels, columns, strict=True):
-                axes.set_title(wrapped(name, cell, BODY), size=BODY, pad=2)
-    _draw_key(figure.add_subplot(places[-2, :]), "all heads", SHARED_SHADES)
-    _draw_key(figure.add_subplot(places[-1, :]), "each head", HEAD_SHADES)
-    return figure
+    names = ["image", "all heads", *examples.predictions]
+    rows = _panels(Grid.fitting(len(names), width), examples.images, title)
+    for row, panels in enumerate(rows):
+        pictures = _pictures(examples, row)
+        for axes, name, (pixels, below) in zip(panels, names, pictures, strict=True):
+            _show(axes, pixels, name, below)
+    return cast(Figure, rows[0][0].figure)
 
 
-def _draw_row(panels: Sequence[Axes], examples: Examples, row: int, labels: LabelInfo) -> None:
+def _panels(grid: Grid, images: Sequence[ByteArray], title: str) -> list[list[Axes]]:
+    """A row of panels for each image, laid out in inches, above the two legends."""
+    talls = [grid.cell * image.shape[0] / image.shape[1] for image in images]
+    heights = [grid.lines * (tall + 2 * LINE) for tall in talls]
+    longest = text_width([s.meaning for s in (*SHARED_SHADES, *HEAD_SHADES)], SMALL)
+    columns = max(1, int(grid.width / (0.3 + longest)))
+    keys = {"each head": HEAD_SHADES, "all heads": SHARED_SHADES}  # from below
+    key_heights = [0.25 + 0.13 * math.ceil(len(shades) / columns) for shades in keys.values()]
+    caption = wrapped(CAPTION, grid.width, SMALL)
+    bottom = text_height(caption, SMALL)
+    figure = new_figure(grid.width, sum(heights) + sum(key_heights) + bottom, title, "")
+    figure.set_layout_engine("none")
+    figure.text(0.01, 0, caption, va="bottom", size=SMALL, color=GREY)
+    for (name, shades), height in zip(keys.items(), key_heights, strict=True):
+        _draw_key(figure, bottom, name, shades, columns)
+        bottom += height
+    tops = bottom + sum(heights) - np.cumsum([0, *heights[:-1]])
+    return [
+        [figure.add_axes(box) for box in grid.boxes(top, tall, figure, has_names=True)]
+        for top, tall in zip(tops.tolist(), talls, strict=True)
+    ]
+
+
+def _pictures(examples: Examples, row: int) -> list[tuple[ByteArray, str]]:
+    """Pixels (H, W, 3) of each panel of one image, and the text below them."""
     truth = examples.truths[row]
     predictions = {name: maps[row] for name, maps in examples.predictions.items()}
     found = disagreement(truth, predictions)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(labels.palette)] = labels.palette
     differing = int((found.distinct > 1).sum())
     pictures = [
         (examples.images[row], examples.names[row]),
-        (palette[truth], ""),
         (disagreement_image(truth, predictions), _percent(differing, int(found.labelled.sum()))),
     ]
     for right, head in zip(found.right, found.heads, strict=True):
         won = _percent(int((right & found.split).sum()), int(found.split.sum()))
         pictures.append((head_image(truth, predictions, head), won))
-    for axes, (pixels, below) in zip(panels, pictures, strict=True):
-        axes.imshow(pixels, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color=GREY, linewidth=0.4)
-        room = int(axes.bbox.width / axes.figure.dpi * 72 / (CHARACTER * SMALL))
-        axes.set_xlabel(below if len(below) <= room else f"…{below[1 - room :]}", size=SMALL)
+    return pictures
 
 
-def _draw_key(axes: Axes, name: str, shades: Sequence[Shade]) -> None:
-    axes.set_axis_off()
+def _show(axes: Axes, pixels: ByteArray, above: str, below: str) -> None:
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=GREY, linewidth=0.4)
+    points = axes.bbox.width / axes.figure.dpi * 72
+    axes.set_title(shortened(above, int(points / (CHARACTER * BODY))), size=BODY, pad=2)
+    axes.set_xlabel(shortened(below, int(points / (CHARACTER * SMALL))), size=SMALL, labelpad=2)
+
+
+def _draw_key(
+    figure: Figure, bottom: float, name: str, shades: Sequence[Shade], columns: int
+) -> None:
+    """A legend whose lower edge lies `bottom` inches above that of the figure."""
     patches = [
         Patch(facecolor=shade.colour, edgecolor=GREY, linewidth=0.4, label=shade.meaning)
         for shade in shades
     ]
-    axes.legend(
-        handles=patches, title=name, loc="upper left", ncols=3, fontsize=SMALL,
-        title_fontsize=SMALL, alignment="left", frameon=False, handlelength=1.2, borderpad=0,
+    place = 0, bottom / float(figure.get_size_inches()[1])
+    figure.legend(
+        handles=patches, title=name, loc="lower left", bbox_to_anchor=place, ncols=columns,
+        fontsize=SMALL, title_fontsize=SMALL, alignment="left", frameon=False,
+        handlelength=1.2, handleheight=0.9, columnspacing=1, labelspacing=0.3,
     )  # fmt: skip
 
 

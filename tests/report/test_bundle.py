@@ -1,6 +1,7 @@
 """One call writes everything that there are numbers for, and nothing else."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from contextbench.report.bundle import write_report
 from contextbench.report.collection import Collection
@@ -39,12 +40,28 @@ def test_a_full_comparison_writes_all_tables_and_figures(tmp_path):
     curves = {head: histories()[head] for head in heads}
     costs = ("macs", "latency", "memory", "parameters")
     expected = TABLES | figures(
-        "tradeoff", *(f"tradeoff-{c}" for c in costs), "groups", "per-class", "loss", "predictions"
-    )
+        "tradeoff", *(f"tradeoff-{c}" for c in costs), "groups", "per-class",
+        "per-class-difference", "loss", "predictions", "disagreement",
+    )  # fmt: skip
     assert written(tmp_path, runs, profile_of(heads), curves, examples(1)) == expected
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("# probe, protocol probe-small\n")
     assert "local_brick" in text
+
+
+def test_figures_show_a_dozen_images_evenly_spread(tmp_path, monkeypatch):
+    drawn = {}
+    for name in ("disagreement_grid", "plots.prediction_grid"):
+
+        def record(given, *_rest, name=name, **_options):
+            drawn[name] = given.names if name == "disagreement_grid" else len(given)
+            return Figure()
+
+        monkeypatch.setattr(f"contextbench.report.bundle.{name}", record)
+    many = examples(24, size=(6, 8))
+    written(tmp_path, [run(iou=[0.5, 0.25], labels=BARE)], shown=many)
+    assert drawn["disagreement_grid"] == [f"{i:04d}" for i in range(1, 24, 2)]
+    assert drawn["plots.prediction_grid"] == 12
 
 
 def test_one_head_without_profile_groups_or_history(tmp_path):

@@ -19,7 +19,7 @@ from contextbench.report.disagreement import (
     summarise,
 )
 from contextbench.report.examples import Examples
-from tests.report.records import LABELS, examples
+from tests.report.records import examples
 
 # Six pixels: not labelled; all right; only a right; a and c right; all wrong alike; all wrong apart
 TRUTH = np.array([[255, 1, 2, 3, 4, 5]], dtype=np.uint8)
@@ -236,19 +236,19 @@ def test_colours_of_a_legend_are_far_apart_even_without_hue():
 
 def test_the_grid_has_a_panel_for_every_view_and_both_legends():
     given = examples(2)
-    figure = disagreement_grid(given, LABELS, "Where heads differ")
+    figure = disagreement_grid(given, "Where heads differ")
     panels = [axes for axes in figure.axes if axes.images]
-    assert len(panels) == 2 * (3 + len(given.predictions))
-    titles = [axes.get_title() for axes in panels if axes.get_title()]
-    assert titles == ["image", "labels", "all heads", *given.predictions]
-    drawn = panels[2].images[0].get_array()
+    assert len(panels) == 2 * (2 + len(given.predictions))
+    names = ["image", "all heads", *given.predictions]
+    assert [axes.get_title() for axes in panels] == 2 * names
+    drawn = panels[1].images[0].get_array()
     first = {head: maps[0] for head, maps in given.predictions.items()}
     np.testing.assert_array_equal(drawn, disagreement_image(given.truths[0], first))
-    texts = {t.get_text() for axes in figure.axes if (key := axes.get_legend()) for t in key.texts}
+    texts = {text.get_text() for key in figure.legends for text in key.texts}
     assert texts == {shade.meaning for shade in (*SHARED_SHADES, *HEAD_SHADES)}
 
 
 def test_a_grid_of_nothing_is_refused():
     for empty in (replace(examples(1), predictions={}), examples(1).spread(0)):
         with pytest.raises(ValueError, match="at least one image"):
-            disagreement_grid(empty, LABELS, "nothing")
+            disagreement_grid(empty, "nothing")
