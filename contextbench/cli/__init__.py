@@ -6,6 +6,7 @@ import typer
 
 from contextbench import __version__
 from contextbench.cli.ablations import ablate
+from contextbench.cli.attention import attend
 from contextbench.cli.costs import profile
 from contextbench.cli.inspection import check_data, doctor, list_names
 from contextbench.cli.reports import plot
@@ -25,6 +26,7 @@ app.command()(compare)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(attend)
 app.command()(ablate)
 app.command()(profile)
 app.command()(table)

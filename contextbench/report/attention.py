@@ -95,7 +95,7 @@ def attention_figure(
     if len({(each.image, each.pixel) for each in maps}) != 1:
         raise ValueError("a figure of attention shows one pixel of one image, and at least one map")
     size = (image.shape[0], image.shape[1])
-    captions = [*_where(maps, size), *notes, HOW_DRAWN, *_meanings(maps)]
+    captions = [*_where(maps, size), *no_attention(maps), *notes, HOW_DRAWN, *_meanings(maps)]
     rows = _rows(maps)
     figure, grid = _grid(rows, size, title, " ".join(captions))
     for panels, row in zip(grid, rows, strict=True):
@@ -149,6 +149,15 @@ def _where(maps: Sequence[AttentionMap], size: tuple[int, int]) -> Iterator[str]
             f"Pixel {y},{x} falls in the feature cell (row {row}, column {column}) of {h}x{w}{of}, "
             f"framed: rows {top:g} to {bottom:g}, columns {left:g} to {right:g} of the image."
         )
+
+
+def no_attention(maps: Sequence[AttentionMap]) -> list[str]:
+    """A sentence on the heads that have nothing but the influence, if there are any."""
+    others = {each.head for each in maps if each.kind != INFLUENCE}
+    without = [head for head in dict.fromkeys(each.head for each in maps) if head not in others]
+    if not without:
+        return []
+    return [f"Without attention, so the influence stands alone: {', '.join(without)}."]
 
 
 def _meanings(maps: Sequence[AttentionMap]) -> Iterator[str]:
@@ -222,7 +231,7 @@ def _draw(axes: Axes, each: AttentionMap | None, image: ByteArray, about: Attent
         _draw_image(axes, image, about)
     elif each.values.ndim == 2:
         _draw_map(axes, each, image)
-    elif abs(float(each.values.sum()) - 1) < 1e-3:  # float32 weights of many parts
+    elif sums_to_one(each.values):
         _draw_bars(axes, each)
     else:
         _draw_profile(axes, each)
@@ -262,6 +271,11 @@ def _draw_map(axes: Axes, each: AttentionMap, image: ByteArray) -> None:
             )
         )  # fmt: skip
     _say_below(axes, each.labels[0] if each.labels else "", f"{limit:.2g} ({highest:.2g})")
+
+
+def sums_to_one(values: FloatArray) -> bool:
+    """Whether values are weights of which a pixel has one in all, up to float32 rounding."""
+    return abs(float(values.sum(dtype=np.float64)) - 1) < 1e-3
 
 
 def clipped_at(values: FloatArray) -> float:
