@@ -115,7 +115,7 @@ def load_ablation(name: str, known: Iterable[str]) -> Ablation:
         rows = [_row(row, f"{path}: row {i}") for i, row in enumerate(content["rows"], start=1)]
         content = {**content, "rows": rows}
     file = validated(_File, {"name": path.stem, **content}, str(path))
-    _check_labels(file, path)
+    _check_consistent(file, path)
     heads = [_head(row, set(known), f"{path}: row {row.label!r}") for row in file.rows]
     _check_names(heads, path)
     scores = {column.file: load_scores(column.file) for column in file.published.values()}
@@ -159,13 +159,16 @@ def _row(content: Any, source: str) -> _Row:
     return validated(_Row, content, source)
 
 
-def _check_labels(file: _File, path: Path) -> None:
+def _check_consistent(file: _File, path: Path) -> None:
     labels = [row.label for row in file.rows]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"{path}: the labels of rows must differ, got {', '.join(labels)}")
     if file.baseline not in labels:
         hint = nearest(file.baseline, labels)
         raise ConfigError(f"{path}: baseline {file.baseline!r} is no row; {hint}")
+    used = {name for row in file.rows for name in row.published}
+    if unused := [name for name in file.published if name not in used]:
+        raise ConfigError(f"{path}: published.{unused[0]}: no row refers to it")
 
 
 def _head(row: _Row, known: set[str], source: str) -> HeadConfig:

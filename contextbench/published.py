@@ -72,8 +72,8 @@ class PublishedScore(Frozen):
 
     @property
     def miou(self) -> float | None:
-        """As a fraction."""
-        return None if self.miou_percent is None else self.miou_percent / 100
+        """As a fraction, to the printed digits: without the noise of a division."""
+        return None if self.miou_percent is None else round(self.miou_percent / 100, 6)
 
 
 class FeatureShape(Frozen):

@@ -26,7 +26,11 @@ from tests import small
 
 ABLATIONS = names_in("ablations")
 FILES = sorted(path.name for path in published_folder().glob("*_ablation.csv"))
-ROW: dict[str, Any] = {"label": "A", "head": "fcn"}
+ROW: dict[str, Any] = {
+    "label": "A",
+    "head": "fcn",
+    "published": {"ade": {"method": "ResNet50-Baseline"}},
+}
 OTHER: dict[str, Any] = {"label": "B", "name": "b", "head": "ppm", "options": {"bins": [1]}}
 SCORES = {"file": "pspnet_ablation.csv", "keys": {"table": "Table 1"}}
 FILE: dict[str, Any] = {
@@ -34,7 +38,7 @@ FILE: dict[str, Any] = {
     "paper": "nobody",
     "baseline": "A",
     "published": {"ade": SCORES},
-    "rows": [{**ROW, "published": {"ade": {"method": "ResNet50-Baseline"}}}, OTHER],
+    "rows": [ROW, OTHER],
 }
 
 Write = Callable[..., str]
@@ -174,6 +178,7 @@ def test_rows_that_change_the_protocol_have_one_of_their_own() -> None:
         ({"titel": "x"}, "unknown key 'titel'; did you mean 'title'?"),
         ({"baseline": "C"}, "baseline 'C' is no row"),
         ({"rows": [ROW]}, "key 'rows'"),
+        ({"rows": [{**ROW, "published": {}}, OTHER]}, "published.ade: no row refers to it"),
         ({"rows": [ROW, {**OTHER, "label": "A"}]}, "the labels of rows must differ, got A, A"),
         ({"rows": [ROW, {**OTHER, "lable": "B"}]}, "row 2: unknown key 'lable'; did you mean"),
         ({"rows": [ROW, "fcn"]}, "row 2: must hold a mapping of keys, found str"),
@@ -330,10 +335,10 @@ def test_a_failed_row_is_recorded_while_the_others_go_on(
 def test_cells_of_another_configuration_are_refused_before_anything_runs(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "runs"
-    run(write(rows=[OTHER, {**ROW, "label": "A"}]), out, 0)
+    out, last = tmp_path / "runs", {**OTHER, "protocol": STRIDE["protocol"]}
+    run(write(rows=[ROW, last]), out, 0)
     monkeypatch.setattr(runner, "train", None)
-    changed = {**OTHER, "options": {"bins": [2]}}
+    changed = {**last, "options": {"bins": [2]}}
     with pytest.raises(ConfigError, match=r"head\.options\.bins was \[1\], is \[2\]"):
         run(write(rows=[{**ROW, "head": "aspp"}, changed]), out, 0)
     assert not (out / "tiny" / "aspp").exists()
@@ -354,7 +359,7 @@ def test_options_that_a_head_lacks_are_named(
 
 
 def test_an_ablation_of_which_no_row_can_be_run_is_refused(write: Write, tmp_path: Path) -> None:
-    rows = [{**GRID, "label": "A"}, {**GRID, "protocol": {"backbone.multi_grid": [1, 2, 1]}}]
+    rows = [{**ROW, "protocol": {"backbone.multi_grid": [1, 2, 1]}}, GRID]
     with pytest.raises(ConfigError, match="no row that runs under 'tiny': backbone: multi_grid"):
         run(write(rows=rows), tmp_path / "runs", 0)
 

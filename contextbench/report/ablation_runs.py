@@ -53,7 +53,7 @@ def read_rows(
 
 def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None) -> RowRuns:
     if reason is not None:
-        return RowRuns(variant, {}, {}, (f"not run: {reason}",))
+        return RowRuns(variant, {}, {}, (_one_line(f"not run: {reason}"),))
     runs: dict[int, RunRecord] = {}
     areas: dict[int, Areas] = {}
     missing: dict[int, str] = {}
@@ -70,7 +70,7 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
         try:
             areas[seed] = read_areas(folder / "areas.npz")
         except RecordError as error:
-            missing[seed] = str(error)
+            missing[seed] = _one_line(str(error))
     if set(missing.values()) == {"not run"} and len(missing) == len(seeds):
         return RowRuns(variant, runs, areas, ("not run",))
     return RowRuns(variant, runs, areas, tuple(f"seed {s}: {why}" for s, why in missing.items()))
@@ -87,6 +87,10 @@ def _checked(run: RunRecord, variant: Variant, path: Path) -> RunRecord:
     listed = ", ".join(f"{key} was {was}, is {now}" for key, (was, now) in different.items())
     cause = listed or "the version of the protocol differs"
     raise RecordError(f"{path} holds a run of another configuration: {cause}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _outcome(run: RunRecord) -> str:

@@ -6,7 +6,6 @@ the frame; percent and rounding where it is printed.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,16 @@ from contextbench.config import Protocol
 from contextbench.files import write_text
 from contextbench.metrics import scores
 from contextbench.published import PublishedScore
+from contextbench.report.ablation_legend import (
+    UNCONFIRMED,
+    heading_of,
+    legend_of,
+    notes_of,
+    scores_of,
+    source_of,
+)
 from contextbench.report.ablation_runs import RowRuns
-from contextbench.report.checks import device_name
 from contextbench.report.collection import VIDEO_DATASETS
-from contextbench.report.ranking_text import draws_of
 from contextbench.report.render import (
     ABSENT,
     bullets,
@@ -33,10 +38,8 @@ from contextbench.report.render import (
     markdown_table,
     write_csv,
 )
-from contextbench.results import RunRecord
 from contextbench.stats import Ranking, Resampling, rank
 
-UNCONFIRMED = "‡"
 MEASURED_DECIMALS = 1
 
 
@@ -72,19 +75,19 @@ def ablation_table(
     rows were evaluated on. Raises `RecordError` unless these are the same.
     """
     ranking = _ranking(rows, protocol, resampling)
-    headings = {name: _heading(name, ablation) for name in ablation.columns}
-    notes = [_notes(row) for row in rows]
+    headings = {name: heading_of(name, ablation) for name in ablation.columns}
+    notes = [notes_of(row) for row in rows]
     cells = [_row(row, ablation, rows, ranking) for row in rows]
-    frame = pd.DataFrame(cells).assign(notes=[" ".join(each) for each in notes])
+    frame = pd.DataFrame(cells).assign(notes=["; ".join(each) for each in notes])
     return AblationTable(
         name=ablation.name,
         title=ablation.title,
         frame=frame.astype({"separated": "boolean"}),
         headings=headings,
-        decimals={name: _digits(_scores(name, ablation)) for name in ablation.columns},
+        decimals={name: _digits(scores_of(name, ablation)) for name in ablation.columns},
         notes=notes,
-        legend=_legend(ablation, protocol, rows, ranking, headings),
-        sources=[_source(name, headings[name], ablation) for name in ablation.columns],
+        legend=legend_of(ablation, protocol, rows, ranking, headings),
+        sources=[source_of(name, headings[name], ablation) for name in ablation.columns],
     )
 
 
@@ -206,137 +209,6 @@ def _difference(ranking: Ranking, row: str, baseline: str) -> dict[str, Any]:
     }
 
 
-def _notes(row: RowRuns) -> list[str]:
-    return [*row.missing, *_change(row), *row.variant.row.notes]
-
-
-def _change(row: RowRuns) -> list[str]:
-    changed = row.variant.changed
-    if not changed or not row.runs:
-        return []
-    listed = "; ".join(f"{key} {now}, not {was}" for key, (was, now) in changed.items())
-    return [
-        f"Measured under a protocol of its own, {row.variant.protocol.name}: {listed}. This is "
-        "what the table varies, so the row is compared all the same, on the same images."
-    ]
-
-
-def _scores(column: str, ablation: Ablation) -> list[PublishedScore]:
-    return [row.published[column] for row in ablation.rows if column in row.published]
-
-
-def _heading(column: str, ablation: Ablation) -> str:
-    """Dataset, split, backbone, and the label where these do not tell."""
-    found = _scores(column, ablation)
-    parts = [
-        " ".join(_distinct([f"{score.dataset} {score.split}" for score in found])),
-        " / ".join(_distinct([score.backbone for score in found])),
-        ablation.columns[column] or "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _source(column: str, heading: str, ablation: Ablation) -> str:
-    """Where the scores of a column are printed, how sure they are, and what was noted of them."""
-    found = _scores(column, ablation)
-    parts = [
-        *_distinct([f"{score.source} ({score.status})" for score in found]),
-        *_distinct([score.notes for score in found if score.notes]),
-    ]
-    files = ", ".join(_distinct([score.file for score in found]))
-    return f"{heading} (`{files}`): {'; '.join(parts)}."
-
-
-def _legend(
-    ablation: Ablation,
-    protocol: Protocol,
-    rows: Sequence[RowRuns],
-    ranking: Ranking | None,
-    headings: Mapping[str, str],
-) -> list[str]:
-    unconfirmed = any(
-        score.status == "unverified" and score.miou is not None
-        for row in ablation.rows
-        for score in row.published.values()
-    )
-    mark = f" {UNCONFIRMED}: not confirmed in a public source; look it up before quoting it."
-    return [
-        f"Published: {ablation.paper}. {ABSENT}: no number.{mark * unconfirmed}",
-        _measurement(protocol, rows, ranking),
-        *ablation.notes,
-        *_settings(ablation, protocol, headings),
-        "Absolute values of the two sides do not compare. In brackets on the published side, and "
-        f"as Δ on the measured one: the difference to the row “{ablation.baseline}”. These "
-        "differences are what stands side by side, each under its own data and recipe.",
-        *_separation(ranking),
-        *_mixtures([run for row in rows for run in row.runs.values()]),
-        *(ranking.cautions if ranking else ()),
-    ]
-
-
-def _measurement(protocol: Protocol, rows: Sequence[RowRuns], ranking: Ranking | None) -> str:
-    train = protocol.train
-    text = (
-        f"Measured: {protocol.dataset.name} {protocol.dataset.evaluate}, "
-        f"{protocol.backbone.name}, {train.steps} steps of {train.batch} images (protocol "
-        f"{protocol.name}); mean over seeds"
-    )
-    if ranking is None:
-        return f"{text}. No row has scores."
-    level = f"{100 * ranking.resampling.level:g} %"
-    spread = ", standard deviation over seeds" if any(len(r.areas) > 1 for r in rows) else ""
-    return f"{text} [{level} interval of the test set: {draws_of(ranking)}]{spread}."
-
-
-def _settings(ablation: Ablation, protocol: Protocol, headings: Mapping[str, str]) -> list[str]:
-    """What is not the same on the two sides; columns of which the same is true in one sentence."""
-    columns: dict[tuple[str, ...], list[str]] = {}
-    for name, heading in headings.items():
-        columns.setdefault(_different(_scores(name, ablation), protocol), []).append(heading)
-    return [
-        f"{'; '.join(named)}: published and measured differ in {', '.join(different)}."
-        for different, named in columns.items()
-    ]
-
-
-def _different(found: Sequence[PublishedScore], protocol: Protocol) -> tuple[str, ...]:
-    """Which of data, split and backbone have other names in print than here; recipes always do."""
-    same = {
-        "data": all(_plain(protocol.dataset.name) in _plain(score.dataset) for score in found),
-        "split": all(_plain(score.split) == _plain(protocol.dataset.evaluate) for score in found),
-        "backbone": all(
-            _plain(score.backbone).removesuffix("d8") == _plain(protocol.backbone.name)
-            for score in found
-        ),
-    }
-    return (*(name for name, alike in same.items() if not alike), "recipe")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _separation(ranking: Ranking | None) -> list[str]:
-    if ranking is None or not ranking.pairs:
-        return []
-    return [
-        "Separated: whether the images of the split can tell the row from the baseline, corrected "
-        "for all pairs of the table (Holm)."
-    ]
-
-
-def _mixtures(runs: Sequence[RunRecord]) -> list[str]:
-    """What should be one for all rows and is not."""
-    formats = {", ".join(run.precision.values()) for run in runs}
-    devices = {device_name(run.environment) for run in runs}
-    named = {"number formats": formats, "devices": devices}
-    return [
-        f"Runs have different {what}: {'; '.join(sorted(values))}."
-        for what, values in named.items()
-        if len(values) > 1
-    ]
-
-
 def _header(table: AblationTable) -> list[str]:
     published = [f"published: {heading}, mIoU % (Δ)" for heading in table.headings.values()]
     return ["", *published, "measured mIoU %", "s.d. (seeds)", "measured Δ", "separated"]
@@ -405,7 +277,3 @@ def _digits(found: Sequence[PublishedScore]) -> int:
     """After the decimal point of the score that is printed with the most."""
     printed = [f"{score.miou_percent}" for score in found if score.miou_percent is not None]
     return max((len(text.partition(".")[2]) for text in printed), default=1)
-
-
-def _distinct(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
