@@ -33,7 +33,7 @@ LONGEST, LONGEST_ABOVE = 24, 16  # characters of the name of a row, of a column
 CELL, GROUP_CELL, LONG_CELL = 0.36, 0.62, 0.95  # inches: narrowest of a head, group, long line
 ROW = 0.17  # inches: lowest row
 PADDING, PITCH = 0.11, 0.11  # inches: air in a row of several lines, height of a line
-PALE = 0.55  # luminance of a cell from which on its number is dark
+PALE = 0.21  # luminance from which on dark text stands out more from a cell than white does
 BLANK = (0.95, 0.95, 0.95, 1.0)  # a cell without a value
 BASELINE = "fcn"  # the head that others are compared with, where it has scores
 
@@ -206,8 +206,10 @@ def _filled(colours: Any, values: FloatArray) -> FloatArray:
 
 
 def _luminance(colour: FloatArray) -> float:
-    """Of an RGB colour from 0 to 1, weighted as in ITU-R BT.709."""
-    return float(colour[:3] @ (0.2126, 0.7152, 0.0722))
+    """Relative luminance of an sRGB colour, from 0 to 1 (WCAG 2.1)."""
+    rgb = colour[:3]
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def _best(values: FloatArray, axis: int) -> npt.NDArray[np.bool_]:

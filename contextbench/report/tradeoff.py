@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 from contextbench.report.geometry import FloatArray, pareto_front, place_labels
 from contextbench.report.ranking_text import best_sentence, draws_of, not_separated
@@ -216,7 +216,7 @@ def _label_points(figure: Figure, panels: Mapping[Cost, Axes], table: pd.DataFra
         points = [_point(row, cost) for row in rows.to_dict("records")]
         anchors = np.asarray(axes.transData.transform(points), dtype=np.float64)
         texts = [_label(axes, str(name), at) for name, at in zip(rows["head"], points, strict=True)]
-        sizes = np.array([text.get_window_extent().size for text in texts]) + LABEL_PADDING
+        sizes = np.array([Text.get_window_extent(text).size for text in texts]) + LABEL_PADDING
         obstacles = np.array(list(_obstacles(figure, axes, anchors)))
         centres = place_labels(anchors, sizes, obstacles, axes.get_window_extent().extents)
         gaps = np.hypot(*np.clip(np.abs(centres - anchors) - sizes / 2, 0, None).T)

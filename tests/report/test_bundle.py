@@ -1,11 +1,14 @@
 """One call writes everything that there are numbers for, and nothing else."""
 
+import re
+
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from contextbench.report.bundle import write_report
+from contextbench.report.bundle import _group_rankings, write_report
 from contextbench.report.collection import Collection
-from contextbench.results import LabelInfo
+from contextbench.results import Areas, LabelInfo, RunRecord
 from tests.report.records import (
     class_iou,
     cost,
@@ -20,9 +23,10 @@ TABLES = {"table.csv", "table.md", "per_class.csv"}
 BARE = LabelInfo(classes=["a", "b"], palette=[(0, 0, 0), (9, 9, 9)])
 
 
-def written(folder, runs, profile=None, curves=None, shown=None) -> set[str]:
+def written(folder, runs, profile=None, curves=None, shown=None, areas=None, **look) -> set[str]:
     """Names of the written files; what is returned must be what lies there."""
-    paths = write_report(Collection(runs, profile, curves or {}), shown, folder)
+    collection = Collection(runs, profile, curves or {}, areas or {})
+    paths = write_report(collection, shown, folder, **look)
     names = {path.relative_to(folder).as_posix() for path in paths}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert names == there
@@ -30,8 +34,18 @@ def written(folder, runs, profile=None, curves=None, shown=None) -> set[str]:
     return names
 
 
-def figures(*names: str) -> set[str]:
-    return {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
+def figures(*names: str, kinds: tuple[str, ...] = ("png", "svg")) -> set[str]:
+    return {f"figures/{name}.{kind}" for name in names for kind in kinds}
+
+
+def cells(*heads: str) -> tuple[list[RunRecord], dict[str, dict[int, Areas]]]:
+    """Runs of heads, better and better, with what was counted on three images."""
+    areas = {}
+    for number, head in enumerate(heads, start=1):
+        correct = np.array([[5, 4], [6, 5], [5, 5]]) + number
+        areas[head] = {0: Areas(["a", "b", "c"], correct, *[np.full((3, 2), 10)] * 2)}
+    runs = [run(head, totals=own[0].totals(), labels=BARE) for head, own in areas.items()]
+    return runs, areas
 
 
 def test_a_full_comparison_writes_all_tables_and_figures(tmp_path):
@@ -67,6 +81,43 @@ def test_figures_show_a_dozen_images_evenly_spread(tmp_path, monkeypatch):
 def test_one_head_without_profile_groups_or_history(tmp_path):
     runs = [run(iou=[0.5, 0.25], labels=BARE)]
     assert written(tmp_path, runs) == TABLES | figures("per-class")
+
+
+def test_a_ranking_adds_ranks_and_differences_to_the_best_and_to_fcn(tmp_path):
+    runs, areas = cells("fcn", "ppm")
+    expected = figures(
+        "ranks", "differences", "differences-fcn", "per-class", "per-class-difference",
+        kinds=("pdf",),
+    )  # fmt: skip
+    names = written(tmp_path, runs, areas=areas, formats=["pdf"])
+    assert names == TABLES | expected
+
+
+def test_where_fcn_is_the_best_or_not_there_differences_are_drawn_once(tmp_path):
+    for folder, heads in (("a", ("ppm", "fcn")), ("b", ("ppm", "ocr"))):
+        runs, areas = cells(*heads)
+        names = written(tmp_path / folder, runs, areas=areas, formats=["svg"])
+        assert {name for name in names if "differences" in name} == {"figures/differences.svg"}
+
+
+def test_groups_have_intervals_by_their_own_classes(tmp_path):
+    runs, areas = cells("fcn")
+    labels = BARE.model_copy(update={"groups": {"first": [0], "second": [1]}})
+    runs = [each.model_copy(update={"labels": labels}) for each in runs]
+    found = _group_rankings(Collection(runs, areas=areas))
+    # I = 6 + 7 + 6 of P = L = 30 for class 0, 5 + 6 + 6 for class 1; IoU = I / (60 - I)
+    estimates = {group: each.heads[0].miou.estimate for group, each in found.items()}
+    assert estimates == {"first": pytest.approx(19 / 41), "second": pytest.approx(17 / 43)}
+    assert "figures/groups.svg" in written(tmp_path, runs, areas=areas, formats=["svg"])
+
+
+def test_figures_have_the_width_that_is_asked_for(tmp_path):
+    runs, areas = cells("fcn", "ppm")
+    for width, inches in (("one", 3.5), ("two", 7.16)):
+        written(tmp_path / width, runs, areas=areas, width=width, formats=["svg"])
+        for path in (tmp_path / width / "figures").iterdir():
+            points = re.search(r'width="([\d.]+)pt"', path.read_text())
+            assert float(points[1]) == pytest.approx(72 * inches), path
 
 
 def test_all_failed_still_writes_the_tables_with_the_reasons(tmp_path):

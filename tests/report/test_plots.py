@@ -5,20 +5,34 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
 
 from contextbench.report import plots
-from contextbench.report.style import KNOWN_HEADS
+from contextbench.report.heatmaps import DIVERGING
+from contextbench.report.style import KNOWN_HEADS, column_width, shortened, signed
 from contextbench.report.tables import comparison_table
-from contextbench.results import LabelInfo
+from contextbench.results import Areas, ClassTotals, LabelInfo
+from contextbench.stats import (
+    HeadStatistics,
+    Interval,
+    PairStatistics,
+    Ranking,
+    Resampling,
+    SeedSpread,
+    rank,
+)
 from tests.report.records import (
     CLASSES,
+    GROUPS,
     HEADS,
     LABELS,
     class_iou,
@@ -30,6 +44,51 @@ from tests.report.records import (
     profile,
     profile_of,
     run,
+)
+
+FEW = Resampling(200)
+
+
+def areas(iou: list[float], images: int = 20) -> Areas:
+    """Images around the IoU of each class: P = L = 1000, so IoU = I / (2000 - I)."""
+    noise = 0.03 * np.sin(np.arange(images * len(iou))).reshape(images, -1)
+    around = np.clip(np.array(iou) + noise, 0, 1)
+    correct = np.rint(2000 * around / (1 + around)).astype(np.int64)
+    pixels = np.full_like(correct, 1000)
+    return Areas([f"{i:03}" for i in range(images)], correct, pixels, pixels)
+
+
+@pytest.fixture(scope="module")
+def ranking() -> Ranking:
+    counts = {h: {seed: areas(class_iou(h, seed)) for seed in range(3)} for h in HEADS}
+    return rank(counts, resampling=FEW)
+
+
+def pair(first: str, second: str, difference: Interval, *, separated: bool) -> PairStatistics:
+    p = 0.001 if separated else 0.4
+    return PairStatistics(first, second, difference, p, p, separated, 0.02, 1, 1)
+
+
+def head(name: str, miou: float, *shares: float, groups: str = "a") -> HeadStatistics:
+    interval = Interval(miou, miou - 0.02, miou + 0.03)
+    return HeadStatistics(name, interval, SeedSpread((miou - 0.01, miou + 0.01)), groups, shares)
+
+
+THREE = Ranking(  # the first two are not separated
+    heads=(
+        head("ocr", 0.80, 0.998, 0.002, 0.0),
+        head("fcn", 0.79, 0.002, 0.9, 0.098, groups="ab"),
+        head("ppm", 0.70, 0.0, 0.098, 0.902, groups="b"),
+    ),
+    pairs=(
+        pair("ocr", "fcn", Interval(0.01, -0.01, 0.02), separated=False),
+        pair("ocr", "ppm", Interval(0.10, 0.08, 0.11), separated=True),
+        pair("fcn", "ppm", Interval(0.09, 0.07, 0.12), separated=True),
+    ),
+    images=50,
+    block=7,
+    resampling=Resampling(1000),
+    missing_classes={},
 )
 
 
@@ -55,13 +114,12 @@ def grid(table) -> Figure:
 
 def test_every_head_is_named_in_every_panel_and_names_do_not_overlap(grid):
     renderer = FigureCanvasAgg(grid).get_renderer()
+    grid.draw_without_rendering()  # puts names into their places
     assert len(grid.axes) == len(plots.COSTS)
     for axes in grid.axes:
         names = names_on(axes)
         assert {name.get_text() for name in names} == set(HEADS)
-        for name in names:
-            name.arrow_patch.set_visible(False)  # its box would count as the name's
-        boxes = [name.get_window_extent(renderer) for name in names]
+        boxes = [Text.get_window_extent(name, renderer) for name in names]
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
@@ -81,23 +139,75 @@ def test_points_lie_at_their_values_in_the_units_of_the_axes(table):
         assert points[head] == pytest.approx((HEADS[head][2] / 1e9, 100 * miou), rel=1e-12)
 
 
-def vertical_bars(axes) -> list[np.ndarray]:
-    segments = [
-        s for c in axes.collections if isinstance(c, LineCollection) for s in c.get_segments()
-    ]
-    return [segment for segment in segments if segment[0, 0] == segment[1, 0]]
+def bars(axes, marker: str) -> list[tuple[list[float], list[float]]]:
+    """Places of the lines of two points with this marker at their ends."""
+    lines = [line for line in axes.get_lines() if line.get_marker() == marker]
+    ends = [(np.ravel(line.get_xdata()).tolist(), np.ravel(line.get_ydata()).tolist())
+            for line in lines]  # fmt: skip
+    return [(x, y) for x, y in ends if len(x) == 2]
 
 
-def test_bars_reach_from_the_lowest_to_the_highest_seed(table):
+def vertical(axes, marker: str) -> list[list[float]]:
+    return sorted(y for x, y in bars(axes, marker) if x[0] == x[1] and y[0] != y[1])
+
+
+def test_dots_lie_at_the_lowest_and_highest_seed(table):
     axes = plots.tradeoff(table, "macs", "Title").axes[0]
-    drawn = sorted((bar[0, 1], bar[1, 1]) for bar in vertical_bars(axes))
     expected = sorted(zip(100 * table["miou_min"], 100 * table["miou_max"], strict=True))
-    np.testing.assert_allclose(drawn, expected, rtol=1e-12)
+    np.testing.assert_allclose(vertical(axes, "."), expected, rtol=1e-12)
+    assert "Small dots: lowest and highest of the seeds." in texts(axes.figure)
 
 
-def test_a_single_seed_has_no_bars():
+def test_a_single_seed_has_no_dots():
     table = comparison_table(comparison(seeds=[0]), profile())
-    assert vertical_bars(plots.tradeoff(table, "macs", "Title").axes[0]) == []
+    figure = plots.tradeoff(table, "macs", "Title")
+    assert vertical(figure.axes[0], ".") == []
+    assert "Small dots" not in texts(figure)
+
+
+def test_bars_are_the_intervals_of_the_ranking(table, ranking):
+    axes = plots.tradeoff(table, "macs", "Title", ranking=ranking).axes[0]
+    drawn = [y for y in vertical(axes, "None") if y[0] not in 100 * table["miou"].to_numpy()]
+    expected = sorted((100 * each.miou.low, 100 * each.miou.high) for each in ranking.heads)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-12)
+    assert "95% interval of mIoU over 200 draws of 20 images" in texts(axes.figure)
+
+
+def test_only_latency_has_horizontal_bars_and_they_end_at_the_quartiles(table, grid):
+    quartiles = sorted(zip(table["latency_q1_ms"], table["latency_q3_ms"], strict=True))
+    drawn = dict(
+        zip(plots.COSTS, [sorted(x for x, _ in bars(a, "|")) for a in grid.axes], strict=True)
+    )
+    np.testing.assert_allclose(drawn.pop("latency_ms"), quartiles, rtol=1e-12)
+    assert not any(drawn.values())
+    assert "Memory: predicted, so without a spread. Counts are exact." in texts(grid)
+
+
+def rising(ranking: Ranking | None) -> Figure:
+    """Each of the three heads costs more than a worse one, so that all are on the front."""
+    heads = {name: cost(1, n * 10**9, 1, []) for n, name in enumerate(["ppm", "fcn", "ocr"], 1)}
+    runs = [run(each.head, iou=[each.miou.estimate] * 9) for each in THREE.heads]
+    table = comparison_table(runs, profile_of(heads))
+    return plots.tradeoff(table, "macs", "Title", ranking=ranking)
+
+
+def steps(figure: Figure) -> list[tuple[float, bool]]:
+    """Where each step of the front begins, and whether it is dotted."""
+    found = [line for line in figure.axes[0].get_lines() if line.get_zorder() == 2]
+    return sorted((float(line.get_xdata()[0]), line.get_linestyle() != "-") for line in found)
+
+
+def test_the_front_is_dotted_between_heads_that_cannot_be_separated():
+    assert steps(rising(THREE)) == [(1, False), (2, True), (3, False)]
+    assert steps(rising(None)) == [(1, False), (2, False), (3, False)]
+
+
+def test_a_tradeoff_names_the_heads_that_cannot_be_separated_from_the_best():
+    assert "This split cannot separate from ocr: fcn." in texts(rising(THREE))
+    one = replace(THREE, pairs=tuple(replace(p, separated=True) for p in THREE.pairs))
+    assert "This split separates ocr from every other head." in texts(rising(one))
+    none = replace(THREE, pairs=tuple(replace(p, separated=False) for p in THREE.pairs))
+    assert "This split separates no head from ocr." in texts(rising(none))
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(9, "linear"), (11, "log")])
@@ -189,13 +299,368 @@ def test_a_step_logged_twice_counts_once_with_its_last_loss():
     assert (list(steps), list(losses)) == ([1, 2], [1, 3])
 
 
-def test_loss_curves_draw_every_seed_and_list_each_head_once():
-    axes = plots.loss_curves(histories(seeds=(0, 1)), "Title").axes[0]
-    assert len(axes.get_lines()) == 2 * len(HEADS)
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert sorted(legend) == sorted(HEADS)
-    styles = {(line.get_linestyle(), line.get_marker()) for line in axes.get_lines()}
-    assert len(styles) == len(HEADS)
+def entries(*losses: float, first: int = 1) -> list[dict[str, float]]:
+    return [{"step": step, "main": loss} for step, loss in enumerate(losses, first)]
+
+
+def drawn_loss(seeds: dict[int, list]) -> tuple[np.ndarray, list[tuple[float, float]], str]:
+    """The line of the only head, the corners of its band, and all texts."""
+    figure = plots.loss_curves({"fcn": seeds}, "Title")
+    (line,) = figure.axes[0].get_lines()
+    bands = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
+    corners = {tuple(v) for c in bands for path in c.get_paths() for v in path.vertices.tolist()}
+    return line.get_ydata(), sorted(corners), texts(figure)
+
+
+def test_a_line_is_the_mean_over_seeds_in_a_band_from_lowest_to_highest():
+    seeds = {0: entries(2.0, 1.0), 1: entries(3.0, 3.0), 2: entries(4.0, 1.5)}
+    line, corners, written = drawn_loss(seeds)
+    np.testing.assert_allclose(line, [3.0, 5.5 / 3])
+    assert corners == [(1, 2), (1, 4), (2, 1), (2, 3)]
+    assert "Line: mean over the seeds; band: lowest to highest." in written
+
+
+def test_one_seed_has_no_band():
+    _, corners, written = drawn_loss({0: entries(2.0, 1.0)})
+    assert corners == []
+    assert "band" not in written
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "1.0"])
+def test_a_loss_that_is_no_number_is_a_gap_that_is_named(bad):
+    line, _, written = drawn_loss({4: entries(2.0, bad, 1.0)})
+    np.testing.assert_array_equal(line, [2.0, math.nan, 1.0])
+    assert "Loss not finite, a gap: fcn seed 4 (1 of 3 entries, first at step 2)." in written
+
+
+def test_a_gap_does_not_spread_over_the_window_of_the_average():
+    values = [1.0] * 60  # window 3
+    values[30] = math.nan
+    line, _, _ = drawn_loss({0: entries(*values)})
+    assert np.flatnonzero(np.isnan(line)).tolist() == [30]
+
+
+def test_a_gap_of_one_seed_leaves_the_mean_of_the_others():
+    line, _, written = drawn_loss({0: entries(2.0, 1.0), 1: entries(4.0, math.nan)})
+    np.testing.assert_allclose(line, [3.0, 1.0])
+    assert "fcn seed 1 (1 of 2 entries, first at step 2)" in written
+
+
+def test_a_head_without_any_finite_loss_is_named_below_and_not_beside():
+    histories = {"fcn": {0: entries(1.0, 0.5)}, "ocr": {0: entries(math.nan, math.nan)}, "ppm": {}}
+    figure = plots.loss_curves(histories, "Title")
+    assert [name.get_text() for name in names_on(figure.axes[0])] == ["fcn"]
+    assert "ocr seed 0 (everywhere)" in texts(figure)
+
+
+def test_seeds_that_end_early_leave_the_mean_and_are_named():
+    line, _, written = drawn_loss({0: entries(4.0, 3.0, 2.0), 1: entries(2.0, 1.0)})
+    np.testing.assert_allclose(line, [3.0, 2.0, 2.0])
+    assert "Ended early, then left out of the mean: fcn seed 1 at step 2." in written
+
+
+def test_seeds_that_logged_other_steps_are_met_between_their_own():
+    odd = [{"step": 1, "main": 1.0}, {"step": 3, "main": 3.0}]
+    line, _, _ = drawn_loss({0: odd, 1: entries(4.0, 4.0, 4.0)})
+    np.testing.assert_allclose(line, [2.5, (2.0 + 4.0) / 2, 3.5])  # 2 is midway on the first
+
+
+def test_lines_of_a_history_that_are_no_entries_are_left_out():
+    line, _, _ = drawn_loss({0: [5, {"main": 9.0}, {"step": math.nan, "main": 9}, *entries(1.0)]})
+    assert line.tolist() == [1.0]
+
+
+def test_loss_curves_name_each_head_once_in_the_order_of_the_final_loss():
+    figure = plots.loss_curves(histories(seeds=(0, 1)), "Title")
+    axes = figure.axes[0]
+    last = {line.get_color() + line.get_linestyle(): line.get_ydata()[-1]
+            for line in axes.get_lines()}  # fmt: skip
+    styles = {name: KNOWN_HEADS[name] for name in HEADS}
+    final = {name: last[style.colour + style.line] for name, style in styles.items()}
+    heights = {name.get_text(): name.get_position()[1] for name in names_on(axes)}
+    assert sorted(heights, key=heights.__getitem__) == sorted(final, key=final.__getitem__)
+
+
+def cells(axes) -> dict[tuple[int, int], str]:
+    """Row and column -> what is printed there, the first line where there are several."""
+    return {
+        (int(text.get_position()[1]), int(text.get_position()[0])): text.get_text()
+        for text in reversed(axes.texts)
+    }
+
+
+def gains(*runs, baseline: str | None = None) -> Figure:
+    return plots.per_class_difference(runs, "Title", baseline=baseline)
+
+
+TWO = LabelInfo(classes=["a", "b"], palette=[(0, 0, 0), (1, 1, 1)])
+
+
+def scored(name: str, *iou: float):
+    return run(name, iou=list(iou), labels=TWO)
+
+
+def test_gains_are_points_over_the_baseline_whose_own_iou_comes_first():
+    figure = gains(scored("ppm", 0.6, 0.4), scored("fcn", 0.5, 0.5), scored("ocr", 0.5, 0.2))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["fcn", "ppm", "ocr"]
+    assert cells(axes) == {
+        (0, 0): "50.0", (0, 1): "+10.0", (0, 2): "0.0",
+        (1, 0): "50.0", (1, 1): "−10.0", (1, 2): "−30.0",
+    }  # fmt: skip
+    assert "−30 to +30" in texts(figure)
+
+
+def test_shades_of_gains_are_symmetric_about_none():
+    figure = gains(scored("fcn", 0.5, 0.5), scored("ocr", 0.5, 0.5), scored("ppm", 0.7, 0.3))
+    faces = np.asarray(figure.axes[0].collections[0].get_array())
+    np.testing.assert_allclose(faces[:, 1], [DIVERGING(0.5)] * 2)
+    np.testing.assert_allclose(faces[:, 2], [DIVERGING(1.0), DIVERGING(0.0)], atol=0.02)
+
+
+def test_without_fcn_gains_are_over_the_worst_head_and_any_can_be_asked_for():
+    runs = [scored("ppm", 0.6, 0.6), scored("ocr", 0.5, 0.5), failed("aspp")]
+    runs[-1] = runs[-1].model_copy(update={"labels": TWO})
+    assert "IoU (%) of ocr," in texts(gains(*runs))
+    assert "IoU (%) of ppm," in texts(gains(*runs, baseline="ppm"))
+
+
+@pytest.mark.parametrize("baseline", [None, "aspp"])
+def test_one_head_has_no_gains(baseline):
+    with pytest.raises(ValueError, match="another head need scores"):
+        gains(scored("fcn", 0.5, 0.5), baseline=baseline)
+
+
+def test_a_class_that_is_absent_is_a_dash():
+    totals = ClassTotals(intersection=[5, 0], predicted=[9, 0], labelled=[9, 0])
+    runs = [run(name, totals=totals, labels=TWO) for name in ("fcn", "ppm")]
+    assert cells(gains(*runs).axes[0])[1, 1] == "–"
+    assert cells(plots.per_class_heatmap(runs, "Title").axes[0])[1, 0] == "–"
+
+
+@pytest.mark.parametrize("figure_of", [plots.per_class_heatmap, plots.per_class_difference])
+def test_numbers_stand_out_from_their_cells(figure_of):
+    """At least 4 : 1, which is more than the 3 : 1 that WCAG asks of graphics."""
+    iou = np.linspace(0, 1, 9)
+    runs = [run("fcn", iou=[0.5] * 9), run("ppm", iou=iou), run("ocr", iou=iou[::-1])]
+    axes = figure_of(runs, "Title").axes[0]
+    faces = np.asarray(axes.collections[0].get_array())
+    for text in axes.texts:
+        column, row = (int(place) for place in text.get_position())
+        assert contrast(to_hex(text.get_color()), to_hex(faces[row, column])) > 4
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two hexadecimal colours, WCAG 2.1."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("width", [3.5, 7.16])
+def test_group_cells_have_half_the_interval_and_the_range_of_the_seeds(table, width):
+    counts = {h: {seed: areas(class_iou(h, seed)) for seed in range(3)} for h in HEADS}
+    rankings = {g: rank(counts, resampling=FEW, classes=k) for g, k in GROUPS.items()}
+    figure = plots.group_table_plot(table, "Title", rankings=rankings, width=width)
+    written = {" ".join(text.get_text().split()) for text in figure.axes[0].texts}
+    for group in rankings.values():
+        for each in group.heads:
+            half = 100 * (each.miou.high - each.miou.low) / 2
+            low, high = 100 * min(each.seeds.values), 100 * max(each.seeds.values)
+            assert f"±{half:.1f} {low:.1f}–{high:.1f}" in written
+    assert "half the 95% interval over 200 draws of 20 images" in texts(figure)
+
+
+def test_rank_cells_are_shares_never_rounded_to_none_or_all():
+    figure = plots.rank_stability(THREE, "Title")
+    axes = figure.axes[0]
+    shown = cells(axes)
+    assert [[shown[row, place] for place in range(3)] for row in range(3)] == [
+        [">99", "<1", ""],
+        ["<1", "90", "10"],
+        ["", "10", "90"],
+    ]
+    assert [text.get_text() for text in axes.texts][-4:] == ["a", "ab", "b", "group"]
+    assert "Share (%) of 1 000 draws of 50 images in blocks of 7 neighbours" in texts(figure)
+
+
+def test_one_head_has_neither_ranks_nor_differences():
+    alone = replace(THREE, heads=THREE.heads[:1], pairs=())
+    with pytest.raises(ValueError, match="no rank"):
+        plots.rank_stability(alone, "Title")
+    with pytest.raises(ValueError, match="needs another head"):
+        plots.paired_differences(alone, "Title")
+
+
+def differences(reference: str | None) -> dict[str, tuple[float, list[float], bool]]:
+    """Head -> estimate, ends of the interval, whether its marker is hollow."""
+    axes = plots.paired_differences(THREE, "Title", reference=reference).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    found = {}
+    for row, name in enumerate(names):
+        own = [line for line in axes.get_lines() if set(np.ravel(line.get_ydata())) == {row}]
+        points = [x for x in own if len(np.ravel(x.get_xdata())) == 1]
+        lines = [x for x in own if x.get_marker() == "None"]
+        if points:
+            hollow = points[0].get_markerfacecolor() == "white"
+            found[name] = (float(points[0].get_xdata()[0]), list(lines[0].get_xdata()), hollow)
+    return found
+
+
+def test_differences_are_those_to_the_best_head_and_hollow_where_not_separated():
+    assert differences(None) == {
+        "fcn": (pytest.approx(-1), pytest.approx([-2, 1]), True),
+        "ppm": (pytest.approx(-10), pytest.approx([-11, -8]), False),
+    }
+
+
+def test_differences_to_another_head_turn_sign_and_ends_around():
+    assert differences("fcn") == {
+        "ocr": (pytest.approx(1), pytest.approx([-1, 2]), True),
+        "ppm": (pytest.approx(-9), pytest.approx([-12, -7]), False),
+    }
+
+
+def test_differences_shade_what_the_split_can_miss_and_dot_the_seeds():
+    axes = plots.paired_differences(THREE, "Title").axes[0]
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert [(b.get_x(), b.get_width()) for b in boxes] == [pytest.approx((-2, 4))] * 2
+    dots = [line.get_xdata() for line in axes.get_lines() if line.get_marker() == "."]
+    # each seed is a point from the mean of its head; the best has 80 %
+    np.testing.assert_allclose(dots, [[-1, 1], [-2, 0], [-11, -9]])
+    written = texts(axes.figure)
+    assert "−1.0 [−2.0, +1.0]" in written
+    assert "Dots: single seeds minus the mean of ocr." in written
+
+
+def test_an_unknown_reference_is_refused():
+    with pytest.raises(ValueError, match="no differences to nobody"):
+        plots.paired_differences(THREE, "Title", reference="nobody")
+
+
+def test_a_head_without_a_score_has_no_row_among_differences():
+    unknown = replace(THREE.heads[2], miou=Interval(math.nan, math.nan, math.nan))
+    figure = plots.paired_differences(replace(THREE, heads=(*THREE.heads[:2], unknown)), "Title")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ocr", "fcn"]
+    assert "1 without a score not shown." in texts(figure)
+
+
+LONG = "a_name_of_a_head_that_has_$x_1$_in_it"
+MANY = [*list(KNOWN_HEADS)[:-2], "$a$_{b}", LONG]
+LONG_LABELS = LabelInfo(
+    classes=["$cost$", "a class whose name does not end for a while", "under_score_{x}"],
+    palette=[(0, 0, 0)] * 3,
+    groups={"first": [0, 1], "a longer group": [2]},
+)
+
+
+def thirteen(width: float) -> dict[str, Figure]:
+    """Every figure for 13 heads with three seeds and names that could be read as formulas."""
+    generator = np.random.default_rng(0)
+    values = {h: [generator.uniform(0.4, 0.9, 3).tolist() for _ in range(3)] for h in MANY}
+    counts = {h: {s: areas(iou) for s, iou in enumerate(seeds)} for h, seeds in values.items()}
+    runs = [
+        run(h, s, totals=each.totals(), labels=LONG_LABELS)
+        for h, seeds in counts.items() for s, each in seeds.items()
+    ]  # fmt: skip
+    costs = {h: cost(*generator.integers(10**6, 2 * 10**6, 3).tolist(), [9 + i, 10 + i])
+             for i, h in enumerate(MANY)}  # fmt: skip
+    table = comparison_table(runs, profile_of(costs))
+    ranking = rank(counts, resampling=FEW)
+    groups = {g: rank(counts, resampling=FEW, classes=k) for g, k in LONG_LABELS.groups.items()}
+    curves = {h: {0: entries(2.0, 1.0 + 0.01 * i)} for i, h in enumerate(MANY)}
+    shown = examples(1)
+    maps = {h: next(iter(shown.predictions.values())) for h in MANY}
+    labels = LABELS.model_copy(update={"classes": [*CLASSES[:-1], LONG_LABELS.classes[1]]})
+    return {
+        "macs": plots.tradeoff(table, "macs", "Title", ranking=ranking, width=width),
+        "latency": plots.tradeoff(table, "latency_ms", "Title", ranking=ranking, width=width),
+        "loss": plots.loss_curves(curves, "Title", width=width),
+        "ranks": plots.rank_stability(ranking, "Title", width=width),
+        "differences": plots.paired_differences(ranking, "Title", reference=LONG, width=width),
+        "groups": plots.group_table_plot(table, "Title", rankings=groups, width=width),
+        "classes": plots.per_class_heatmap(runs, "Title", width=width),
+        "gains": plots.per_class_difference(runs, "Title", width=width),
+        "predictions": plots.prediction_grid(
+            shown.images, shown.truths, maps, labels, "Title", width=width
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[plots.ONE_COLUMN, plots.TWO_COLUMNS])
+def crowded(request) -> dict[str, Figure]:
+    figures = thirteen(request.param)
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    return figures
+
+
+def printed(figure: Figure) -> list:
+    """Boxes of all texts that are to be seen, with what they say."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                unseen = {tick.label1, tick.label2}
+                if low <= tick.get_loc() <= high:
+                    unseen = {label for label in unseen if not label.get_visible()}
+                hidden |= unseen
+    found = figure.findobj(lambda artist: hasattr(artist, "get_parse_math"))
+    shown = [t for t in found if t.get_visible() and t.get_text().strip() and t not in hidden]
+    # Of annotations without their arrows, whose boxes may cover others.
+    return [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown]
+
+
+def test_with_thirteen_heads_nothing_is_cut_off_and_no_text_covers_another(crowded):
+    for name, figure in crowded.items():
+        texts = printed(figure)
+        assert len(texts) > 13, name
+        for text, box in texts:
+            assert min(box.x0, box.y0) >= -1, (name, text)
+            assert box.x1 <= figure.bbox.x1 + 1, (name, text)
+            assert box.y1 <= figure.bbox.y1 + 1, (name, text)
+        for (one, a), (two, b) in itertools.combinations(texts, 2):
+            width = min(a.x1, b.x1) - max(a.x0, b.x0)
+            height = min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert width < 0.5 or height < 1.0, (name, one, two)
+
+
+def test_names_are_never_read_as_formulas(crowded):
+    for figure in crowded.values():
+        found = figure.findobj(lambda artist: hasattr(artist, "get_parse_math"))
+        assert not any(text.get_parse_math() for text in found)
+
+
+def test_figures_are_as_wide_as_a_column_unless_that_is_too_narrow(crowded):
+    widths = {name: float(figure.get_size_inches()[0]) for name, figure in crowded.items()}
+    assert set(widths.values()) <= {plots.ONE_COLUMN, plots.TWO_COLUMNS, widths["predictions"]}
+    assert widths["classes"] == plots.TWO_COLUMNS  # 13 columns do not fit into one
+
+
+def test_the_narrowest_column_that_fits_is_chosen_if_none_is_asked_for():
+    assert [column_width(inches, None) for inches in (1, 3.5, 3.6, 9)] == [3.5, 3.5, 7.16, 9]
+    assert [column_width(inches, 3.5) for inches in (1, 5)] == [3.5, 7.16]
+    assert column_width(1, 7.16) == 7.16
+
+
+@pytest.mark.parametrize("characters", [3, 8, 9, 40])
+def test_a_shortened_name_keeps_its_ends(characters):
+    short = shortened("abcdefghijklmnop", characters)
+    assert len(short) == min(16, characters)
+    assert (short[0], short[-1]) == ("a", "p")
+
+
+def test_differences_are_printed_with_a_sign_except_none_at_all():
+    assert [signed(x) for x in (1.26, -1.26, 0.04, -0.04, math.nan)] == [
+        "+1.3", "−1.3", "0.0", "0.0", "–",
+    ]  # fmt: skip
 
 
 def test_a_prediction_is_scored_on_labelled_pixels_of_its_image():
@@ -253,3 +718,13 @@ def test_saving_gives_png_and_svg_and_equal_figures_equal_bytes(tmp_path):
     svg = first[1].read_text()
     assert not re.search(r"<dc:date>", svg)
     assert math.isclose(float(re.search(r'width="([\d.]+)pt"', svg)[1]), 3.5 * 72)
+
+
+def test_pdf_files_have_no_fonts_of_type_3_and_no_date(tmp_path):
+    for name in "ab":
+        figure = plots.group_table_plot(comparison_table(comparison(), None), "Title")
+        assert plots.save(figure, tmp_path, name, ["pdf"]) == [tmp_path / f"{name}.pdf"]
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert b"/Type3" not in content
+    assert b"/CreationDate" not in content
+    assert content == (tmp_path / "b.pdf").read_bytes()
