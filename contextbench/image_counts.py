@@ -44,7 +44,8 @@ def iou_of_draws(weights: FloatArray, seeds: FloatArray) -> FloatArray:
 
     NaN for a class that a draw lacks. Sums of whole numbers are exact in float64 up to 2^53.
     """
-    correct, predicted, labelled = np.moveaxis(weights @ seeds, 1, 0)
+    sums = np.tensordot(weights, seeds, axes=(1, 2))  # (draws, S, 3, K), as one matrix product
+    correct, predicted, labelled = sums.transpose(2, 1, 0, 3)  # each (S, draws, K)
     union = predicted + labelled - correct
     quotient = np.full(union.shape, np.nan)
     np.divide(correct, union, out=quotient, where=union > 0)
