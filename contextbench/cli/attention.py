@@ -81,13 +81,13 @@ def _write(scene: "Scene", sights: "list[Sight]", out: Path) -> list[Path]:
 
     maps = [each for sight in sights for each in sight.maps]
     y, x = maps[0].pixel
-    what = sights[0].head if len(sights) == 1 else "compared"
-    name = re.sub(r"[^\w.-]+", "-", f"{what}-{Path(scene.image_name).stem}-{y}-{x}")
-    heads = ", ".join(sight.head for sight in sights)
+    alone = sights[0].head if len(sights) == 1 else None
+    name = re.sub(r"[^\w.-]+", "-", f"{alone or 'compared'}-{Path(scene.image_name).stem}-{y}-{x}")
+    where = f" in {alone}" if alone else ""
     figure = attention_figure(
         maps,
         scene.image,
-        f"What a pixel attends to: {scene.image_name}, {heads}",
+        f"What a pixel attends to{where}: {scene.image_name}",
         notes=list(dict.fromkeys(note for sight in sights for note in sight.settings)),
     )
     return [*save(figure, out, name), *write_attention(maps, out, name)]

@@ -23,6 +23,7 @@ from contextbench.report.style import (
     CHARACTER,
     GREY,
     INK,
+    LINE_HEIGHT,
     RED,
     SKY,
     SMALL,
@@ -41,7 +42,7 @@ CELL, MARGIN, NAME, GAP = 1.72, 0.05, 0.16, 0.06  # inches: widest panel, edge, 
 ABOVE, BELOW = 0.17, 0.27  # inches of text above and below a panel
 TITLE_TOP = 0.98  # where the title begins, as a share of the height
 CHARACTER_SIZE = CHARACTER * BODY / 72  # inches
-BARS = 6  # largest parts of a vector that are shown
+BARS, BAR = 6, LINE_HEIGHT * SMALL / 72  # of a vector: how many at most, height in inches at least
 CLIP = 95  # percentile of the positive cells that has the full colour
 RANGE = 50  # but it is never less than this part of the largest value
 OPAQUE = 0.85  # of the full colour; the image stays visible
@@ -52,7 +53,7 @@ HOW_DRAWN = (
     f"a map runs from nothing at 0 to full at the {CLIP}th percentile of its positive cells, or at "
     f"1/{RANGE} of its maximum if that is more: the number below the map. Cells above it are "
     "clipped, up to the maximum, in parentheses. Bars: "
-    f"the {BARS} largest parts of a vector that sums to 1; a curve: all values of another, sorted."
+    "the largest parts of a vector that sums to 1; a curve: all values of another, sorted."
 )
 
 INFLUENCE = "influence"  # the kind that every head has
@@ -216,7 +217,7 @@ def _grid(
         lefts = edge + (cell + GAP) * np.arange(len(row.maps))
         boxes = [(x / width, y / height, cell / width, tall / height) for x in lefts]
         grid.append([figure.add_axes(box) for box in boxes])
-        name = shortened(row.name, int(tall / CHARACTER_SIZE))
+        name = shortened(row.name, int(pitch / CHARACTER_SIZE))
         figure.text(
             MARGIN / width, (y + tall / 2) / height, name,
             rotation=90, ha="left", va="center", size=BODY, weight="bold", color=INK,
@@ -292,10 +293,11 @@ def clipped_at(values: FloatArray) -> float:
 
 def _draw_bars(axes: Axes, each: AttentionMap) -> None:
     """The largest parts, each with its name and its value in its bar's row."""
-    order = np.argsort(-each.values, kind="stable")[:BARS]
+    count = max(1, min(BARS, int(axes.bbox.height / axes.figure.dpi / BAR)))
+    order = np.argsort(-each.values, kind="stable")[:count]
     values = each.values[order]
     axes.barh(np.arange(len(order)), values, height=0.85, color=SKY)
-    axes.set_ylim(max(BARS, len(order)) - 0.5, -0.5)
+    axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlim(0, max(1e-9, float(values.max())) * 1.02)
     room = _room(axes) - 5  # the number has the rest
     for row, part in enumerate(order):
