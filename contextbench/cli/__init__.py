@@ -9,7 +9,7 @@ from contextbench.cli.ablations import ablate
 from contextbench.cli.attention import attend
 from contextbench.cli.costs import profile
 from contextbench.cli.inspection import check_data, doctor, list_names
-from contextbench.cli.reports import plot
+from contextbench.cli.reports import insight, plot, report
 from contextbench.cli.runs import compare, evaluate, predict, train
 from contextbench.cli.shared import console
 from contextbench.cli.tables import table
@@ -32,6 +32,8 @@ app.command()(profile)
 app.command()(table)
 app.command("check-data")(check_data)
 app.command()(plot)
+app.command()(report)
+app.command()(insight)
 app.command("list")(list_names)
 app.command()(doctor)
 

@@ -1,11 +1,14 @@
 """Commands that make tables, figures and pages from records: no device, no data, no torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from contextbench.cli.shared import guarded, print_paths
+from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
+
+if TYPE_CHECKING:
+    from contextbench.report.style import Format
 
 
 def plot(
@@ -13,10 +16,20 @@ def plot(
         Path, typer.Argument(help="Folder with runs of one protocol, or a profile of heads.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")],
+    width: Annotated[
+        Literal["one", "two"] | None,
+        typer.Option(
+            help="Columns of a paper that figures span. Left out, and where one is too narrow for "
+            "what is drawn: as each figure needs."
+        ),
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Of figures, with commas: png, svg, pdf.")
+    ] = "png,svg",
 ) -> None:
     """Make tables and figures again from records. Needs no device and no data.
 
-    Example: contextbench plot results/camvid-small -o figures
+    Example: contextbench plot results/camvid-small -o figures --width one --format pdf
     """
     with guarded():
         from contextbench.report.bundle import write_head_report, write_report
@@ -24,7 +37,76 @@ def plot(
         from contextbench.report.examples import read_examples
         from contextbench.results import find_runs, read_head_profile
 
+        kinds = _formats(formats)
         if not find_runs(results) and (results / "profile.json").exists():
-            print_paths(write_head_report(read_head_profile(results / "profile.json"), out))
+            profile = read_head_profile(results / "profile.json")
+            print_paths(write_head_report(profile, out, formats=kinds))
             return
-        print_paths(write_report(collect(results), read_examples(results), out))
+        collection, examples = collect(results), read_examples(results)
+        print_paths(write_report(collection, examples, out, width=width, formats=kinds))
+
+
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders, each with the runs of one protocol.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page, one HTML file.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write one page that shows comparisons: ranking, costs, classes, examples, provenance.
+
+    The file needs nothing else and no network. Images are on it where they lie beside the records.
+
+    Example: contextbench report results/probe results/camvid-small -o report.html
+    """
+    with guarded():
+        from contextbench.report.page import write_page
+
+        print_paths([write_page(results, out)])
+
+
+def insight(
+    results: Annotated[
+        Path, typer.Argument(help="Folder with runs of one protocol whose dataset has groups.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page (.md); its figure is written beside.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Head that the others are compared with.")] = "fcn",
+    as_json: JsonOption = False,
+) -> None:
+    """Show which head solves which group of classes, seed by seed, with intervals.
+
+    Example: contextbench insight results/probe -o insight.md
+    """
+    with guarded():
+        from contextbench.report.collection import collect
+        from contextbench.report.insight import judge
+        from contextbench.report.insight_page import (
+            insight_console,
+            insight_json,
+            write_insight,
+        )
+
+        judged = judge(collect(results), baseline=baseline)
+        written = [] if out is None else write_insight(judged, out)
+        if as_json:
+            print_json(insight_json(judged))
+        elif out is not None:
+            print_paths(written)
+        else:
+            console.print(insight_console(judged))
+            for caution in judged.cautions:
+                console.print(f"note: {caution}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _formats(text: str) -> "list[Format]":
+    from contextbench.config import ConfigError, nearest
+    from contextbench.report.style import METADATA
+
+    chosen = listed(text, "--format")
+    for name in chosen:
+        if name not in METADATA:
+            raise ConfigError(f"--format {name!r} is unknown; {nearest(name, METADATA)}")
+    return [kind for kind in METADATA if kind in chosen]
