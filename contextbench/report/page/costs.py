@@ -162,9 +162,12 @@ def _finite(
         step, loss = entry.get("step"), entry.get("main")
         if _is_number(step) and _is_number(loss):
             losses[float(step)] = float(loss)  # type: ignore[arg-type]
-    left_out = len(entries) - len(losses)
-    if left_out and len({entry.get("step") for entry in entries}) > len(losses):
-        notes.append(f"{head} seed {seed}: {left_out} entries of its history are no numbers.")
+    # A step that was logged again after a resume is in `losses` once.
+    left_out = len({entry.get("step") for entry in entries} - set(losses))
+    if left_out:
+        entries_are = "1 entry" if left_out == 1 else f"{left_out} entries"
+        verb = "is no number and" if left_out == 1 else "are no numbers and"
+        notes.append(f"{head} seed {seed}: {entries_are} of its history {verb} left out.")
     return losses
 
 

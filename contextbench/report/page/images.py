@@ -37,8 +37,10 @@ def mask(classes: ByteArray, labels: LabelInfo) -> str:
 def colours(pixels: ByteArray) -> str:
     """(H, W, 3) pixels of at most 256 different colours, exactly."""
     small = _smaller(pixels)
-    palette, indices = np.unique(small.reshape(-1, 3), axis=0, return_inverse=True)
-    return _indexed(indices.reshape(small.shape[:2]).astype(np.uint8), palette)
+    codes = small @ np.array([1 << 16, 1 << 8, 1], dtype=np.int64)  # sorts faster than rows do
+    found, indices = np.unique(codes, return_inverse=True)
+    palette = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1).astype(np.uint8)
+    return _indexed(indices.reshape(codes.shape).astype(np.uint8), palette)
 
 
 def glow(values: FloatMap) -> str:
