@@ -75,6 +75,11 @@ class PublishedScore(Frozen):
         """As a fraction, to the printed digits: without the noise of a division."""
         return None if self.miou_percent is None else round(self.miou_percent / 100, 6)
 
+    @property
+    def decimals(self) -> int:
+        """Digits behind the point, as printed: 2 for 55.60."""
+        return len(self.cells[_score_column(self.cells)].partition(".")[2])
+
 
 class FeatureShape(Frozen):
     """The features that a table is about, batch 1: `layer4` of a backbone."""
@@ -222,7 +227,7 @@ def find_score(
 
 
 def _score(file: str, line: int, cells: dict[str, str], source: str) -> PublishedScore:
-    column = "miou" if "miou" in cells else "value"
+    column = _score_column(cells)
     for needed in ("dataset", "split", "backbone", column, "status", "source"):
         if needed not in cells:
             raise ConfigError(f"{source}: key {needed!r} is missing")
@@ -236,6 +241,10 @@ def _score(file: str, line: int, cells: dict[str, str], source: str) -> Publishe
         "notes": cells.get("notes", ""),
     }
     return validated(PublishedScore, content, source)
+
+
+def _score_column(cells: Mapping[str, str]) -> str:
+    return "miou" if "miou" in cells else "value"
 
 
 def _lines(path: Path) -> list[dict[Any, Any]]:

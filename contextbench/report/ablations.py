@@ -84,7 +84,10 @@ def ablation_table(
         title=ablation.title,
         frame=frame.astype({"separated": "boolean"}),
         headings=headings,
-        decimals={name: _digits(scores_of(name, ablation)) for name in ablation.columns},
+        decimals={
+            name: max(score.decimals for score in scores_of(name, ablation))
+            for name in ablation.columns
+        },
         notes=notes,
         legend=legend_of(ablation, protocol, rows, ranking, headings),
         sources=[source_of(name, headings[name], ablation) for name in ablation.columns],
@@ -271,9 +274,3 @@ def _numbered(table: AblationTable) -> dict[str, int]:
 
 def _miou(score: PublishedScore | None) -> float:
     return math.nan if score is None or score.miou is None else score.miou
-
-
-def _digits(found: Sequence[PublishedScore]) -> int:
-    """After the decimal point of the score that is printed with the most."""
-    printed = [f"{score.miou_percent}" for score in found if score.miou_percent is not None]
-    return max((len(text.partition(".")[2]) for text in printed), default=1)

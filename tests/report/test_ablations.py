@@ -127,6 +127,13 @@ def test_the_text_has_printed_digits_signs_and_marks() -> None:
     assert baseline.rstrip(" |").endswith("baseline")
 
 
+def test_zeros_at_the_end_of_a_printed_score_are_kept() -> None:
+    ablation, protocol, rows = rows_of("ocr-ground-truth", [[0.5], [0.6], [0.7]])
+    assert "| 79.58 | 45.28 | 55.60 |" in ablation_markdown(
+        ablation_table(ablation, protocol, rows, FEW)
+    )
+
+
 def test_one_seed_says_so() -> None:
     table = table_of("encnet", [[0.5], [0.6], [0.7]])
     assert "| – (1) |" in ablation_markdown(table)
