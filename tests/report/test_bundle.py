@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from typer.testing import CliRunner
 
+from contextbench.cli import app
 from contextbench.report.bundle import _group_rankings, write_report
 from contextbench.report.collection import Collection
-from contextbench.results import Areas, LabelInfo, RunRecord
+from contextbench.results import Areas, LabelInfo, RunRecord, write_model
 from tests.report.records import (
     class_iou,
     cost,
@@ -118,6 +120,34 @@ def test_figures_have_the_width_that_is_asked_for(tmp_path):
         for path in (tmp_path / width / "figures").iterdir():
             points = re.search(r'width="([\d.]+)pt"', path.read_text())
             assert float(points[1]) == pytest.approx(72 * inches), path
+
+
+def stored(folder) -> None:
+    for each in cells("fcn", "ppm")[0]:
+        write_model(folder / each.head_name / "seed-0" / "record.json", each)
+
+
+def plot(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["plot", *map(str, arguments)])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_the_command_writes_the_formats_and_the_width_that_are_asked_for(tmp_path):
+    stored(tmp_path / "runs")
+    code, _ = plot(tmp_path / "runs", "-o", tmp_path, "--format", "pdf,svg", "--width", "two")
+    assert code == 0
+    found = {path.name for path in (tmp_path / "figures").iterdir()}
+    names = ("per-class", "per-class-difference")
+    assert found == {f"{name}.{kind}" for name in names for kind in ("pdf", "svg")}
+    assert f'width="{72 * 7.16:.2f}' in (tmp_path / "figures" / "per-class.svg").read_text()
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    stored(tmp_path / "runs")
+    code, message = plot(tmp_path / "runs", "-o", tmp_path / "out", "--format", "svg,pfd")
+    assert code == 2
+    assert message == "error: --format 'pfd' is unknown; did you mean 'pdf'? allowed: pdf, png, svg"
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_failed_still_writes_the_tables_with_the_reasons(tmp_path):

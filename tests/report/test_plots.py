@@ -161,7 +161,7 @@ def test_dots_lie_at_the_lowest_and_highest_seed(table):
 def test_a_single_seed_has_no_dots():
     table = comparison_table(comparison(seeds=[0]), profile())
     figure = plots.tradeoff(table, "macs", "Title")
-    assert vertical(figure.axes[0], ".") == []
+    assert bars(figure.axes[0], ".") == []
     assert "Small dots" not in texts(figure)
 
 
