@@ -133,7 +133,7 @@ def _of_ranking(
     yield "ranks", plots.rank_stability(ranking, f"Stability of ranks: {subject}", width=width)
     for reference in dict.fromkeys([scored[0], *(head for head in scored if head == "fcn")]):
         name = "differences" if reference == scored[0] else f"differences-{reference}"
-        title = f"Against {plots.shortened(reference, plots.LONGEST)}: {subject}"
+        title = f"mIoU against {plots.shortened(reference, plots.LONGEST)}: {subject}"
         figure = plots.paired_differences(ranking, title, reference=reference, width=width)
         yield name, figure
 
