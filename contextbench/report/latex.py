@@ -10,7 +10,7 @@ from itertools import groupby
 
 from contextbench.report.sheet import Cell, Sheet
 
-MANY_COLUMNS = 7  # more are set smaller and wider
+COLUMNS_AT_FULL_SIZE, COLUMNS_OF_ONE = 5, 7  # more are set smaller; across two columns of text
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -26,9 +26,9 @@ def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[st
 
     `caption` is escaped; of `label`, what is no letter, digit, dot or hyphen becomes a hyphen.
     """
-    many = len(sheet.headings) > MANY_COLUMNS
-    environment = "table*" if many else "table"
-    size = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"] if many else []
+    columns = len(sheet.headings)
+    environment = "table*" if columns > COLUMNS_OF_ONE else "table"
+    small = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"]
     lines = [
         r"% Needs \usepackage{booktabs}.",
         *(f"% Note: {' '.join(warning.split())}" for warning in warnings),
@@ -36,7 +36,8 @@ def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[st
         r"  \centering",
         rf"  \caption{{{latex_text(caption)}}}",
         rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9.-]+', '-', label)}}}",
-        *size,
+        r"  \par\smallskip",
+        *(small if columns > COLUMNS_AT_FULL_SIZE else ()),
         rf"  \begin{{tabular}}{{@{{}}{''.join(_alignments(sheet))}@{{}}}}",
         r"    \toprule",
         *(f"    {line}" for line in _header(sheet)),

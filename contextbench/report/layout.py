@@ -45,12 +45,10 @@ def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) 
     """
     shown = _chosen(table, columns)
     names = [column.name for column in shown]
-    columns_of_cells = [_cells(table, column, "groups" not in names) for column in shown]
+    cells = [_cells(table, column, "groups" not in names) for column in shown]
     rows = [
-        [Cell(str(row["head"])), *_with_reasons(cells, shown, row)]
-        for cells, (_, row) in zip(
-            zip(*columns_of_cells, strict=True), table.iterrows(), strict=True
-        )
+        _with_reasons([Cell(str(row["head"])), *(column[i] for column in cells)], shown, row)
+        for i, (_, row) in enumerate(table.iterrows())
     ]
     return Sheet(
         headings=[Heading("head", "head"), *(_heading(column, table) for column in shown)],
@@ -206,8 +204,8 @@ def _ends(row: "pd.Series[Any]", name: str) -> str:
 
 
 def _is_tied(row: "pd.Series[Any]") -> bool:
-    """Whether a head that is not the best cannot be separated from it."""
-    return row["separable_from_best"] is False and row["difference_to_best"] < 0
+    """Whether a head that is not the best, which has no test, cannot be separated from it."""
+    return row["separable_from_best"] is False and not math.isnan(row["holm_p_value"])
 
 
 def _seeds(row: "pd.Series[Any]") -> str:
@@ -242,14 +240,18 @@ def _with_devices(cells: Sequence[Cell], devices: Sequence[str]) -> list[Cell]:
 def _with_reasons(
     cells: Sequence[Cell], columns: Sequence[Column], row: "pd.Series[Any]"
 ) -> list[Cell]:
-    """A row with a footnote where a value is missing, or else at its first score or cost."""
+    """A row with footnotes where values are missing, or else at its first score or cost.
+
+    `cells` are the label and those of `columns`; where there are no columns, the label is marked.
+    """
     costs = {column.name for column in COSTS}
     marked = list(cells)
     for name, is_cost in (("note", False), ("cost_note", True)):
-        own = [i for i, column in enumerate(columns) if (column.name in costs) == is_cost]
         if row.get(name):
+            own = [i for i, c in enumerate(columns, start=1) if (c.name in costs) == is_cost]
+            absent = [i for i in own if cells[i].text == ABSENT]
             note = f"{row['head']}: {row[name]}"
-            for i in [i for i in own if cells[i].text == ABSENT] or own[:1]:
+            for i in absent or own[:1] or ([] if columns else [0]):
                 marked[i] = replace(marked[i], notes=(*marked[i].notes, note))
     return marked
 
@@ -321,11 +323,13 @@ def _seed_sentence(table: pd.DataFrame) -> str:
 def _legend_of_costs(table: pd.DataFrame) -> list[Remark]:
     text = "Memory: predicted peak, weights and input included."
     remarks = [Remark(text, ["inference_memory_bytes", "training_memory_bytes"])]
-    first = table.iloc[0]
-    baseline = _label(str(first["latency_baseline"]))
-    text = (
-        f"Latency: median of {int(table['latency_rounds'].max())} interleaved rounds on "
-        f"{first['device']}, input {first['input']}; ×{baseline}: median over rounds of the ratio "
-        "within a round."
-    )
-    return [*remarks, Remark(text, LATENCIES)]
+    rounds = int(table["latency_rounds"].max())
+    if rounds:
+        first = table.iloc[0]
+        text = (
+            f"Latency: median of {rounds} interleaved rounds on {first['device']}, input "
+            f"{first['input']}; ×{_label(str(first['latency_baseline']))}: median over rounds of "
+            "the ratio within a round."
+        )
+        remarks.append(Remark(text, LATENCIES))
+    return remarks

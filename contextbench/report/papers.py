@@ -69,7 +69,7 @@ COLUMNS = (
 COUNTED = Column("counts", "what is counted", "", 1, None)
 OF_PAPERS = (
     "published_parameters", "parameters", "parameters_ratio", "published_flops", "flops",
-    "flops_ratio", "published_memory_bytes", "memory_bytes", "published_time_ratio",
+    "flops_ratio", "published_memory_bytes", "memory_bytes", "memory_ratio", "published_time_ratio",
     "latency_ratio",
 )  # fmt: skip
 DROPPED_FIRST = (

@@ -134,8 +134,8 @@ def cell_texts(table: pd.DataFrame, column: Column) -> list[str]:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """A number with a minus sign that is one, or `ABSENT` for NaN."""
-    return ABSENT if math.isnan(value) else f"{value:.{decimals}f}".replace("-", "−")
+    """A number with a minus sign that is one, and none before zero; `ABSENT` for NaN."""
+    return ABSENT if math.isnan(value) else f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def best_of(texts: Sequence[str], values: Sequence[float], better: str | None) -> list[bool]:

@@ -157,39 +157,38 @@ def _fitting(sheet: Sheet, width: int) -> tuple[Sheet, list[str]]:
 
 def _width(sheet: Sheet) -> int:
     """Characters that the table needs."""
-    label, *others = [
-        [_widest(heading), *(len(text) for text in _padded(sheet, index))]
-        for index, heading in enumerate(sheet.headings)
-    ]
-    words = [len(word) for row in sheet.rows for word in row[0].text.split()]
+    columns = [_padded(sheet, index) for index in range(len(sheet.headings))]
     # Labels may be broken between words, which is better than a column less.
-    return max(label[0], *words, 0) + sum(map(max, others)) + GAP * len(sheet.headings)
+    columns[0] = [Text(word) for label in columns[0] for word in label.plain.split()]
+    return sum(
+        max([_widest(heading), *map(len, texts)]) + GAP
+        for heading, texts in zip(sheet.headings, columns, strict=True)
+    )
 
 
 def _padded(sheet: Sheet, index: int) -> list[Text]:
-    """Cells of a column, one width each, so that numbers stay aligned beside details and marks."""
+    """Cells of a column, so that numbers stay aligned beside details and marks of any width."""
     heading, numbers = sheet.headings[index], sheet.footnotes
     cells = [row[index] for row in sheet.rows]
-    marks = [
-        DAGGER * cell.tied + _superscript([numbers[note] for note in cell.notes]) for cell in cells
+    value = max((len(cell.text) for cell in cells), default=0)
+    rest = [
+        " " * bool(cell.detail)
+        + cell.detail
+        + DAGGER * cell.tied
+        + _superscript([numbers[note] for note in cell.notes])
+        for cell in cells
     ]
-    value, detail, mark = (
-        max(map(len, texts), default=0)
-        for texts in ([c.text for c in cells], [c.detail for c in cells], marks)
-    )
     if index == 0 or heading.name in sheet.left:
         return [
-            Text(cell.text + cell.detail + own, justify="left")
-            for cell, own in zip(cells, marks, strict=True)
+            Text(cell.text + after, justify="left") for cell, after in zip(cells, rest, strict=True)
         ]
-    room = max(0, _widest(heading) - (value + detail + bool(detail) + mark))
-    texts = []
-    for cell, own in zip(cells, marks, strict=True):
-        text = Text(" " * room, justify="left")
-        text.append(cell.text.rjust(value), style="bold" if cell.best else "")
-        text.append(" " * bool(detail) + cell.detail.ljust(detail) + own.ljust(mark))
-        texts.append(text)
-    return texts
+    room = " " * (_widest(heading) - value - max(map(len, rest), default=0))
+    return [
+        Text(room, justify="left")
+        .append(cell.text.rjust(value), style="bold" if cell.best else "")
+        .append(after)
+        for cell, after in zip(cells, rest, strict=True)
+    ]
 
 
 def _terminal_header(heading: Heading) -> str:

@@ -5,7 +5,12 @@ import re
 import pytest
 
 from contextbench.config import ConfigError
-from contextbench.report.latex import MANY_COLUMNS, latex_text, sheet_latex
+from contextbench.report.latex import (
+    COLUMNS_AT_FULL_SIZE,
+    COLUMNS_OF_ONE,
+    latex_text,
+    sheet_latex,
+)
 from contextbench.report.sheet import Cell, Heading, Remark, Sheet
 from contextbench.report.tables import comparison_table, render_latex
 from contextbench.results import LabelInfo
@@ -139,13 +144,21 @@ def test_warnings_are_comments_and_remarks_are_notes():
     assert r"    Read this.\par" in latex.splitlines()
 
 
-def test_wide_tables_are_smaller_and_span_both_columns():
-    for columns, environment in ((MANY_COLUMNS, "table"), (MANY_COLUMNS + 1, "table*")):
-        headings = [Heading(str(i), str(i)) for i in range(columns)]
-        latex = sheet_latex(Sheet(headings, [[Cell("1")] * columns]), caption="", label="")
-        check_structure(latex)
-        assert rf"\begin{{{environment}}}" in latex
-        assert (r"\setlength{\tabcolsep}" in latex) == (environment == "table*")
+@pytest.mark.parametrize(
+    ("columns", "environment", "small"),
+    [
+        (COLUMNS_AT_FULL_SIZE, "table", False),
+        (COLUMNS_AT_FULL_SIZE + 1, "table", True),
+        (COLUMNS_OF_ONE, "table", True),
+        (COLUMNS_OF_ONE + 1, "table*", True),
+    ],
+)
+def test_wide_tables_are_smaller_and_span_both_columns(columns: int, environment: str, small: bool):
+    headings = [Heading(str(i), str(i)) for i in range(columns)]
+    latex = sheet_latex(Sheet(headings, [[Cell("1")] * columns]), caption="", label="")
+    check_structure(latex)
+    assert rf"\begin{{{environment}}}" in latex
+    assert (r"\footnotesize" in latex) == small
 
 
 def test_columns_that_cannot_be_printed_are_refused():

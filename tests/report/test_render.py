@@ -1,6 +1,7 @@
 """Rounding, units and marks of the printed tables."""
 
 import io
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -18,8 +19,9 @@ from contextbench.report.tables import (
     render_console,
     render_markdown,
 )
-from contextbench.results import ClassTotals, LabelInfo
-from tests.report.rankings import RANKING, ranked_runs
+from contextbench.results import ClassTotals, Failure, HeadCost, LabelInfo
+from contextbench.stats import Interval
+from tests.report.rankings import RANKING, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,
     class_iou,
@@ -110,6 +112,28 @@ def test_a_dagger_marks_what_is_not_separable_where_there_are_no_letters():
     assert "†" not in with_letters
 
 
+def test_a_head_with_exactly_the_best_score_is_marked_and_differs_by_plain_zero():
+    """The one that comes first by name is the best row, which has no test and no dagger."""
+    same = Interval(0.8, 0.7, 0.9)
+    ranking = replace(
+        RANKING,
+        heads=(head("ocr", same, "a"), head("ppm", same, "a")),
+        pairs=(pair("ocr", "ppm", Interval(0.0, -0.01, 0.01), 1.0, 0.1),),
+    )
+    runs = [run("ocr", iou=[0.8] * 9), run("ppm", iou=[0.8] * 9)]
+    table = comparison_table(runs, None, ranking=ranking)
+    ocr, ppm = cells(render_markdown(table, [], ["miou", "difference_to_best"]))
+    assert ("†" in ocr["mIoU %"], "†" in ppm["mIoU %"]) == (False, True)
+    assert ppm["difference points"] == "0.0 [−1.0, 1.0]"
+
+
+def test_heads_that_all_failed_are_named_with_their_reasons():
+    broken = HeadCost(counts={}, failure=Failure(kind="MemoryError", message="no room"))
+    markdown = render_markdown(cost_table(profile_of({"fcn": broken, "ppm": broken})), [])
+    assert [row["head"] for row in cells(markdown)] == ["fcn [^1]", "ppm [^2]"]
+    assert "[^2]: ppm: cost: MemoryError: no room" in markdown
+
+
 def test_columns_are_printed_in_the_order_asked_for_and_others_refused():
     table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
     (first, *_) = cells(render_markdown(table, [], ["macs", "miou", "holm_p_value"]))
@@ -186,11 +210,13 @@ def test_every_line_fits_the_terminal_and_what_does_not_is_named(width: int):
 
 
 def test_numbers_are_aligned_beside_details_and_marks():
-    runs = [*ranked_runs(), failed("fcn", 1)]
+    """The last head has neither interval nor mark, one other has a mark."""
+    runs = [*ranked_runs(), failed("fcn", 1), run("isa", iou=[0.4] * 9)]
     text = printed(comparison_table(runs, None, ranking=RANKING), 100)
-    lines = [line for line in text.splitlines() if line.startswith(("ocr", "ppm", "fcn"))]
+    lines = [line for line in text.splitlines() if line.startswith(("ocr", "ppm", "fcn", "isa"))]
     assert len({line.index(".") for line in lines}) == 1
-    assert len({line.index("[") for line in lines}) == 1
+    assert len({line.index("[") for line in lines[:3]}) == 1
+    assert len({line.index("n = 1") for line in lines}) == 1
     assert "[68.0, 73.0]¹" in lines[2]
     assert "¹ fcn: seed 1: failed" in text
 
@@ -239,6 +265,11 @@ def test_the_console_marks_the_best_in_bold():
 def test_square_brackets_in_a_reason_are_not_taken_for_markup():
     table = comparison_table([failed("fcn")], None).assign(note="[red]lost[/red]")
     assert "[red]lost[/red]" in printed(table)
+
+
+def test_nothing_is_said_of_latencies_that_nobody_measured():
+    table = comparison_table(ranked_runs(), None)
+    assert "Latency:" not in render_markdown(table, [], ["miou", "latency_ms"])
 
 
 def test_costs_alone_are_printed_without_score_columns():
