@@ -163,12 +163,13 @@ class PairedSource(ABC):
         files: dict[str, Path] = {}
         for parent, folders, names in os.walk(top, followlinks=True):
             folders.sort()
-            inside = PurePosixPath(Path(parent).relative_to(top).as_posix())
+            inside = Path(parent).relative_to(top).as_posix()
+            prefix = "" if inside == "." else f"{inside}/"
             for name in sorted(names):
                 suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
                 if suffix is None or name.startswith(".") or (without and name.endswith(without)):
                     continue
-                key, path = str(inside / name[: -len(suffix)]), Path(parent, name)
+                key, path = prefix + name[: -len(suffix)], Path(parent, name)
                 if key in files:
                     raise DataError(
                         f"{self.facts.name}: {path} and {files[key].name} have the same stem"
@@ -228,8 +229,8 @@ class PairedDataset:
     def _facts(self, sizes: bool) -> dict[str, object]:
         names = []
         for pair in self.pairs:
-            folder = PurePosixPath(pair.name).parent
-            names.append((str(folder / pair.image.name), str(folder / pair.mask.name)))
+            folder = pair.name[: pair.name.rfind("/") + 1]
+            names.append((folder + pair.image.name, folder + pair.mask.name))
         facts: dict[str, object] = {
             "split": self.split,
             "pairs": names,

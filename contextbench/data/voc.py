@@ -82,9 +82,8 @@ class VOC(PairedSource):
             return match(images, masks, self._list(split))
         train, val = self._list("train"), self._list("val")
         augmented = self._augmented_masks()
-        own = {name: path for name, path in masks.items() if name in train}
         listed = (train | self._sbd_names(augmented)) - val
-        return match({**self._sbd_images(), **images}, {**augmented, **own}, listed)
+        return match({**self._sbd_images(), **images}, {**augmented, **masks}, listed)
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         if path.suffix == ".mat":

@@ -1,5 +1,6 @@
 """Every official layout as generated files, the right ones and the wrong ones."""
 
+import os
 import re
 import sys
 import warnings
@@ -285,7 +286,8 @@ def test_the_augmented_list_is_voc_train_and_sbd_without_voc_val(
     assert {"2007_000033"} == set(trees.VOC_IDS["val"]) & set(trees.SBD_IDS["train"])  # leaks
     expected = ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]
     assert [pair.name for pair in dataset.pairs] == expected
-    own, added = dataset[0].labels, dataset[2].labels
+    assert "2007_000039" in trees.SBD_IDS["train"]
+    own, added = dataset[1].labels, dataset[2].labels
     assert IGNORE in own  # VOC's own mask has a void contour
     assert set(added.unique().tolist()) == {0, 20}
 
@@ -363,19 +365,30 @@ def test_all_layouts_of_context_hold_the_same_masks(tmp_path: Path) -> None:
 
 
 class Harmful:
-    """Would run code when it is unpickled."""
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (eval, ("1 + 1",))
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_nothing_in_a_file_of_masks_is_run(tmp_path: Path) -> None:
+    root = trees.pascal_context(tmp_path, "pth")
+    torch.save({2008000002: Harmful(tmp_path / "harm")}, root / "VOC2010/train.pth")
+    with pytest.raises(DataError, match=r"train\.pth: cannot be read as masks by id"):
+        opened("pascal_context", root, "train", classes=59)
+    assert not (tmp_path / "harm").exists()
 
 
 @pytest.mark.parametrize(
-    "content", [{2008000002: Harmful()}, [torch.zeros(2, 2)], {"2008_000002": torch.zeros(2, 2)}]
+    "content", [[torch.zeros(2, 2)], {"2008_000002": torch.zeros(2, 2)}, {1: 2}]
 )
-def test_a_file_of_masks_may_hold_masks_only(tmp_path: Path, content: object) -> None:
+def test_a_file_of_masks_holds_masks_by_id(tmp_path: Path, content: object) -> None:
     root = trees.pascal_context(tmp_path, "pth")
     torch.save(content, root / "VOC2010/train.pth")
-    with pytest.raises(DataError, match=r"train\.pth: "):
+    with pytest.raises(DataError, match=r"train\.pth: must hold a dictionary"):
         opened("pascal_context", root, "train", classes=59)
 
 

@@ -15,7 +15,8 @@ from scipy.io import savemat
 
 SIZE = (6, 8)  # (H, W)
 VOC_IDS = {"train": ("2007_000032", "2007_000039"), "val": ("2007_000033",)}
-SBD_IDS = {"train": ("2007_000033", "2008_000002"), "val": ("2008_000003",)}  # one of VOC val
+# SBD has images of VOC's train and of its val.
+SBD_IDS = {"train": ("2007_000033", "2007_000039", "2008_000002"), "val": ("2008_000003",)}
 
 
 def filled(values: Sequence[int], size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
