@@ -5,30 +5,38 @@ from typing import Any
 
 import torch
 
-from contextbench.backbone import build_backbone
+from contextbench.backbone import Backbone, build_backbone
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol, nearest
 from contextbench.model import Segmenter
 from heads import HEADS, Channels, ContextHead, build_head
 
 
 def build_model(
-    protocol: Protocol, head: HeadConfig, num_classes: int, *, seed: int, pretrained: bool = True
+    protocol: Protocol,
+    head: HeadConfig,
+    num_classes: int,
+    *,
+    seed: int,
+    pretrained: bool = True,
+    backbone: Backbone | None = None,
 ) -> Segmenter:
     """A backbone and a head with initial weights that `seed` determines.
 
     Backbone and head are seeded apart, so that all heads of a comparison start from the identical
     backbone. `pretrained=False` skips the protocol's ImageNet weights: for costs, and for models
-    whose weights are loaded next. Raises `ConfigError` for unknown backbones, options and weights.
+    whose weights are loaded next. `backbone` is that of another model of the protocol and seed, to
+    be shared. Raises `ConfigError` for unknown backbones, options and weights.
     """
     config = protocol.backbone
     if not pretrained:
         config = config.model_copy(update={"weights": None})
-    torch.manual_seed(seed)
-    backbone = _backbone(config)
+    if backbone is None:
+        torch.manual_seed(seed)
+        backbone = _backbone(config)
     torch.manual_seed(seed)
     options = head_options(protocol, head)
     module = build_configured(head, backbone.channels, num_classes, options)
-    return Segmenter(backbone, module)
+    return Segmenter(backbone, module, frozen=protocol.shared_backbone == "frozen")
 
 
 def build_configured(

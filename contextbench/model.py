@@ -3,7 +3,7 @@
 Axes: N images, K classes, (H, W) image pixels, (h, w) feature pixels, height first.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +16,36 @@ from heads.interface import ContextHead, Features, HeadOutput
 class Segmenter(nn.Module):
     """Images (N, 3, H, W) to the head's output at feature resolution.
 
-    Labels reach no head but one whose regions are the ground truth, an upper bound: `needs_labels`.
+    A frozen backbone is not trained: its parameters need no gradients, its batch norms keep their
+    statistics, and several models may share it. Labels reach no head but one whose regions are the
+    ground truth, an upper bound: `needs_labels`.
     """
 
-    def __init__(self, backbone: Backbone, head: ContextHead) -> None:
+    def __init__(self, backbone: Backbone, head: ContextHead, *, frozen: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.requires_grad_(False).eval() if frozen else backbone
         self.head = head
+        self.frozen = frozen
 
     @property
     def needs_labels(self) -> bool:
         """Whether predictions mean nothing without the labels of the images."""
         return self.head.ideal_regions > 0
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> HeadOutput:
-        """`labels` (N, H', W') of the images, of any size; most heads never see them.
+    def train(self, mode: bool = True) -> Self:
+        """As any module, but that a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
-        A head that needs labels and gets none treats every pixel as ignored.
+    def forward(self, images: Tensor | Features, labels: Tensor | None = None) -> HeadOutput:
+        """Of images, or of their features where these are known already.
+
+        `labels` (N, H', W') of the images, of any size; most heads never see them. A head that
+        needs labels and gets none treats every pixel as ignored.
         """
-        features: Features = self.backbone(images)
+        features: Features = images if isinstance(images, Features) else self.backbone(images)
         if labels is not None and self.needs_labels:
             size = (features.layer4.shape[-2], features.layer4.shape[-1])
             regions = ideal_regions(labels, self.head.ideal_regions, size)

@@ -28,10 +28,12 @@ from contextbench.interrupt import StopRequest
 from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
 from contextbench.precision import Precision
+from heads.interface import Features
 
 FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so many steps
 
 Entry = dict[str, float]
+Part = tuple[Tensor | Features, Tensor]  # images or their features, and labels, on the device
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # first step -> (images, labels), ...
 
 
@@ -63,6 +65,65 @@ class Progress:
     history: list[Entry] = field(default_factory=list)
 
 
+class Training:
+    """One model on its way from its resume file, if there is one, to the last step.
+
+    The model is moved to the device and changed in place. With `ema` it ends with the averaged
+    weights.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        recipe: Recipe,
+        on_flush: Callable[[Progress], None] | None = None,
+    ) -> None:
+        model.to(recipe.device).to(memory_format=recipe.precision.torch_memory_format)
+        model.train()
+        if recipe.config.batch_norm == "frozen":
+            freeze_batch_norm(model.backbone)
+        optimizer = build_optimizer(model, recipe.config)
+        self.model = model
+        self.recipe = recipe
+        self._trained = _Trained(model, optimizer, _averaged(model, recipe.config.ema))
+        self.progress = _resumed(self._trained, recipe)
+        self._log = _LossLog(self.progress, on_flush)
+        self._last_save = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.progress.step >= self.recipe.config.steps
+
+    def step(self, parts: Iterable[Part]) -> None:
+        """One optimisation step. Raises `TrainingError` when the loss is not finite.
+
+        That is looked at once in a few steps.
+        """
+        trained, progress = self._trained, self.progress
+        rate = set_learning_rate(trained.optimizer, self.recipe.config, progress.step)
+        torch.manual_seed(step_seed(self.recipe.seed, progress.step))
+        terms = train_step(self.model, trained.optimizer, parts, self.recipe)
+        if trained.average is not None:
+            trained.average.update_parameters(self.model)
+        progress.step += 1
+        self._log.add(progress.step, rate, terms)
+
+    def save(self, *, now: bool = True) -> None:
+        """Store the state, or only where it is due, so many seconds after the last time."""
+        if now or time.monotonic() - self._last_save > self.recipe.save_seconds:
+            self._log.flush()
+            save_resume(self._trained, self.progress, self.recipe)
+            self._last_save = time.monotonic()
+
+    def finish(self) -> Progress:
+        """Store the state and put averaged weights in place."""
+        self.save()
+        if self._trained.average is not None:
+            self.model.load_state_dict(self._trained.average.module.state_dict())
+        return self.progress
+
+
 def train(
     model: Segmenter,
     batches: Batches,
@@ -73,73 +134,47 @@ def train(
 ) -> Progress:
     """Train `model` in place from its resume file, if there is one, to the last step.
 
-    With `ema` the model ends with the averaged weights. Raises `TrainingError` when the loss is not
-    finite, and `Interrupted` after a stop request, with the state saved.
+    Raises `TrainingError` when the loss is not finite, and `Interrupted` after a stop request, with
+    the state saved.
     """
-    with _deterministic(recipe.config.deterministic):
-        return _train(model, batches, recipe, stop, on_flush)
+    with deterministic(recipe.config.deterministic):
+        training = Training(model, recipe, on_flush)
+        tick = time.monotonic()
+        for images, labels in batches(training.progress.step):
+            if training.finished:
+                break
+            training.step(device_parts(images, labels, recipe))
+            now = time.monotonic()
+            training.progress.seconds += now - tick
+            tick = now
+            stopping = stop is not None and stop.requested
+            training.save(now=stopping)
+            if stopping and stop is not None:
+                stop.check()
+        return training.finish()
 
 
-def _train(
-    model: Segmenter,
-    batches: Batches,
-    recipe: Recipe,
-    stop: StopRequest | None,
-    on_flush: Callable[[Progress], None] | None,
-) -> Progress:
-    model.to(recipe.device).to(memory_format=recipe.precision.torch_memory_format)
-    model.train()
-    if recipe.config.batch_norm == "frozen":
-        freeze_batch_norm(model.backbone)
-    optimizer = build_optimizer(model, recipe.config)
-    trained = _Trained(model, optimizer, _averaged(model, recipe.config.ema))
-    progress = _resumed(trained, recipe)
-    log = _LossLog(progress, on_flush)
-    last_save = last_tick = time.monotonic()
-    for images, labels in batches(progress.step):
-        if progress.step >= recipe.config.steps:
-            break
-        rate = set_learning_rate(optimizer, recipe.config, progress.step)
-        torch.manual_seed(step_seed(recipe.seed, progress.step))
-        terms = train_step(model, optimizer, images, labels, recipe)
-        if trained.average is not None:
-            trained.average.update_parameters(model)
-        progress.step += 1
-        now = time.monotonic()
-        progress.seconds, last_tick = progress.seconds + now - last_tick, now
-        log.add(progress.step, rate, terms)
-        stopping = stop is not None and stop.requested
-        if stopping or now - last_save > recipe.save_seconds:
-            log.flush()
-            save_resume(trained, progress, recipe)
-            last_save = time.monotonic()
-        if stopping and stop is not None:
-            stop.check()
-    log.flush()
-    save_resume(trained, progress, recipe)
-    if trained.average is not None:
-        model.load_state_dict(trained.average.module.state_dict())
-    return progress
+def device_parts(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Part]:
+    """The `accumulate` equal parts of a batch, each brought to the device when its turn comes."""
+    parts = recipe.config.accumulate
+    layout = recipe.precision.torch_memory_format
+    for part in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        yield (
+            part[0].to(recipe.device, non_blocking=True, memory_format=layout),
+            part[1].to(recipe.device, non_blocking=True),
+        )
 
 
 def train_step(
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
+    model: Segmenter, optimizer: torch.optim.Optimizer, parts: Iterable[Part], recipe: Recipe
 ) -> dict[str, Tensor]:
-    """One optimisation step on images (N, 3, H, W) and labels (N, H, W); detached loss terms.
+    """One optimisation step on parts of a batch: (N, 3, H, W) or features, and labels (N, H, W).
 
-    With `accumulate` parts, gradients and terms are the mean over equal parts of the batch, each
-    with its own batch norm and its own mean over labelled pixels.
+    Gradients and the detached loss terms that it returns are the mean over the `accumulate` equal
+    parts, each with its own batch norm and its own mean over labelled pixels.
     """
-    parts = recipe.config.accumulate
     optimizer.zero_grad(set_to_none=True)
-    recorded = [
-        _accumulate(model, *part, recipe)
-        for part in zip(images.chunk(parts), labels.chunk(parts), strict=True)
-    ]
+    recorded = [_accumulate(model, *part, recipe) for part in parts]
     if recipe.config.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.config.clip_norm)
     optimizer.step()
@@ -147,15 +182,10 @@ def train_step(
 
 
 def _accumulate(
-    model: Segmenter, images: Tensor, labels: Tensor, recipe: Recipe
+    model: Segmenter, images: Tensor | Features, labels: Tensor, recipe: Recipe
 ) -> dict[str, Tensor]:
     """Add the gradients of one part of a batch; its loss and its terms, detached."""
-    device = recipe.device
-    images = images.to(
-        device, non_blocking=True, memory_format=recipe.precision.torch_memory_format
-    )
-    labels = labels.to(device, non_blocking=True)
-    with recipe.precision.autocast(device):
+    with recipe.precision.autocast(recipe.device):
         output = model(images, labels)
     terms = loss_terms(output, labels, IGNORE, recipe.criterion)
     loss = weighted_sum(terms, {**recipe.loss_weights, **recipe.criterion.extra_weights})
@@ -221,7 +251,7 @@ def _averaged(model: Segmenter, decay: float | None) -> AveragedModel | None:
 
 
 @contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
+def deterministic(wanted: bool) -> Iterator[None]:
     """Refuse, while inside, operators whose result differs from run to run."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:

@@ -20,6 +20,7 @@ from contextbench.training import (
     Recipe,
     TrainingError,
     build_optimizer,
+    device_parts,
     schedule_factor,
     set_learning_rate,
     step_seed,
@@ -197,9 +198,8 @@ def test_gradients_of_equal_parts_are_those_of_the_batch():
     for accumulate in (1, 2, 4):
         model, _, recipe = setup(batch=4, accumulate=accumulate)
         model.eval()  # batch norm and dropout act on each image alone
-        terms = train_step(
-            model, build_optimizer(model, recipe.config), images, labels, aux_free(recipe)
-        )
+        parts = device_parts(images, labels, recipe)
+        terms = train_step(model, build_optimizer(model, recipe.config), parts, aux_free(recipe))
         losses.append(terms["loss"])
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for other in (1, 2):
