@@ -18,7 +18,7 @@ from torch import Tensor
 
 from contextbench.config import EvaluateConfig
 from contextbench.data.base import DataError
-from contextbench.data.transforms import normalise
+from contextbench.data.transforms import mirror_labels, normalise
 from contextbench.model import Segmenter, resize_logits
 from contextbench.precision import Precision
 
@@ -140,10 +140,15 @@ def _views(
         scaled = _resized(images, view_size((height, width), config, scale))
         yield _scores(model, scaled, labels, config)
         if config.flip:
-            turned = None if labels is None else labels.flip(-1)
+            turned = None if labels is None else _mirrored_labels(labels, mirrored)
             scores, probabilities = _scores(model, scaled.flip(-1), turned, config)
             scores = scores.flip(-1)
             yield scores if mirrored is None else scores[:, list(mirrored)], probabilities
+
+
+def _mirrored_labels(labels: Tensor, mirrored: Sequence[int] | None) -> Tensor:
+    swap = [(k, other) for k, other in enumerate(mirrored or ()) if k < other]
+    return mirror_labels(labels, swap)
 
 
 def _scores(

@@ -274,7 +274,11 @@ def _train(
 ) -> None:
     config = cell.setting.protocol.train
     transform = TrainTransform(
-        crop=config.crop, scale=config.scale, flip=config.flip, jitter=config.jitter
+        crop=config.crop,
+        scale=config.scale,
+        flip=config.flip,
+        jitter=config.jitter,
+        swap=cell.setting.labels.swap,
     )
     stream = TrainStream(
         cell.setting.train_set, transform, seed=cell.seed, length=config.steps * config.batch

@@ -129,6 +129,18 @@ def test_mirrored_classes_are_exchanged_back() -> None:
     assert not torch.equal(predict(Sides(), images, (4, 8), config=flip), expected)
 
 
+def test_a_model_that_needs_labels_sees_mirrored_classes() -> None:
+    model = MeanColours(needs_labels=True)
+    labels = torch.tensor([[[0, 0, 2, IGNORE], [1, 0, 2, 2]]], dtype=torch.uint8)
+    config = {"flip": True}
+    predict(model, _images(2, 4), (2, 4), labels=labels, config=config, mirrored=(1, 0, 2))
+    straight, turned = model.labels
+    assert straight is not None
+    assert torch.equal(straight, labels)
+    assert turned is not None
+    assert turned.tolist() == [[[IGNORE, 2, 1, 1], [2, 2, 1, 0]]]
+
+
 def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     images, models = _images(16, 16), [MeanColours(1.0), MeanColours(-2.0)]
     full = [
