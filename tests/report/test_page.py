@@ -198,6 +198,14 @@ def _without_groups() -> LabelInfo:
     return LabelInfo(classes=records.CLASSES, palette=records.PALETTE)
 
 
+def test_one_comparison_has_its_title_once(full: str) -> None:
+    titles = re.findall(r"<h([12])[^>]*?(?:class=\"([a-z]+)\")?>(.*?)</h", full)
+    assert titles == [
+        ("1", "quiet", "probe, protocol probe-small"),
+        ("2", "hidden", "probe, protocol probe-small"),
+    ]
+
+
 def test_missing_areas_are_told_and_the_rest_is_shown(tmp_path) -> None:
     folder = pages.store(pages.collection(("fcn", "ppm"), (0,)), tmp_path)
     (folder / "fcn" / "seed-0" / "areas.npz").unlink()
@@ -274,6 +282,7 @@ def test_headlines_follow_from_the_ranking() -> None:
         # ocr and ppm: p = 0.4, not separated; ocr and fcn are
         "ocr has the highest mIoU, 80.0 % (95 % interval 78.0–82.0), but these 50 images do not "
         "separate it from ppm.",
+        "",
         "Each head was trained once: another training may change the order.",
         # the middle one of 0.02, 0.03 and 0.07
         "A difference of about 3.0 points is the smallest that this split would show (80 % power, "
@@ -286,7 +295,7 @@ def test_a_lead_that_not_every_training_confirms_is_said_to_be_unsure() -> None:
     apart = replace(first, separated=True, seed_wins=6, seed_pairs=9)
     ranking = replace(rankings.RANKING, pairs=(apart, second, third))
     two_seeds = tuple(replace(h, seeds=type(h.seeds)((0.1, 0.2))) for h in ranking.heads)
-    leader, unsure, _ = headline(comparison_table_of(ranking), replace(ranking, heads=two_seeds))
+    leader, _, unsure, _ = headline(comparison_table_of(ranking), replace(ranking, heads=two_seeds))
     assert leader == (
         "ocr is ahead of every other head with a mIoU of 80.0 % (95 % interval 78.0–82.0); the "
         "closest, ppm, is 1.0 points behind."
@@ -295,6 +304,14 @@ def test_a_lead_that_not_every_training_confirms_is_said_to_be_unsure() -> None:
         "Seed by seed, ocr does not always beat ppm (6 of 9): another training may change the "
         "order."
     )
+
+
+def test_heads_without_counts_are_named_as_not_compared() -> None:
+    whole = pages.collection(("fcn", "ppm", "ocr"))
+    kept = {head: seeds for head, seeds in whole.areas.items() if head != "ocr"}
+    text = Reader(page_of(replace(whole, areas=kept))).text
+    assert "Not compared, for want of counts per image: ocr." in text
+    assert "ocr has no score" not in text
 
 
 def comparison_table_of(ranking):

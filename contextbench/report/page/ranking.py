@@ -23,6 +23,7 @@ from contextbench.report.style import signed
 from contextbench.stats import Interval, Ranking
 
 POWER = "80 %"  # of `PairStatistics.smallest_difference`
+LISTED = 4  # heads that a sentence names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,14 @@ def headline(table: pd.DataFrame, ranking: Ranking | None) -> list[str]:
     reached = f"{percent(first.miou.estimate)} % ({level} interval {between(first.miou)})"
     if len(ranking.heads) == 1:
         return [f"{first.head} reaches a mIoU of {reached}; no other head has a score."]
-    return [_leader(first.head, reached, ranking), _trainings(ranking), _resolution(ranking)]
+    compared = {each.head for each in ranking.heads}
+    left_out = [head for head in map(str, scored["head"]) if head not in compared]
+    return [
+        _leader(first.head, reached, ranking),
+        f"Not compared, for want of counts per image: {enumerated(left_out)}." if left_out else "",
+        _trainings(ranking),
+        _resolution(ranking),
+    ]
 
 
 def standings(table: pd.DataFrame, ranking: Ranking | None, marks: Mapping[str, Mark]) -> Standings:
@@ -165,6 +173,8 @@ def _trainings(ranking: Ranking) -> str:
     if not unsure:
         return ""
     listed = [f"{head} ({p.seed_wins} of {p.seed_pairs})" for head, p in unsure.items()]
+    if len(listed) > LISTED:
+        listed = [*listed[: LISTED - 1], f"{len(listed) - LISTED + 1} more"]
     return (
         f"Seed by seed, {best} does not always beat {enumerated(listed)}: another training may "
         "change the order."
