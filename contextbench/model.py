@@ -32,6 +32,11 @@ class Segmenter(nn.Module):
         """Whether predictions mean nothing without the labels of the images."""
         return self.head.ideal_regions > 0
 
+    @property
+    def trained_part(self) -> nn.Module:
+        """What training changes: everything, or the head alone over a frozen backbone."""
+        return self.head if self.frozen else self
+
     def train(self, mode: bool = True) -> Self:
         """As any module, but that a frozen backbone stays in evaluation mode."""
         super().train(mode)

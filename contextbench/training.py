@@ -85,7 +85,8 @@ class Training:
         optimizer = build_optimizer(model, recipe.config)
         self.model = model
         self.recipe = recipe
-        self._trained = _Trained(model, optimizer, _averaged(model, recipe.config.ema))
+        part = model.trained_part
+        self._trained = _Trained(part, optimizer, _averaged(part, recipe.config.ema))
         self.progress = _resumed(self._trained, recipe)
         self._log = _LossLog(self.progress, on_flush)
         self._last_save = time.monotonic()
@@ -105,7 +106,7 @@ class Training:
         torch.manual_seed(step_seed(self.recipe.seed, progress.step))
         terms = train_step(self.model, trained.optimizer, parts, self.recipe)
         if trained.average is not None:
-            trained.average.update_parameters(self.model)
+            trained.average.update_parameters(trained.part)
         progress.step += 1
         self._log.add(progress.step, rate, terms)
 
@@ -120,7 +121,7 @@ class Training:
         """Store the state and put averaged weights in place."""
         self.save()
         if self._trained.average is not None:
-            self.model.load_state_dict(self._trained.average.module.state_dict())
+            self._trained.part.load_state_dict(self._trained.average.module.state_dict())
         return self.progress
 
 
@@ -237,17 +238,17 @@ def step_seed(seed: int, step: int) -> int:
 class _Trained:
     """Everything that a step changes."""
 
-    model: Segmenter
+    part: nn.Module  # of the model
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
 
 
-def _averaged(model: Segmenter, decay: float | None) -> AveragedModel | None:
+def _averaged(part: nn.Module, decay: float | None) -> AveragedModel | None:
     """The exponential moving average of parameters and buffers, from the first step's values on."""
     if decay is None:
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return AveragedModel(part, multi_avg_fn=average, use_buffers=True)
 
 
 @contextmanager
@@ -271,7 +272,7 @@ def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
     average = trained.average
     state = {
         "identity": recipe.identity,
-        "model": trained.model.state_dict(),
+        "model": trained.part.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "average": None if average is None else average.state_dict(),
         "step": progress.step,
@@ -285,7 +286,7 @@ def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
     state = _read_resume(recipe)
     if state is None:
         return Progress()
-    trained.model.load_state_dict(state["model"])
+    trained.part.load_state_dict(state["model"])
     trained.optimizer.load_state_dict(state["optimizer"])
     if trained.average is not None:
         trained.average.load_state_dict(state["average"])
