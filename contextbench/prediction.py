@@ -8,15 +8,15 @@ Axes: N images, K classes, (H, W) label pixels, (h, w) feature pixels, height fi
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contextbench.config import EvaluateConfig
+from contextbench.config import EvaluateConfig, Size
 from contextbench.data.base import DataError
 from contextbench.data.transforms import mirror_labels, normalise
 from contextbench.model import Segmenter, resize_logits
@@ -25,6 +25,8 @@ from contextbench.precision import Precision
 # A strip that stays in a processor's cache halves the time of comparing it; a GPU wants large ones.
 STRIP_BYTES_CPU = 4 * 2**20
 STRIP_BYTES_GPU = 128 * 2**20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ class Predictor:
     config: EvaluateConfig = field(default_factory=EvaluateConfig)
     mirrored: Sequence[int] | None = None
 
-    @torch.inference_mode()
     def __call__(
         self, image: Tensor, size: tuple[int, int], *, labels: Tensor | None = None
     ) -> Tensor:
@@ -49,18 +50,37 @@ class Predictor:
 
         `labels` (H, W) matter only to a model that needs them. Otherwise as `predict_labels`.
         """
+        return self._applied(predict_labels, image, size, labels)[0]
+
+    def each(
+        self, image: Tensor, size: tuple[int, int], *, labels: Tensor | None = None
+    ) -> list[Tensor]:
+        """What each model predicts by itself; all share one backbone. Otherwise as a call."""
+        return [each[0] for each in self._applied(predict_each, image, size, labels)]
+
+    @torch.inference_mode()
+    def _applied(
+        self,
+        predict: Callable[..., T],
+        image: Tensor,
+        size: tuple[int, int],
+        labels: Tensor | None,
+    ) -> T:
         layout = self.precision.torch_memory_format
         images = normalise(image[None].to(self.device)).to(memory_format=layout)
         truth = None if labels is None else labels[None].to(self.device)
         with self.precision.autocast(self.device):
-            return predict_labels(
+            return predict(
                 self.models,
                 images,
                 size,
                 labels=truth,
                 config=self.config,
                 mirrored=self.mirrored,
-            )[0]
+            )
+
+
+Scores = tuple[Tensor, bool]  # (N, K, h, w); whether they are probabilities, or else logits
 
 
 class View(NamedTuple):
@@ -88,22 +108,30 @@ def predict_labels(
     says. A model that needs `labels` (N, H, W) sees those of each view. Raises FloatingPointError
     for logits that are not finite, and DataError for labels that are needed and missing.
     """
-    if labels is None and any(model.needs_labels for model in models):
-        raise DataError(
-            "this model's regions are the ground truth, an upper bound for evaluation: "
-            "it cannot predict images without labels"
-        )
-    seen = (_views(model, images, labels, config, mirrored) for model in models)
-    views = [_view(*each, size[0]) for each in itertools.chain.from_iterable(seen)]
-    n, num_classes = views[0].scores.shape[:2]
-    budget = STRIP_BYTES_CPU if images.device.type == "cpu" else STRIP_BYTES_GPU
-    rows = max(1, budget // (4 * n * num_classes * size[1]))
-    prediction = torch.empty(n, *size, dtype=torch.uint8, device=images.device)
-    for start in range(0, size[0], rows):
-        strip = slice(start, start + rows)
-        total = _summed(views, strip, size[1], config.average)
-        prediction[:, strip] = total.max(dim=1).indices
-    return prediction
+    views: list[View] = []
+    for model in models:
+        for seen in _views([model], images, labels, config, mirrored):
+            views += [_view(*scores, size[0]) for scores in seen]
+    return _largest(views, size, config.average)
+
+
+def predict_each(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    labels: Tensor | None = None,
+    config: EvaluateConfig = EvaluateConfig(),
+    mirrored: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """What `predict_labels` gives of each model alone, for models that share one backbone.
+
+    The backbone sees each view, or each window of it, once. Features are held for one of these at a
+    time, scores for all views and models: small of whole images, 4 K H W bytes each of windows.
+    """
+    seen = _views(models, images, labels, config, mirrored)
+    prepared = [[_view(*scores, size[0]) for scores in each] for each in seen]
+    return [_largest(views, size, config.average) for views in zip(*prepared, strict=True)]
 
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
@@ -124,26 +152,38 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def _views(
-    model: Segmenter,
+    models: Sequence[Segmenter],
     images: Tensor,
     labels: Tensor | None,
     config: EvaluateConfig,
     mirrored: Sequence[int] | None,
-) -> Iterator[tuple[Tensor, bool]]:
-    """Scores (N, K, h, w) of each scale and, with `flip`, of its mirror image, mirrored back.
+) -> Iterator[list[Scores]]:
+    """Scores of each scale and, with `flip`, of its mirror image, mirrored back; of every model.
 
-    The flag says whether they are probabilities. Labels are mirrored too. They keep their size:
-    the model takes what it needs at its own.
+    Labels are mirrored too. They keep their size: a model takes what it needs at its own.
     """
+    if labels is None and any(model.needs_labels for model in models):
+        raise DataError(
+            "this model's regions are the ground truth, an upper bound for evaluation: "
+            "it cannot predict images without labels"
+        )
     height, width = images.shape[-2:]
     for scale in config.scales:
         scaled = _resized(images, view_size((height, width), config, scale))
-        yield _scores(model, scaled, labels, config)
+        yield _scores(models, scaled, labels, config)
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
-            scores, probabilities = _scores(model, scaled.flip(-1), turned, config)
-            scores = scores.flip(-1)
-            yield scores if mirrored is None else scores[:, list(mirrored)], probabilities
+            seen = _scores(models, scaled.flip(-1), turned, config)
+            yield [
+                (_mirrored_scores(scores, mirrored), probabilities)
+                for scores, probabilities in seen
+            ]
+
+
+def _mirrored_scores(scores: Tensor, mirrored: Sequence[int] | None) -> Tensor:
+    """Scores (N, K, h, w) of a mirror image at the places and of the classes of the image."""
+    scores = scores.flip(-1)
+    return scores if mirrored is None else scores[:, list(mirrored)]
 
 
 def _mirrored_labels(labels: Tensor, mirrored: Sequence[int] | None) -> Tensor:
@@ -151,33 +191,51 @@ def _mirrored_labels(labels: Tensor, mirrored: Sequence[int] | None) -> Tensor:
     return mirror_labels(labels, swap)
 
 
+def _logits(models: Sequence[Segmenter], images: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
+    """Logits (N, K, h, w) of each model in turn, after one pass of the backbone they share."""
+    shared = images if len(models) == 1 else models[0].backbone(images)
+    for model in models:
+        yield model(shared, labels).logits
+
+
 def _scores(
-    model: Segmenter, images: Tensor, labels: Tensor | None, config: EvaluateConfig
-) -> tuple[Tensor, bool]:
+    models: Sequence[Segmenter], images: Tensor, labels: Tensor | None, config: EvaluateConfig
+) -> list[Scores]:
     """Logits of whole images (N, K, h, w), or the mean over windows (N, K, H', W')."""
     height, width = images.shape[-2:]
-    if config.window is None or config.stride is None:
-        return model(images, labels).logits, False
-    if config.window[0] >= height and config.window[1] >= width:
-        return model(images, labels).logits, False
-    tall, wide = min(config.window[0], height), min(config.window[1], width)
-    total, counts = images.new_zeros(()), images.new_zeros(height, width)
+    window, stride = config.window, config.stride
+    if window is None or stride is None or (window[0] >= height and window[1] >= width):
+        return [(logits, False) for logits in _logits(models, images, labels)]
+    means = _window_means(models, images, labels, window, stride, config.average)
+    return [(mean, config.average == "probabilities") for mean in means]
+
+
+def _window_means(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    labels: Tensor | None,
+    window: Size,
+    stride: Size,
+    average: str,
+) -> list[Tensor]:
+    """Probabilities or logits (N, K, H', W') of each model, averaged where windows overlap."""
+    height, width = images.shape[-2:]
+    tall, wide = min(window[0], height), min(window[1], width)
+    totals: list[Tensor] = []
+    counts = images.new_zeros(height, width)
     if labels is not None:  # windows see their part of the labels, at the size of the image
         labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0]
-    starts = [
-        window_starts(height, tall, config.stride[0]),
-        window_starts(width, wide, config.stride[1]),
-    ]
-    probabilities = config.average == "probabilities"
+    starts = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
     for top, left in itertools.product(*starts):
         box = (..., slice(top, top + tall), slice(left, left + wide))
-        logits = model(images[box], None if labels is None else labels[box]).logits.float()
-        scores = resize_logits(logits, (tall, wide))
-        if total.dim() == 0:
-            total = scores.new_zeros(*scores.shape[:2], height, width)
-        total[box] += scores.softmax(dim=1) if probabilities else scores
+        seen = _logits(models, images[box], None if labels is None else labels[box])
+        for number, logits in enumerate(seen):
+            scores = resize_logits(logits.float(), (tall, wide))
+            if number == len(totals):
+                totals.append(scores.new_zeros(*scores.shape[:2], height, width))
+            totals[number][box] += scores.softmax(dim=1) if average == "probabilities" else scores
         counts[box] += 1
-    return total / counts, probabilities
+    return [total.div_(counts) for total in totals]
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -209,6 +267,19 @@ def _resized_rows(view: View, rows: slice, width: int) -> Tensor:
     # Resizing and comparing classes are both faster with the classes side by side in memory.
     mixed = mixed.contiguous(memory_format=torch.channels_last)
     return resize_logits(mixed, (mixed.shape[2], width))
+
+
+def _largest(views: Sequence[View], size: tuple[int, int], average: str) -> Tensor:
+    """The class with the largest score at every pixel: (N, H, W) uint8 at `size`."""
+    scores = views[0].scores
+    n, num_classes = scores.shape[:2]
+    budget = STRIP_BYTES_CPU if scores.device.type == "cpu" else STRIP_BYTES_GPU
+    rows = max(1, budget // (4 * n * num_classes * size[1]))
+    prediction = torch.empty(n, *size, dtype=torch.uint8, device=scores.device)
+    for start in range(0, size[0], rows):
+        strip = slice(start, start + rows)
+        prediction[:, strip] = _summed(views, strip, size[1], average).max(dim=1).indices
+    return prediction
 
 
 def _summed(views: Sequence[View], rows: slice, width: int, average: str) -> Tensor:
