@@ -14,7 +14,7 @@ from contextbench.measure.profile import Timing, choose_for, profile_models, wat
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
 from contextbench.report.bundle import write_report
-from contextbench.report.collection import assemble
+from contextbench.report.collection import Collection, assemble
 from contextbench.results import (
     ProfileRecord,
     RecordError,
@@ -38,19 +38,11 @@ class Plan:
     examples: int = 4  # images that are stored with predictions and attention
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Records and what was written from them."""
-
-    runs: list[RunRecord]
-    profile: ProfileRecord
-    files: list[Path]
-
-
-def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
+def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     """Run what is missing, measure costs, write `<out>/<protocol>/table.*` and `figures/`.
 
-    Images of the dataset, with what the first seed's models make of them, go to `examples/`.
+    Returns the records of all cells. Images of the dataset, with what the first seed's models make
+    of them, go to `examples/`.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
     folder = execution.out / protocol.name
@@ -70,8 +62,8 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Outcome:
         shown = _first_cells(setting, plan, runs, precision)
         examples = store_examples(setting, shown, execution, count=plan.examples)
         collection = assemble(execution.out, runs, profile)
-        files = write_report(collection, examples, folder)
-    return Outcome(runs, profile, files)
+        write_report(collection, examples, folder)
+    return collection
 
 
 def shared_precision(

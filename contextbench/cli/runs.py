@@ -63,7 +63,6 @@ def compare(
     with guarded(resume=True):
         from contextbench import comparison
         from contextbench.config import load_protocol
-        from contextbench.report.collection import assemble
 
         settings = load_protocol(protocol, overrides or ())
         plan = comparison.Plan(
@@ -75,10 +74,10 @@ def compare(
             examples=examples,
         )
         with execution_of(out, device, data_root, workers) as execution:
-            outcome = comparison.compare(settings, plan, execution)
-        print_comparison(assemble(out, outcome.runs, outcome.profile), as_json)
+            collection = comparison.compare(settings, plan, execution)
+        print_comparison(collection, as_json)
         _say_where(out / settings.name, as_json)
-        exit_for(outcome.runs)
+        exit_for(collection.runs)
 
 
 def train(

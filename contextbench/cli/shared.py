@@ -5,7 +5,7 @@ that `--help`, `list` and `plot` do.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,6 +185,6 @@ def print_json(value: Any) -> None:
     console.print_json(json.dumps(value))
 
 
-def exit_for(runs: "list[RunRecord]") -> None:
+def exit_for(runs: "Sequence[RunRecord]") -> None:
     if any(run.status != "done" for run in runs):
         raise typer.Exit(FAILED)
