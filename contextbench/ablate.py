@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -58,14 +57,12 @@ def run_ablation(
             f"ablation {ablation.name!r} has no row that runs under {protocol.name!r}: {reasons}"
         )
     protocols = {each.name: each for each in (protocol, *(v.protocol for v in runnable))}
-    with ExitStack() as locks:
-        for each in protocols.values():
-            locks.enter_context(lock(execution.out, each))
-        settings = {n: open_setting(each, execution.data_root) for n, each in protocols.items()}
-        heads = list({v.row.head.name: v.row.head for v in runnable}.values())
+    settings = {n: open_setting(each, execution.data_root) for n, each in protocols.items()}
+    heads = list({v.row.head.name: v.row.head for v in runnable}.values())
+    with lock(execution, protocol):
         precision = shared_precision(settings[protocol.name], heads, execution)
-        grids = [(settings[name], group) for name, group in _heads_by_protocol(runnable).items()]
-        _run(grids, plan, precision, execution)
+    grids = [(settings[name], group) for name, group in _heads_by_protocol(runnable).items()]
+    _run(grids, plan, precision, execution)
     return unsuitable
 
 

@@ -45,24 +45,36 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     of them, go to `examples/`.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
-    folder = execution.out / protocol.name
-    with lock(execution.out, protocol):
-        setting = open_setting(protocol, execution.data_root)
+    setting = open_setting(protocol, execution.data_root)
+    with lock(execution, protocol):
         precision = shared_precision(setting, plan.heads, execution)
-        runs = run_grid(
-            setting,
-            plan.heads,
-            plan.seeds,
-            precision,
-            execution,
-            fresh=plan.fresh,
-            retry_failed=plan.retry_failed,
-        )
+    runs = run_grid(
+        setting,
+        plan.heads,
+        plan.seeds,
+        precision,
+        execution,
+        fresh=plan.fresh,
+        retry_failed=plan.retry_failed,
+    )
+    return conclude(setting, plan, runs, precision, execution)
+
+
+def conclude(
+    setting: Setting,
+    plan: Plan,
+    runs: Sequence[RunRecord],
+    precision: Precision,
+    execution: Execution,
+) -> Collection:
+    """What a comparison does when its cells have records: costs, examples, tables, figures."""
+    protocol = setting.protocol
+    with lock(execution, protocol):
         profile = _profile(setting, plan, precision, execution)
         shown = _first_cells(setting, plan, runs, precision)
         examples = store_examples(setting, shown, execution, count=plan.examples)
         collection = assemble(execution.out, runs, profile)
-        write_report(collection, examples, folder)
+        write_report(collection, examples, execution.out / protocol.name)
     return collection
 
 

@@ -4,16 +4,16 @@ A cell is one head with one seed under one protocol. Cells that are on disk are 
 that were interrupted go on, and a cell that fails is recorded while the others go on.
 """
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from contextbench.build import build_model, loss_weights
 from contextbench.checkpoint import load_checkpoint, save_checkpoint
@@ -24,8 +24,9 @@ from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform, check_crop
 from contextbench.evaluation import evaluate
-from contextbench.files import OutputError, ensure_writable, write_text
+from contextbench.files import OutputError, write_text
 from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.locks import BusyError, exclusive
 from contextbench.losses import Criterion
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
@@ -116,16 +117,25 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     return Setting(protocol, train_set, evaluate_set, digest, protocol.fingerprint(digest))
 
 
-@contextmanager
-def lock(out: Path, protocol: Protocol) -> Iterator[None]:
-    """Held while runs of a protocol are written. Raises `ConfigError` if another process has it."""
-    folder = out / protocol.name
-    ensure_writable(folder)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ConfigError(f"another contextbench process is writing to {folder}") from None
+def lock(execution: Execution, protocol: Protocol) -> AbstractContextManager[None]:
+    """Held while what the cells share is decided, measured or drawn; waits for other processes.
+
+    Raises `OutputError` where the folder cannot be written, `Interrupted` on request.
+    """
+    path = execution.out / protocol.name / ".lock"
+    return exclusive(path, f"{path} is held", patience=math.inf, stop=execution.stop)
+
+
+def cell_lock(
+    cell: Cell, execution: Execution, *, patience: float = 0.0
+) -> AbstractContextManager[None]:
+    """Held while a cell's files are written, so that processes may share a comparison by cells.
+
+    Raises `BusyError` where another process still has it after `patience` seconds.
+    """
+    folder = cell.folder(execution.out)
+    busy = f"another contextbench process is writing to {folder}"
+    return exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
 
 
 def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
@@ -196,24 +206,43 @@ def run_grid(
     fresh: bool = False,
     retry_failed: bool = False,
 ) -> list[RunRecord]:
-    """Run what is missing of heads x seeds; records of all cells, in that order."""
+    """Run what is missing of heads x seeds; records of all cells, in that order.
+
+    Cells that other processes are running come last, and are waited for.
+    """
     cells = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
-    stored = {id(cell): None if fresh else stored_run(cell, execution) for cell in cells}
-    records = []
-    for number, cell in enumerate(cells, 1):
-        record = stored[id(cell)]
-        label = f"[{number}/{len(cells)}] {cell.head.name}, seed {cell.seed}"
-        if record is not None and (record.status == "done" or not retry_failed):
-            execution.reporter.say(f"{label}: {record.status} already")
-        else:
-            if fresh or record is not None:
-                (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
-            execution.reporter.say(label)
-            record = run_cell(cell, execution)
-            if record.failure is not None:
-                execution.reporter.say(f"{label}: {record.status}: {record.failure.message}")
-        records.append(record)
-    return records
+    if not fresh:
+        for cell in cells:  # before the first run, not after hours
+            stored_run(cell, execution)
+    records: dict[int, RunRecord] = {}
+    for patience in (0.0, math.inf):
+        for number, cell in enumerate(cells, 1):
+            if number in records:
+                continue
+            label = f"[{number}/{len(cells)}] {cell.head.name}, seed {cell.seed}"
+            try:
+                with cell_lock(cell, execution, patience=patience):
+                    records[number] = _run_missing(cell, execution, label, fresh, retry_failed)
+            except BusyError:
+                execution.reporter.say(f"{label}: another process is running it")
+    return [records[number] for number in sorted(records)]
+
+
+def _run_missing(
+    cell: Cell, execution: Execution, label: str, fresh: bool, retry_failed: bool
+) -> RunRecord:
+    """The finished record of a cell that this process alone may run now."""
+    record = None if fresh else stored_run(cell, execution)
+    if record is not None and (record.status == "done" or not retry_failed):
+        execution.reporter.say(f"{label}: {record.status} already")
+        return record
+    if fresh or record is not None:
+        (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
+    execution.reporter.say(label)
+    record = run_cell(cell, execution)
+    if record.failure is not None:
+        execution.reporter.say(f"{label}: {record.status}: {record.failure.message}")
+    return record
 
 
 class _Clock:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from contextbench.checkpoint import CheckpointError
 from contextbench.config import ConfigError
 from contextbench.files import OutputError
 from contextbench.interrupt import Interrupted
+from contextbench.locks import BusyError
 from contextbench.precision import Precision
 from contextbench.results import read_areas, read_history, read_run
 from tests import small
@@ -147,22 +149,60 @@ def test_full_disk_stops_the_comparison_and_keeps_what_was_written(setting, tmp_
     assert read_run(tmp_path / "tiny" / "fcn" / "seed-0" / "record.json") == before
 
 
-def test_two_processes_do_not_write_one_folder(tmp_path):
+def test_one_cell_is_written_by_one_process_and_others_meanwhile(setting, tmp_path):
+    execution = small.execution(tmp_path)
+    cell = runner.Cell(setting, small.head("ppm"), 0, Precision())
+    with runner.cell_lock(cell, execution):
+        with (
+            pytest.raises(BusyError, match=r"another contextbench process.*ppm.seed-0"),
+            runner.cell_lock(cell, execution),
+        ):
+            pass
+        [record] = run(setting, tmp_path, "fcn")
+        assert record.status == "done"
+    with runner.cell_lock(cell, execution):
+        pass  # released
+
+
+def test_a_cell_of_another_process_comes_last_and_its_record_is_taken(setting, tmp_path):
+    execution = small.execution(tmp_path)
+    cell = runner.Cell(setting, small.head("fcn"), 0, Precision())
+    done, order = [], []
+
+    def other_process():
+        with runner.cell_lock(cell, execution):
+            held.set()
+            while not (tmp_path / "tiny" / "ppm" / "seed-0" / "record.json").exists():
+                time.sleep(0.01)
+            order.append("ppm was first")
+            done.append(runner.run_cell(cell, execution))
+
+    held = threading.Event()
+    thread = threading.Thread(target=other_process)
+    thread.start()
+    assert held.wait(30)
+    first, second = run(setting, tmp_path, "fcn", "ppm")
+    thread.join()
+    assert order == ["ppm was first"]
+    assert (first, second.head_name) == (done[0], "ppm")
+
+
+def test_waiting_for_what_cells_share_ends_on_request(tmp_path):
+    execution, other = small.execution(tmp_path), small.execution(tmp_path)
+    other.stop.requested = True
     with (
-        runner.lock(tmp_path, small.protocol()),
-        pytest.raises(ConfigError, match="another contextbench process"),
-        runner.lock(tmp_path, small.protocol()),
+        runner.lock(execution, small.protocol()),
+        pytest.raises(Interrupted),
+        runner.lock(other, small.protocol()),
     ):
         pass
-    with runner.lock(tmp_path, small.protocol()):
-        pass  # released
 
 
 def test_output_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OutputError, match=r"output folder .*file"),
-        runner.lock(tmp_path / "file", small.protocol()),
+        runner.lock(small.execution(tmp_path / "file"), small.protocol()),
     ):
         pass
 

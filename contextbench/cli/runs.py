@@ -104,12 +104,10 @@ def train(
 
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)
-        with (
-            execution_of(out, device, data_root, workers) as execution,
-            lock(out, settings),
-        ):
+        with execution_of(out, device, data_root, workers) as execution:
             setting = open_setting(settings, data_root)
-            precision = shared_precision(setting, chosen, execution)
+            with lock(execution, settings):
+                precision = shared_precision(setting, chosen, execution)
             runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)
         print_comparison(assemble(out, runs, None), as_json)
         exit_for(runs)
