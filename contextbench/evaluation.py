@@ -3,16 +3,18 @@
 Axes: N images, K classes, (H, W) label pixels, height first.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, SegmentationDataset
+from contextbench.distributed import ALONE, World
 from contextbench.prediction import Predictor
 from contextbench.results import Areas
+from heads.interface import evaluating
 
 LABEL_VALUES = 256  # of uint8
 
@@ -21,31 +23,66 @@ def evaluate(
     predictor: Predictor,
     dataset: SegmentationDataset,
     *,
+    world: World = ALONE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Areas:
     """Pixel counts of every image of `dataset`, images of any size, one at a time.
 
-    The models' training modes are as before afterwards. `progress` is told the images done and
-    their total. Raises DataError for an undeclared label and FloatingPointError for logits that are
-    not finite, naming the image.
+    Of W processes that of rank r evaluates the images r, r + W, ...: each image once, and every
+    process returns the counts of all. The models' training modes are as before afterwards.
+    `progress` is told the images done, by all processes as far as this one can tell, and their
+    total. Raises DataError for an undeclared label and FloatingPointError for logits that are not
+    finite, naming the image, in all processes alike.
     """
-    total, num_classes = len(dataset), len(dataset.labels.classes)
-    counts = np.zeros((3, total, num_classes), dtype=np.int64)
+    total = len(dataset)
+    own = range(world.rank, total, world.size)
+
+    def work() -> Areas:
+        return _evaluate_images(
+            predictor,
+            dataset,
+            own,
+            lambda done: progress and progress(min(total, done * world.size), total),
+        )
+
+    return _interleaved(world.together(work))
+
+
+def _evaluate_images(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    images: Sequence[int],
+    progress: Callable[[int], object],
+) -> Areas:
+    """Counts of some images, in this process."""
+    num_classes = len(dataset.labels.classes)
+    counts = np.zeros((3, len(images), num_classes), dtype=np.int64)
     names = []
     with ExitStack() as modes, torch.inference_mode():
         for model in predictor.models:
-            modes.enter_context(_evaluating(model))
-        for index in range(total):
+            modes.enter_context(evaluating(model))
+        for row, index in enumerate(images):
             name, image, labels = dataset[index]
             labels = labels.to(predictor.device)
             with _naming(name):
                 size = (labels.shape[0], labels.shape[1])
                 prediction = predictor(image, size, labels=labels)
                 areas = count_areas(prediction, labels, num_classes)
-            counts[:, index] = torch.stack(areas).cpu().numpy()
+            counts[:, row] = torch.stack(areas).cpu().numpy()
             names.append(name)
-            if progress is not None:
-                progress(index + 1, total)
+            progress(row + 1)
+    return Areas(names, *counts)
+
+
+def _interleaved(shards: Sequence[Areas]) -> Areas:
+    """Rows of shard r as rows r, r + W, ... of W shards."""
+    names = [""] * sum(len(shard.names) for shard in shards)
+    classes = shards[0].labelled.shape[1]
+    counts = np.zeros((3, len(names), classes), dtype=np.int64)
+    for rank, shard in enumerate(shards):
+        names[rank :: len(shards)] = shard.names
+        own = np.stack([shard.intersection, shard.predicted, shard.labelled])
+        counts[:, rank :: len(shards)] = own
     return Areas(names, *counts)
 
 
@@ -91,18 +128,6 @@ def _count_image(
         )
     confusion = table[:num_classes]
     return confusion.diagonal().clone(), confusion.sum(dim=0), confusion.sum(dim=1)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every module's own mode again: a frozen batch norm stays frozen."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that long work looks at between steps, never in the middle."""
+"""How long work ends early: on request, between two steps, or as one of several processes lost."""
 
 import signal
 import threading
@@ -9,6 +9,13 @@ from types import FrameType
 
 class Interrupted(Exception):
     """Work was stopped on request; everything up to here is on disk."""
+
+
+class RankError(RuntimeError):
+    """One of several processes cannot go on, for its own reason or that of another one.
+
+    The message names its rank and the reason. What was saved last is on disk.
+    """
 
 
 class StopRequest:

@@ -5,8 +5,8 @@ or int64, with train ids and one value to ignore. All losses are computed in flo
 too: bfloat16 has fewer than three significant digits, too few for a loss curve.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,17 @@ from contextbench.data.base import IGNORE
 from contextbench.model import resize_logits
 from heads.interface import HeadOutput
 
+Mean = Callable[[Tensor, Tensor], Tensor]  # of a total over a count that may be 0
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+
+def own_mean(total: Tensor, count: Tensor) -> Tensor:
+    """total / count, 0 where nothing is counted: the mean over a batch that is all here."""
+    return total / torch.where(count > 0, count, 1)
+
+
+def pixel_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE, mean: Mean = own_mean
+) -> Tensor:
     """Cross-entropy of logits (N, K, h, w) resized to the labels, averaged over labelled pixels.
 
     A batch without a labelled pixel gives exactly 0 with zero gradients: it teaches nothing, and a
@@ -27,10 +36,12 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNO
     with torch.autocast(logits.device.type, enabled=False):
         resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
         total = F.cross_entropy(resized, labels.long(), ignore_index=ignore_index, reduction="sum")
-        return total / (labels != ignore_index).sum().clamp(min=1)
+        return mean(total, (labels != ignore_index).sum())
 
 
-def presence_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+def presence_loss(
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE, mean: Mean = own_mean
+) -> Tensor:
     """Binary cross-entropy of logits (N, K) with the set of classes present in each crop.
 
     The SE-loss of EncNet (Zhang et al., CVPR 2018, arXiv:1803.08904), averaged over images and
@@ -42,7 +53,7 @@ def presence_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) ->
         losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
         labelled = targets.any(dim=1)  # (N,)
         total = torch.where(labelled[:, None], losses, 0.0).sum()
-        return total / (labelled.sum() * logits.shape[1]).clamp(min=1)
+        return mean(total, labelled.sum() * logits.shape[1])
 
 
 def _presence(labels: Tensor, ignore_index: int, num_classes: int) -> Tensor:
@@ -61,6 +72,10 @@ class Criterion:
     CVPR 2016, do for regions; threshold and number as in the released code of OCNet. Both, and
     `label_smoothing`, act on every pixel term. `dice` and `lovasz` are weights of further terms on
     the main logits.
+
+    `mean` divides the totals of pixels and images. One that counts over several processes makes
+    these means those of their whole batch; dice and Lovasz are no means over pixels and stay those
+    of the images here.
     """
 
     class_weights: Tensor | None = None
@@ -68,11 +83,19 @@ class Criterion:
     label_smoothing: float = 0.0
     dice: float = 0.0
     lovasz: float = 0.0
+    mean: Mean = own_mean
 
     @classmethod
     def of(cls, config: LossConfig, class_weights: Tensor | None) -> "Criterion":
         """As a protocol says, with the weights (K,) that its `class_weights` came out as."""
         return cls(class_weights, config.ohem, config.label_smoothing, config.dice, config.lovasz)
+
+    def divided(self, parts: int, mean: Mean) -> "Criterion":
+        """As each of `parts` processes uses it, which keeps its part of the hard pixels of OHEM."""
+        ohem = self.ohem
+        if ohem is not None:
+            ohem = ohem.model_copy(update={"keep": -(-ohem.keep // parts)})
+        return replace(self, ohem=ohem, mean=mean)
 
     @property
     def extra_weights(self) -> dict[str, float]:
@@ -83,7 +106,7 @@ class Criterion:
     def pixel_loss(self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
         """Of logits (N, K, h, w) resized to the labels (N, H, W)."""
         if self.class_weights is None and self.ohem is None and not self.label_smoothing:
-            return pixel_cross_entropy(logits, labels, ignore_index)
+            return pixel_cross_entropy(logits, labels, ignore_index, self.mean)
         with torch.autocast(logits.device.type, enabled=False):
             resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
             target = labels.long()
@@ -100,7 +123,7 @@ class Criterion:
             if self.ohem is not None:
                 counted = hard_pixels(resized.detach(), target, self.ohem, ignore_index)
             share = counted.float() if weights is None else _of_labels(weights, target) * counted
-            return (losses * counted).sum() / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+            return self.mean((losses * counted).sum(), share.sum())
 
     def extra_terms(
         self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE
@@ -190,7 +213,7 @@ def loss_terms(
     for name, logits in output.pixel_aux.items():
         terms[name] = criterion.pixel_loss(logits, labels, ignore_index)
     for name, logits in output.image_aux.items():
-        terms[name] = presence_loss(logits, labels, ignore_index)
+        terms[name] = presence_loss(logits, labels, ignore_index, criterion.mean)
     return {**terms, **criterion.extra_terms(output.logits, labels, ignore_index)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from contextbench import __version__
+from contextbench.distributed import ALONE, World, batch_norm_of_all
 
 
 def now() -> str:
@@ -19,8 +20,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Everything about software and hardware that a reader of a measurement may ask for."""
+def environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:
+    """Everything about software and hardware that a reader of a measurement may ask for.
+
+    Of several processes that share the work the device is that of the first one.
+    """
     return {
         "contextbench": __version__,
         "commit": commit(),
@@ -32,6 +36,19 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        **_shared_work(device, world),
+    }
+
+
+def _shared_work(device: torch.device, world: World) -> dict[str, Any]:
+    if world.size == 1:
+        return {}
+    if batch_norm_of_all(world, device):
+        return {"processes": world.size, "batch_norm": "statistics of all processes"}
+    return {
+        "processes": world.size,
+        "batch_norm": "warning: each process normalises its own images, since batch norm is "
+        "synchronised on GPUs only",
     }
 
 

@@ -12,19 +12,22 @@ import pickle
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from contextbench.config import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
+from contextbench.distributed import ALONE, World, lost_ranks, synchronise_batch_norm
 from contextbench.files import quarantine, write_atomic
-from contextbench.interrupt import StopRequest
+from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
 from contextbench.precision import Precision
@@ -34,7 +37,8 @@ FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so m
 
 Entry = dict[str, float]
 Part = tuple[Tensor | Features, Tensor]  # images or their features, and labels, on the device
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # first step -> (images, labels), ...
+Batch = tuple[Tensor, Tensor]  # images and labels
+Batches = Callable[[int], Iterable[Batch]]  # first step -> batches, of this process if of several
 
 
 class TrainingError(RuntimeError):
@@ -54,6 +58,7 @@ class Recipe:
     resume_path: Path | None = None
     save_seconds: float = 60.0
     criterion: Criterion = field(default_factory=Criterion)
+    world: World = ALONE
 
 
 @dataclass
@@ -69,7 +74,8 @@ class Training:
     """One model on its way from its resume file, if there is one, to the last step.
 
     The model is moved to the device and changed in place. With `ema` it ends with the averaged
-    weights.
+    weights. Of several processes each has its own, and all call the same methods in the same order:
+    their models stay equal, but for the statistics of batch norms that are not synchronised.
     """
 
     def __init__(
@@ -78,17 +84,23 @@ class Training:
         recipe: Recipe,
         on_flush: Callable[[Progress], None] | None = None,
     ) -> None:
+        world = recipe.world
+        synchronise_batch_norm(model, world, recipe.device)
         model.to(recipe.device).to(memory_format=recipe.precision.torch_memory_format)
         model.train()
         if recipe.config.batch_norm == "frozen":
             freeze_batch_norm(model.backbone)
         optimizer = build_optimizer(model, recipe.config)
+        if world.size > 1:
+            shared = recipe.criterion.divided(world.size, world.batch_mean)
+            recipe = replace(recipe, criterion=shared)
         self.model = model
         self.recipe = recipe
         part = model.trained_part
         self._trained = _Trained(part, optimizer, _averaged(part, recipe.config.ema))
         self.progress = _resumed(self._trained, recipe)
-        self._log = _LossLog(self.progress, on_flush)
+        self._parallel = world.parallel(model)
+        self._log = _LossLog(self.progress, on_flush, world)
         self._last_save = time.monotonic()
 
     @property
@@ -103,16 +115,21 @@ class Training:
         """
         trained, progress = self._trained, self.progress
         rate = set_learning_rate(trained.optimizer, self.recipe.config, progress.step)
-        torch.manual_seed(step_seed(self.recipe.seed, progress.step))
-        terms = train_step(self.model, trained.optimizer, parts, self.recipe)
+        torch.manual_seed(step_seed(self.recipe.seed, progress.step, self.recipe.world.rank))
+        terms = train_step(self._parallel, trained.optimizer, parts, self.recipe)
         if trained.average is not None:
             trained.average.update_parameters(trained.part)
         progress.step += 1
         self._log.add(progress.step, rate, terms)
 
+    @property
+    def due(self) -> bool:
+        """Whether so many seconds went by that the state is to be stored."""
+        return time.monotonic() - self._last_save > self.recipe.save_seconds
+
     def save(self, *, now: bool = True) -> None:
-        """Store the state, or only where it is due, so many seconds after the last time."""
-        if now or time.monotonic() - self._last_save > self.recipe.save_seconds:
+        """Store the state, or only where it is due."""
+        if now or self.due:
             self._log.flush()
             save_resume(self._trained, self.progress, self.recipe)
             self._last_save = time.monotonic()
@@ -122,6 +139,7 @@ class Training:
         self.save()
         if self._trained.average is not None:
             self._trained.part.load_state_dict(self._trained.average.module.state_dict())
+        self.recipe.world.spread(self._trained.part)
         return self.progress
 
 
@@ -136,23 +154,44 @@ def train(
     """Train `model` in place from its resume file, if there is one, to the last step.
 
     Raises `TrainingError` when the loss is not finite, and `Interrupted` after a stop request, with
-    the state saved.
+    the state saved. Of several processes all raise what one meets while it loads a batch, and all
+    stop on the request to one.
     """
-    with deterministic(recipe.config.deterministic):
+    world = recipe.world
+    with deterministic(recipe.config.deterministic), lost_ranks(world):
         training = Training(model, recipe, on_flush)
+        coming = iter(batches(training.progress.step))
         tick = time.monotonic()
-        for images, labels in batches(training.progress.step):
-            if training.finished:
+        while not training.finished:
+            batch, error = _loaded(coming)
+            requested = stop is not None and stop.requested
+            stopping, due, failed = world.agree(requested, training.due, error is not None)
+            if stopping or due:
+                training.save()
+            if failed:
+                world.together(partial(_raise, error))
+            if stopping:
+                raise Interrupted
+            if batch is None:
                 break
-            training.step(device_parts(images, labels, recipe))
+            training.step(device_parts(*batch, recipe))
             now = time.monotonic()
             training.progress.seconds += now - tick
             tick = now
-            stopping = stop is not None and stop.requested
-            training.save(now=stopping)
-            if stopping and stop is not None:
-                stop.check()
         return training.finish()
+
+
+def _loaded(coming: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
+    """The next batch, None after the last one, and what went wrong instead."""
+    try:
+        return next(coming, None), None
+    except Exception as error:
+        return None, error
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 def device_parts(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Part]:
@@ -167,23 +206,34 @@ def device_parts(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Par
 
 
 def train_step(
-    model: Segmenter, optimizer: torch.optim.Optimizer, parts: Iterable[Part], recipe: Recipe
+    model: nn.Module, optimizer: torch.optim.Optimizer, parts: Iterable[Part], recipe: Recipe
 ) -> dict[str, Tensor]:
     """One optimisation step on parts of a batch: (N, 3, H, W) or features, and labels (N, H, W).
 
     Gradients and the detached loss terms that it returns are the mean over the `accumulate` equal
-    parts, each with its own batch norm and its own mean over labelled pixels.
+    parts, each with its own batch norm and its own mean over labelled pixels. `model` is a
+    `Segmenter`, or one made parallel: then the last part brings the gradients of all together.
     """
     optimizer.zero_grad(set_to_none=True)
-    recorded = [_accumulate(model, *part, recipe) for part in parts]
+    recorded = []
+    for number, part in enumerate(parts, 1):
+        with _apart(model, number < recipe.config.accumulate):
+            recorded.append(_accumulate(model, *part, recipe))
     if recipe.config.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.config.clip_norm)
     optimizer.step()
     return {name: torch.stack([terms[name] for terms in recorded]).mean() for name in recorded[0]}
 
 
+def _apart(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+    """Keep gradients in this process, where that is wanted and there are several."""
+    if wanted and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
+
+
 def _accumulate(
-    model: Segmenter, images: Tensor | Features, labels: Tensor, recipe: Recipe
+    model: nn.Module, images: Tensor | Features, labels: Tensor, recipe: Recipe
 ) -> dict[str, Tensor]:
     """Add the gradients of one part of a batch; its loss and its terms, detached."""
     with recipe.precision.autocast(recipe.device):
@@ -228,9 +278,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, ste
     return config.lr * factor
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A 63-bit seed for the dropout of one step."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A 63-bit seed for the dropout of one step, in one of several processes."""
+    process = f"/{rank}" if rank else ""
+    digest = hashlib.sha256(f"{seed}/{step}{process}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -267,7 +318,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
     """Store all that is needed to go on after `progress.step`. Raises `OutputError`."""
-    if recipe.resume_path is None:
+    if recipe.resume_path is None or not recipe.world.is_main:
         return
     average = trained.average
     state = {
@@ -283,7 +334,7 @@ def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
 
 
 def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
-    state = _read_resume(recipe)
+    state = recipe.world.from_main(lambda: _read_resume(recipe))
     if state is None:
         return Progress()
     trained.part.load_state_dict(state["model"])
@@ -299,7 +350,7 @@ def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=recipe.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
         state = None
     if isinstance(state, dict) and state.get("identity") == recipe.identity:
@@ -311,9 +362,12 @@ def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
 class _LossLog:
     """Keeps losses on the device and reads them back in groups, so that a GPU is not stalled."""
 
-    def __init__(self, progress: Progress, on_flush: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, progress: Progress, on_flush: Callable[[Progress], None] | None, world: World
+    ) -> None:
         self._progress = progress
         self._on_flush = on_flush
+        self._world = world
         self._pending: list[tuple[int, float, dict[str, Tensor]]] = []
 
     def add(self, step: int, rate: float, terms: dict[str, Tensor]) -> None:
@@ -324,7 +378,8 @@ class _LossLog:
     def flush(self) -> None:
         if not self._pending:
             return
-        stacked = torch.stack([torch.stack(list(terms.values())) for _, _, terms in self._pending])
+        own = torch.stack([torch.stack(list(terms.values())) for _, _, terms in self._pending])
+        stacked = self._world.mean(own)
         for (step, rate, terms), values in zip(self._pending, stacked.tolist(), strict=True):
             named = dict(zip(terms, values, strict=True))
             _check_finite(step, named)

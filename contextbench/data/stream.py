@@ -53,13 +53,24 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train_loader(
-    stream: TrainStream, *, batch: int, start_step: int, workers: int
+    stream: TrainStream,
+    *,
+    batch: int,
+    start_step: int,
+    workers: int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of `stream` from step `start_step` on, in order; the last one may be smaller."""
+    """Batches of `stream` from step `start_step` on, in order; the last one may be smaller.
+
+    Of several processes, which divide `batch`, that of `rank` r gets the items r, r + processes,
+    ... of each batch, and so of each part of it that they divide: together they get the same items
+    as one process does.
+    """
     return DataLoader(
         stream,
-        batch_size=batch,
-        sampler=range(start_step * batch, len(stream)),
+        batch_size=batch // processes,
+        sampler=range(start_step * batch + rank, len(stream), processes),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         # Starting an iterator draws a number. Taken from the global generator, as by default, it
