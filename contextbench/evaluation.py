@@ -34,18 +34,42 @@ def evaluate(
     total. Raises DataError for an undeclared label and FloatingPointError for logits that are not
     finite, naming the image, in all processes alike.
     """
+    [areas] = _evaluate(predictor, dataset, world, progress, each=False)
+    return areas
+
+
+def evaluate_each(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    *,
+    world: World = ALONE,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Areas]:
+    """What `evaluate` gives of each model alone, for models that share one backbone.
+
+    It sees every image once. An error of one model ends the evaluation of all.
+    """
+    return _evaluate(predictor, dataset, world, progress, each=True)
+
+
+def _evaluate(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    world: World,
+    progress: Callable[[int, int], None] | None,
+    *,
+    each: bool,
+) -> list[Areas]:
+    """Of each model, or of their mean."""
     total = len(dataset)
     own = range(world.rank, total, world.size)
 
-    def work() -> Areas:
-        return _evaluate_images(
-            predictor,
-            dataset,
-            own,
-            lambda done: progress and progress(min(total, done * world.size), total),
-        )
+    def show(done: int) -> None:
+        if progress is not None:
+            progress(min(total, done * world.size), total)
 
-    return _interleaved(world.together(work))
+    shards = world.together(lambda: _evaluate_images(predictor, dataset, own, show, each=each))
+    return [_interleaved(of_one) for of_one in zip(*shards, strict=True)]
 
 
 def _evaluate_images(
@@ -53,10 +77,13 @@ def _evaluate_images(
     dataset: SegmentationDataset,
     images: Sequence[int],
     progress: Callable[[int], object],
-) -> Areas:
+    *,
+    each: bool,
+) -> list[Areas]:
     """Counts of some images, in this process."""
     num_classes = len(dataset.labels.classes)
-    counts = np.zeros((3, len(images), num_classes), dtype=np.int64)
+    maps = len(predictor.models) if each else 1
+    counts = np.zeros((maps, 3, len(images), num_classes), dtype=np.int64)
     names = []
     with ExitStack() as modes, torch.inference_mode():
         for model in predictor.models:
@@ -65,13 +92,21 @@ def _evaluate_images(
             name, image, labels = dataset[index]
             labels = labels.to(predictor.device)
             with _naming(name):
-                size = (labels.shape[0], labels.shape[1])
-                prediction = predictor(image, size, labels=labels)
-                areas = count_areas(prediction, labels, num_classes)
-            counts[:, row] = torch.stack(areas).cpu().numpy()
+                predictions = _predictions(predictor, image, labels, each=each)
+                areas = [torch.stack(count_areas(p, labels, num_classes)) for p in predictions]
+            counts[:, :, row] = torch.stack(areas).cpu().numpy()
             names.append(name)
             progress(row + 1)
-    return Areas(names, *counts)
+    return [Areas(names, *of_one) for of_one in counts]
+
+
+def _predictions(
+    predictor: Predictor, image: Tensor, labels: Tensor, *, each: bool
+) -> list[Tensor]:
+    size = (labels.shape[0], labels.shape[1])
+    if each:
+        return predictor.each(image, size, labels=labels)
+    return [predictor(image, size, labels=labels)]
 
 
 def _interleaved(shards: Sequence[Areas]) -> Areas:
