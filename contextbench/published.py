@@ -6,6 +6,7 @@ have a line for each score, which is found by the text of some of its cells.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -63,7 +64,7 @@ class PublishedScore(Frozen):
     line: int  # in the file, from 1
     cells: dict[str, str]
     dataset: str
-    split: str
+    split: str  # empty where the file does not say
     backbone: str
     miou_percent: float | None  # None: the cell is empty
     status: Literal["verified", "unverified", "computed"]
@@ -220,20 +221,52 @@ def find_score(
             )
     if len(left) > 1:
         lines = ", ".join(str(score.line) for score in left)
+        differing = [name for name in left[0].cells if len({s.cells[name] for s in left}) > 1]
         raise ConfigError(
-            f"{source}: the lines {lines} of {scores[0].file} all have these keys; add another key"
+            f"{source}: the lines {lines} of {scores[0].file} all have these keys; add another "
+            f"key, of {', '.join(differing)}"
         )
     return left[0]
 
 
+def refer(reference: str) -> PublishedScore:
+    """The score that `FILE:LINE` or `FILE:COLUMN=TEXT,COLUMN=TEXT` names; the file without .csv.
+
+    Raises `ConfigError` for another form and an unknown file, line, column or text.
+    """
+    name, separator, keys = reference.partition(":")
+    if not separator or not (keys.isdecimal() or "=" in keys):
+        raise ConfigError(
+            f"published score {reference!r}: write FILE:COLUMN=TEXT,COLUMN=TEXT or FILE:LINE, like "
+            "mmseg_published:method=PSPNet,backbone=R-101-D8,dataset=ADE20K,iterations=80000"
+        )
+    files = {path.stem: path.name for path in published_folder().glob("*.csv")}
+    stem = name.removesuffix(".csv")
+    if stem not in files:
+        raise ConfigError(
+            f"published score {reference!r}: no file {stem!r}; {nearest(stem, files)}"
+        )
+    scores, source = load_scores(files[stem]), f"published score {reference!r}"
+    if not keys.isdecimal():
+        # Texts may hold commas: a new key is what a comma and a name with "=" begin.
+        pairs = (part.partition("=") for part in re.split(r",\s*(?=\w+=)", keys))
+        return find_score(scores, {column: text for column, _, text in pairs}, source)
+    for score in scores:
+        if score.line == int(keys):
+            return score
+    first, last = scores[0].line, scores[-1].line
+    raise ConfigError(f"{source}: lines with an mIoU are among {first} .. {last} of {files[stem]}")
+
+
 def _score(file: str, line: int, cells: dict[str, str], source: str) -> PublishedScore:
     column = _score_column(cells)
-    for needed in ("dataset", "split", "backbone", column, "status", "source"):
+    for needed in ("dataset", "backbone", column, "status", "source"):
         if needed not in cells:
             raise ConfigError(f"{source}: key {needed!r} is missing")
-    named = {key: cells[key] for key in ("dataset", "split", "backbone", "status", "source")}
+    named = {key: cells[key] for key in ("dataset", "backbone", "status", "source")}
     content = {
         **named,
+        "split": cells.get("split", ""),
         "file": file,
         "line": line,
         "cells": cells,

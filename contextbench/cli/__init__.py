@@ -9,6 +9,7 @@ from contextbench.cli.ablations import ablate
 from contextbench.cli.attention import attend
 from contextbench.cli.costs import profile
 from contextbench.cli.inspection import check_data, doctor, list_names
+from contextbench.cli.planning import explain
 from contextbench.cli.reports import insight, plot, report
 from contextbench.cli.runs import compare, evaluate, predict, train
 from contextbench.cli.shared import console
@@ -33,6 +34,7 @@ app.command()(table)
 app.command("check-data")(check_data)
 app.command()(plot)
 app.command()(report)
+app.command()(explain)
 app.command()(insight)
 app.command("list")(list_names)
 app.command()(doctor)
