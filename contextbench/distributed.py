@@ -71,24 +71,31 @@ class World:
         """
         if self.size == 1:
             return [work()]
-        own = _outcome(work)
-        outcomes: list[Outcome[T] | None] = [None] * self.size
-        with lost_ranks(self):
-            dist.all_gather_object(outcomes, _portable(own), group=self.patient)
-        outcomes[self.rank] = own  # whose error has its traceback
-        return [_value(outcome) for outcome in outcomes]
+        return [_value(outcome) for outcome in self._exchanged(_outcome(work))]
+
+    def first_error(self, error: Exception | None) -> Exception | None:
+        """What the first process met that has an error, in all processes."""
+        if self.size == 1:
+            return error
+        outcomes = self._exchanged(Outcome[None](error=error))
+        return next((each.error for each in outcomes if each.error is not None), None)
 
     def from_main(self, work: Callable[[], T]) -> T:
         """What `work` returns, or raises, in process 0; the others wait and do not run it."""
         if self.size == 1:
             return work()
-        outcomes: list[Outcome[T] | None] = [None]
-        own = _outcome(work) if self.is_main else None
-        if own is not None:
-            outcomes = [_portable(own)]
+        own: Outcome[T] = _outcome(work) if self.is_main else Outcome()
+        outcomes = [_portable(own)]
         with lost_ranks(self):
             dist.broadcast_object_list(outcomes, src=0, group=self.patient)
-        return _value(outcomes[0] if own is None else own)
+        return _value(own if self.is_main else outcomes[0])
+
+    def _exchanged(self, own: Outcome[T]) -> list[Outcome[T]]:
+        outcomes = [own] * self.size
+        with lost_ranks(self):
+            dist.all_gather_object(outcomes, _portable(own), group=self.patient)
+        outcomes[self.rank] = own  # whose error has its traceback
+        return outcomes
 
     @contextmanager
     def held(self, resource: AbstractContextManager[object]) -> Iterator[None]:
@@ -208,6 +215,7 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
             backend, rank=world.rank, world_size=world.size, timeout=STEP_TIMEOUT
         )
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(patient, dist.ProcessGroup)
     try:
         yield replace(world, patient=patient)
     except RankError:
@@ -238,17 +246,38 @@ def lost_ranks(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or isinstance(error, RankError) or not _is_lost(error):
+        if world.size > 1 and _is_lost(error):
+            raise _lost(world, error) from error
+        raise
+
+
+@contextmanager
+def no_way_back(world: World, *known: type[Exception]) -> Iterator[None]:
+    """Turn every error but the `known` ones, which all meet at once, into a `RankError`.
+
+    For work that talks to other processes: they wait for this one within it, and cannot be told.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world.size == 1 or isinstance(error, (RankError, *known)):
             raise
-        raise RankError(
-            f"rank {world.rank} of {world.size} stops: another process ended or does not answer "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+        if isinstance(error, RuntimeError) and _is_lost(error):
+            raise _lost(world, error) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise RankError(f"rank {world.rank} of {world.size} stops: {reason}", error) from error
+
+
+def _lost(world: World, error: RuntimeError) -> RankError:
+    return RankError(
+        f"rank {world.rank} of {world.size} stops: another process ended or does not answer "
+        f"({str(error).splitlines()[0]})"
+    )
 
 
 def _is_lost(error: RuntimeError) -> bool:
     # Errors of NCCL and of the store have a class of their own, those of gloo only their text.
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _outcome(work: Callable[[], T]) -> Outcome[T]:
@@ -270,8 +299,7 @@ def _portable(outcome: Outcome[T]) -> Outcome[T]:
     return outcome
 
 
-def _value(outcome: Outcome[T] | None) -> T:
-    assert outcome is not None
+def _value(outcome: Outcome[T]) -> T:
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]

@@ -12,10 +12,14 @@ class Interrupted(Exception):
 
 
 class RankError(RuntimeError):
-    """One of several processes cannot go on, for its own reason or that of another one.
+    """One of several processes cannot go on: for a reason of its `own`, or since it lost another.
 
     The message names its rank and the reason. What was saved last is on disk.
     """
+
+    def __init__(self, message: str, own: Exception | None = None) -> None:
+        super().__init__(message)
+        self.own = own
 
 
 class StopRequest:

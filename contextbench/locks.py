@@ -1,6 +1,5 @@
 """Locks between processes, of this machine or of others that share the folder."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +27,6 @@ def exclusive(
     Raises `BusyError` with the message `busy` where another process still has it after `patience`
     seconds, `Interrupted` on request meanwhile, and `OutputError` where no lock can be had at all.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield  # the first process of a distributed run holds it for all of them
-        return
     ensure_writable(path.parent)
     lock = FileLock(path)
     _acquire(lock, path, busy, time.monotonic() + patience, stop or StopRequest())

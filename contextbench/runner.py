@@ -23,9 +23,10 @@ from contextbench.console import Reporter
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform, check_crop
+from contextbench.distributed import ALONE, World
 from contextbench.evaluation import evaluate
 from contextbench.files import OutputError, write_text
-from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.interrupt import Interrupted, RankError, StopRequest
 from contextbench.locks import BusyError, exclusive
 from contextbench.losses import Criterion
 from contextbench.model import Segmenter
@@ -59,6 +60,7 @@ class Execution:
     reporter: Reporter = field(default_factory=Reporter)
     stop: StopRequest = field(default_factory=StopRequest)
     save_seconds: float = 60.0
+    world: World = ALONE
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def lock(execution: Execution, protocol: Protocol) -> AbstractContextManager[Non
     Raises `OutputError` where the folder cannot be written, `Interrupted` on request.
     """
     path = execution.out / protocol.name / ".lock"
-    return exclusive(path, f"{path} is held", patience=math.inf, stop=execution.stop)
+    waiting = exclusive(path, f"{path} is held", patience=math.inf, stop=execution.stop)
+    return execution.world.held(waiting)
 
 
 def cell_lock(
@@ -135,7 +138,8 @@ def cell_lock(
     """
     folder = cell.folder(execution.out)
     busy = f"another contextbench process is writing to {folder}"
-    return exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
+    own = exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
+    return execution.world.held(own)
 
 
 def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
@@ -158,11 +162,14 @@ def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
 def run_cell(cell: Cell, execution: Execution) -> RunRecord:
     """Train, evaluate and record one cell. Raises `Interrupted` after recording that status.
 
-    Errors of the run itself end up in the record; a full disk raises `OutputError`.
+    Errors of the run itself end up in the record; a full disk raises `OutputError`. Of several
+    processes the first one writes, and all return the record. An error that only one of them met,
+    and that the others wait for, is recorded by that one, and all raise `RankError`.
     """
     started, clock = now(), _Clock()
-    folder = cell.folder(execution.out)
-    write_text(folder / "config.yaml", _resolved_yaml(cell))
+    folder, writes = cell.folder(execution.out), execution.world.is_main
+    if writes:
+        write_text(folder / "config.yaml", _resolved_yaml(cell))
     try:
         areas = _train_and_evaluate(cell, execution, folder, clock)
     except Interrupted:
@@ -170,13 +177,17 @@ def run_cell(cell: Cell, execution: Execution) -> RunRecord:
         raise
     except (OutputError, ConfigError):
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return _record(cell, execution, started, clock, status="out_of_memory", error=error)
+    except RankError as error:
+        if error.own is not None:
+            _record_failure(cell, execution, started, clock, error.own, writes=True)
+        raise
     except Exception as error:  # any failure of one cell is a row of the table, not the end
-        return _record(cell, execution, started, clock, status="failed", error=error)
-    write_areas(folder / "areas.npz", areas)
+        return _record_failure(cell, execution, started, clock, error, writes=writes)
+    if writes:
+        write_areas(folder / "areas.npz", areas)
     record = _record(cell, execution, started, clock, status="done", areas=areas)
-    (folder / "resume.pt").unlink(missing_ok=True)
+    if writes:
+        (folder / "resume.pt").unlink(missing_ok=True)
     return record
 
 
@@ -211,9 +222,9 @@ def run_grid(
     Cells that other processes are running come last, and are waited for.
     """
     cells = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
-    if not fresh:
-        for cell in cells:  # before the first run, not after hours
-            stored_run(cell, execution)
+    _check_same_data(setting, execution.world)
+    if not fresh:  # before the first run, not after hours
+        execution.world.from_main(lambda: [stored_run(cell, execution) for cell in cells])
     records: dict[int, RunRecord] = {}
     for patience in (0.0, math.inf):
         for number, cell in enumerate(cells, 1):
@@ -232,17 +243,29 @@ def _run_missing(
     cell: Cell, execution: Execution, label: str, fresh: bool, retry_failed: bool
 ) -> RunRecord:
     """The finished record of a cell that this process alone may run now."""
-    record = None if fresh else stored_run(cell, execution)
+    world = execution.world
+    record = None if fresh else world.from_main(lambda: stored_run(cell, execution))
     if record is not None and (record.status == "done" or not retry_failed):
         execution.reporter.say(f"{label}: {record.status} already")
         return record
-    if fresh or record is not None:
+    if world.is_main and (fresh or record is not None):
         (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
     execution.reporter.say(label)
     record = run_cell(cell, execution)
     if record.failure is not None:
         execution.reporter.say(f"{label}: {record.status}: {record.failure.message}")
     return record
+
+
+def _check_same_data(setting: Setting, world: World) -> None:
+    """Raise `ConfigError` where a process opened other data than the first one did."""
+    fingerprints = world.together(lambda: setting.fingerprint)
+    other = [rank for rank, each in enumerate(fingerprints) if each != fingerprints[0]]
+    if other:
+        raise ConfigError(
+            f"the data of rank {', '.join(map(str, other))} differ from those of rank 0: "
+            "every machine needs the same files below --data-root"
+        )
 
 
 class _Clock:
@@ -266,11 +289,13 @@ def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _
         resume_path=folder / "resume.pt",
         save_seconds=execution.save_seconds,
         criterion=_criterion(setting, execution),
+        world=execution.world,
     )
     _train(model, cell, recipe, execution, clock)
-    write_history(folder / "history.jsonl", clock.progress.history)
-    about = _description(protocol, cell.head, setting.num_classes)
-    save_checkpoint(folder / "checkpoint.safetensors", model, about)
+    if execution.world.is_main:
+        write_history(folder / "history.jsonl", clock.progress.history)
+        about = _description(protocol, cell.head, setting.num_classes)
+        save_checkpoint(folder / "checkpoint.safetensors", model, about)
     began = time.monotonic()
     areas = _evaluate(model, cell, execution)
     clock.evaluate_seconds = time.monotonic() - began
@@ -294,7 +319,8 @@ def _criterion(setting: Setting, execution: Execution) -> Criterion:
 
             return counted(dataset, setting.dataset_fingerprint, path, show)
 
-    weights = class_weights(config.class_weights, counts, setting.num_classes)
+    weighting, classes = config.class_weights, setting.num_classes
+    weights = execution.world.from_main(lambda: class_weights(weighting, counts, classes))
     return Criterion.of(config, weights.to(execution.device))
 
 
@@ -308,13 +334,23 @@ def _train(
         flip=config.flip,
         jitter=config.jitter,
         swap=cell.setting.labels.swap,
+        rotate=config.rotate,
+        aspect=config.aspect,
+        max_class_share=config.max_class_share,
     )
     stream = TrainStream(
         cell.setting.train_set, transform, seed=cell.seed, length=config.steps * config.batch
     )
 
     def batches(start: int) -> Any:
-        return train_loader(stream, batch=config.batch, start_step=start, workers=execution.workers)
+        return train_loader(
+            stream,
+            batch=config.batch,
+            start_step=start,
+            workers=execution.workers,
+            rank=execution.world.rank,
+            processes=execution.world.size,
+        )
 
     with execution.reporter.task(f"train {cell.head.name}", config.steps) as update:
 
@@ -337,7 +373,23 @@ def _evaluate(model: Segmenter, cell: Cell, execution: Execution) -> Areas:
             execution.stop.check()
             update(done, "")
 
-        return evaluate(predictor, dataset, progress=show)
+        return evaluate(predictor, dataset, world=execution.world, progress=show)
+
+
+def _record_failure(
+    cell: Cell,
+    execution: Execution,
+    started: str,
+    clock: _Clock,
+    error: Exception,
+    *,
+    writes: bool,
+) -> RunRecord:
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    status: Status = "out_of_memory" if memory else "failed"
+    if writes:
+        write_history(cell.folder(execution.out) / "history.jsonl", clock.progress.history)
+    return _record(cell, execution, started, clock, status=status, error=error, writes=writes)
 
 
 def _record(
@@ -347,13 +399,12 @@ def _record(
     clock: _Clock,
     *,
     status: Status,
-    error: BaseException | None = None,
+    error: Exception | None = None,
     areas: Areas | None = None,
+    writes: bool | None = None,
 ) -> RunRecord:
+    """The record of a cell, written by the first process or by the one that `writes`."""
     labels, setting = cell.setting.labels, cell.setting
-    folder = cell.folder(execution.out)
-    if error is not None:
-        write_history(folder / "history.jsonl", clock.progress.history)
     record = RunRecord(
         status=status,
         failure=Failure.of(error) if error else None,
@@ -369,7 +420,7 @@ def _record(
             swap=list(labels.swap),
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
-        environment=environment(execution.device),
+        environment=environment(execution.device, execution.world),
         started=started,
         finished=now(),
         steps=clock.progress.step,
@@ -378,7 +429,8 @@ def _record(
         evaluated_images=len(areas.names) if areas else None,
         totals=areas.totals() if areas else None,
     )
-    write_model(folder / "record.json", record)
+    if writes or (writes is None and execution.world.is_main):
+        write_model(cell.folder(execution.out) / "record.json", record)
     return record
 
 

@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from contextbench.config import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
-from contextbench.distributed import ALONE, World, lost_ranks, synchronise_batch_norm
-from contextbench.files import quarantine, write_atomic
+from contextbench.distributed import ALONE, World, no_way_back, synchronise_batch_norm
+from contextbench.files import OutputError, quarantine, write_atomic
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
@@ -101,7 +100,7 @@ class Training:
         self.progress = _resumed(self._trained, recipe)
         self._parallel = world.parallel(model)
         self._log = _LossLog(self.progress, on_flush, world)
-        self._last_save = time.monotonic()
+        self._last_save, self._saved_step = time.monotonic(), self.progress.step
 
     @property
     def finished(self) -> bool:
@@ -124,15 +123,16 @@ class Training:
 
     @property
     def due(self) -> bool:
-        """Whether so many seconds went by that the state is to be stored."""
-        return time.monotonic() - self._last_save > self.recipe.save_seconds
+        """Whether there were steps since the state was stored, and that is long ago."""
+        waited = time.monotonic() - self._last_save
+        return waited > self.recipe.save_seconds and self.progress.step > self._saved_step
 
     def save(self, *, now: bool = True) -> None:
         """Store the state, or only where it is due."""
         if now or self.due:
             self._log.flush()
             save_resume(self._trained, self.progress, self.recipe)
-            self._last_save = time.monotonic()
+            self._last_save, self._saved_step = time.monotonic(), self.progress.step
 
     def finish(self) -> Progress:
         """Store the state and put averaged weights in place."""
@@ -157,28 +157,35 @@ def train(
     the state saved. Of several processes all raise what one meets while it loads a batch, and all
     stop on the request to one.
     """
-    world = recipe.world
-    with deterministic(recipe.config.deterministic), lost_ranks(world):
+    known = (TrainingError, Interrupted, OutputError)
+    with deterministic(recipe.config.deterministic), no_way_back(recipe.world, *known):
         training = Training(model, recipe, on_flush)
-        coming = iter(batches(training.progress.step))
-        tick = time.monotonic()
-        while not training.finished:
-            batch, error = _loaded(coming)
-            requested = stop is not None and stop.requested
-            stopping, due, failed = world.agree(requested, training.due, error is not None)
-            if stopping or due:
-                training.save()
-            if failed:
-                world.together(partial(_raise, error))
-            if stopping:
-                raise Interrupted
-            if batch is None:
-                break
-            training.step(device_parts(*batch, recipe))
-            now = time.monotonic()
-            training.progress.seconds += now - tick
-            tick = now
-        return training.finish()
+        error = _run(training, batches(training.progress.step), stop or StopRequest())
+        if error is None:
+            return training.finish()
+    raise error
+
+
+def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exception | None:
+    """All steps that there are batches for; what the first process met that could not load one."""
+    coming, world = iter(batches), training.recipe.world
+    tick = time.monotonic()
+    while not training.finished:
+        batch, error = _loaded(coming)
+        stopping, due, failed = world.agree(stop.requested, training.due, error is not None)
+        if stopping or due:
+            training.save()
+        if failed:
+            return world.first_error(error)
+        if stopping:
+            raise Interrupted
+        if batch is None:
+            break
+        training.step(device_parts(*batch, training.recipe))
+        now = time.monotonic()
+        training.progress.seconds += now - tick
+        tick = now
+    return None
 
 
 def _loaded(coming: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
@@ -187,11 +194,6 @@ def _loaded(coming: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
         return next(coming, None), None
     except Exception as error:
         return None, error
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
 
 
 def device_parts(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Part]:
