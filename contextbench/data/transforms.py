@@ -3,28 +3,20 @@
 Axes: (H, W) image pixels, (h, w) crop. All randomness comes from the generator passed in.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from contextbench.data.base import IGNORE, DataError
+from contextbench.data.windows import TurnedWindow, Window, draw_span
 
 # ImageNet statistics of RGB values in 0 .. 1, which pretrained weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-
-class _Span(NamedTuple):
-    """One axis of a scaled crop: `length` source pixels from `start` fill `filled` of the crop."""
-
-    start: int
-    length: int
-    filled: int
-    offset: int  # where in the crop they begin; the rest is padding
+REDRAWS = 10  # of a crop in which one class covers too much
 
 
 class TrainTransform:
@@ -34,6 +26,12 @@ class TrainTransform:
     0 .. 1 the largest relative change of brightness, contrast and saturation (0: none); `swap` the
     pairs of train ids that a flip exchanges (`LabelSet.swap`). Padding is the mean (0 after
     normalisation) in the image and `IGNORE` in the label map, at random sides.
+
+    Off by default: `rotate` turns the crop about its centre by up to so many degrees to either
+    side; `aspect` is the range of a uniform ratio a of width over height, which scales the width
+    by sqrt(a) and the height by 1 / sqrt(a), as OCNet and OCR were trained; with `max_class_share`
+    another place is drawn, up to ten times, while one class covers a larger share of the crop's
+    labelled pixels or none is labelled. All randomness an option needs is drawn only if it is on.
     """
 
     def __init__(
@@ -44,32 +42,63 @@ class TrainTransform:
         flip: bool,
         jitter: float,
         swap: Sequence[tuple[int, int]] = (),
+        rotate: float = 0.0,
+        aspect: tuple[float, float] = (1.0, 1.0),
+        max_class_share: float | None = None,
     ) -> None:
-        if not 0 < scale[0] <= scale[1]:
-            raise DataError(f"scale {list(scale)} must be [low, high] with 0 < low <= high")
+        for name, (low, high) in (("scale", scale), ("aspect", aspect)):
+            if not 0 < low <= high:
+                raise DataError(f"{name} {[low, high]} must be [low, high] with 0 < low <= high")
         if min(crop) < 1 or not 0 <= jitter <= 1:
             raise DataError(f"crop {list(crop)} must be positive and jitter {jitter} within 0 .. 1")
+        if not 0 <= rotate <= 180:
+            raise DataError(f"rotate {rotate} must be within 0 .. 180 degrees")
+        if max_class_share is not None and not 0 < max_class_share <= 1:
+            raise DataError(f"max_class_share {max_class_share} must be above 0 and at most 1")
         self.crop, self.scale, self.flip, self.jitter = crop, scale, flip, jitter
-        self.swap = tuple(swap)
+        self.swap, self.rotate, self.aspect = tuple(swap), rotate, aspect
+        self.max_class_share = max_class_share
 
     def __call__(
         self, image: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """(3, H, W) uint8 and (H, W) uint8 -> (3, h, w) float32 normalised and (h, w) uint8."""
-        scale = _uniform(*self.scale, generator)
-        rows = _draw_span(labels.shape[0], self.crop[0], scale, generator)
-        columns = _draw_span(labels.shape[1], self.crop[1], scale, generator)
+        window, mask = self._draw(labels, generator)
         mirror = bool(torch.rand((), generator=generator) < 0.5) and self.flip
-        image, mask = _resized_window(image, labels[None], rows, columns)
+        image = window.image(image)
         if mirror:
             image, mask = F.horizontal_flip(image), mirror_labels(mask, self.swap)
         if self.jitter:
             image = _jittered(image, self.jitter, generator)
-        padding = _padding(rows, columns, self.crop)
-        return (
-            F.pad(normalise(image), padding, fill=0.0),
-            F.pad(mask, padding, fill=IGNORE)[0],
-        )
+        return window.padded(normalise(image), mask, mirrored=mirror)
+
+    def _draw(self, labels: Tensor, generator: Generator) -> tuple[Window, Tensor]:
+        """Scale, angle and place of the crop, with the labels it shows."""
+        scale, stretch, degrees = _uniform(*self.scale, generator), 1.0, 0.0
+        if self.aspect != (1.0, 1.0):
+            stretch = math.sqrt(_uniform(*self.aspect, generator))
+        if self.rotate:
+            degrees = _uniform(-self.rotate, self.rotate, generator)
+        scales = scale / stretch, scale * stretch
+        window = self._place(labels, scales, degrees, generator)
+        mask = window.labels(labels)
+        if self.max_class_share is not None:
+            for _ in range(REDRAWS):
+                if not _too_uniform(mask, self.max_class_share):
+                    break
+                window = self._place(labels, scales, degrees, generator)
+                mask = window.labels(labels)
+        return window, mask
+
+    def _place(
+        self, labels: Tensor, scales: tuple[float, float], degrees: float, generator: Generator
+    ) -> Window:
+        size = (labels.shape[0], labels.shape[1])
+        rows = draw_span(size[0], self.crop[0], scales[0], generator)
+        columns = draw_span(size[1], self.crop[1], scales[1], generator)
+        if self.rotate:
+            return TurnedWindow(rows, columns, self.crop, degrees, size)
+        return Window(rows, columns, self.crop)
 
 
 def mirror_labels(labels: Tensor, swap: Sequence[tuple[int, int]]) -> Tensor:
@@ -109,31 +138,10 @@ def check_crop(
         )
 
 
-def _draw_span(side: int, crop: int, scale: float, generator: Generator) -> _Span:
-    """Choose where the crop lies on the scaled axis, in source pixels.
-
-    The window is cut before resizing, so its length is rounded to whole source pixels; the factor
-    then differs from `scale` by less than one pixel over the crop.
-    """
-    length = max(1, round(crop / scale))
-    if length <= side:
-        return _Span(_below(side - length + 1, generator), length, crop, 0)
-    filled = min(crop, max(1, round(side * scale)))
-    return _Span(0, side, filled, _below(crop - filled + 1, generator))
-
-
-def _resized_window(
-    image: Tensor, mask: Tensor, rows: _Span, columns: _Span
-) -> tuple[Tensor, Tensor]:
-    """The part of (3, H, W) and (1, H, W) that the crop shows, at the crop's resolution."""
-    box = (rows.start, columns.start, rows.length, columns.length)
-    image, mask = F.crop(image, *box), F.crop(mask, *box)
-    size = [rows.filled, columns.filled]
-    if size == [rows.length, columns.length]:
-        return image, mask
-    image = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    # The "exact" variant samples pixel centres as bilinear does; the other is off by half a pixel.
-    return image, F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
+def _too_uniform(labels: Tensor, most: float) -> bool:
+    """Whether one class covers more than `most` of the labelled pixels, or none is labelled."""
+    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    return not 0 < int(counts.max()) <= most * int(counts.sum())
 
 
 def _jittered(image: Tensor, strength: float, generator: Generator) -> Tensor:
@@ -143,16 +151,5 @@ def _jittered(image: Tensor, strength: float, generator: Generator) -> Tensor:
     return image
 
 
-def _padding(rows: _Span, columns: _Span, crop: tuple[int, int]) -> list[int]:
-    """Left, top, right, bottom."""
-    bottom = crop[0] - rows.offset - rows.filled
-    right = crop[1] - columns.offset - columns.filled
-    return [columns.offset, rows.offset, right, bottom]
-
-
 def _uniform(low: float, high: float, generator: Generator) -> float:
     return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-
-
-def _below(bound: int, generator: Generator) -> int:
-    return int(torch.randint(bound, (), generator=generator))

@@ -1,5 +1,7 @@
 """Image and labels go through one geometry, and the generator alone decides which."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -191,12 +193,204 @@ def test_a_crop_larger_than_any_scaled_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"crop": (0, 4)}, {"jitter": 1.5}]
+    "change",
+    [
+        {"scale": (2.0, 1.0)},
+        {"scale": (0.0, 1.0)},
+        {"crop": (0, 4)},
+        {"jitter": 1.5},
+        {"aspect": (1.1, 0.9)},
+        {"rotate": -1.0},
+        {"rotate": 181.0},
+        {"max_class_share": 0.0},
+        {"max_class_share": 1.5},
+    ],
 )
 def test_impossible_settings_are_refused(change: dict) -> None:
     settings = {"crop": (4, 4), "scale": (1.0, 1.0), "flip": False, "jitter": 0.0, **change}
     with pytest.raises(DataError):
         TrainTransform(**settings)
+
+
+def test_draws_of_published_runs_are_kept() -> None:
+    """With the later options off, seeds draw what they drew before there were any.
+
+    The sums were taken from the version of the records in `results`; a draw more, less or in
+    another order moves the crops.
+    """
+    labels = (torch.arange(40 * 60).reshape(40, 60) % 251).to(torch.uint8)
+    image = (torch.arange(3 * 40 * 60).reshape(3, 40, 60) * 7 % 256).to(torch.uint8)
+    transform = TrainTransform(crop=(32, 36), scale=(0.5, 2.0), flip=True, jitter=0.0)
+    weights = torch.arange(1, 32 * 36 + 1).reshape(32, 36)
+    got = [int((transform(image, labels, generator(s))[1] * weights).sum()) for s in range(4)]
+    assert got == [86673074, 121377752, 87960546, 109555721]
+
+
+def test_an_aspect_stretches_the_width_and_keeps_the_area() -> None:
+    """Ratio 4: twice the width and half the height, so a square of 20 is 10 high and 40 wide."""
+    labels = torch.zeros(80, 80, dtype=torch.uint8)
+    labels[30:50, 30:50] = 1
+    transform = TrainTransform(
+        crop=(40, 160), scale=(1.0, 1.0), flip=False, jitter=0.0, aspect=(4.0, 4.0)
+    )
+    image, got = transform((200 * labels).expand(3, 80, 80), labels, generator(0))
+    rows, columns = (got == 1).any(1), (got == 1).any(0)
+    assert (int(rows.sum()), int(columns.sum())) == (10, 40)
+    assert torch.equal(denormalised(image)[0] > 100, got == 1)
+
+
+def test_aspects_are_within_their_range() -> None:
+    labels = torch.zeros(80, 80, dtype=torch.uint8)
+    labels[20:60, 20:60] = 1
+    transform = TrainTransform(
+        crop=(100, 100), scale=(1.0, 1.0), flip=False, jitter=0.0, aspect=(0.5, 2.0)
+    )
+    ratios = []
+    for seed in range(60):
+        got = transform(labels.expand(3, 80, 80), labels, generator(seed))[1] == 1
+        ratios.append(int(got.any(0).sum()) / int(got.any(1).sum()))
+    # A side of 28 to 57 pixels, rounded on either axis: 7 % at most.
+    assert 0.5 / 1.07 <= min(ratios) < 0.65
+    assert 1.8 < max(ratios) <= 2.0 * 1.07
+
+
+def turned(picture: Tensor, labels: Tensor, degrees: float, seed: int = 0, **options: object):
+    """The crop that shows the whole image, turned by exactly `degrees`."""
+    settings = {"crop": tuple(labels.shape), "scale": (1.0, 1.0), "flip": False, "jitter": 0.0}
+    transform = TrainTransform(**{**settings, "rotate": abs(degrees), **options})
+    # Uniform numbers in 0 .. 1 have the two ends of the range at 0 and at 1.
+    ends = iter([0.0, 1.0 if degrees > 0 else 0.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "contextbench.data.transforms._uniform",
+            lambda low, high, _: low + (high - low) * next(ends),
+        )
+        return transform(picture, labels, generator(seed))
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(90.0, 1), (-90.0, -1), (180.0, 2)])
+def test_quarter_turns_are_exact_and_counter_clockwise(degrees: float, quarters: int) -> None:
+    image = torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8, generator=generator(0))
+    labels = torch.arange(81, dtype=torch.uint8).reshape(9, 9)
+    got_image, got_labels = turned(image, labels, degrees)
+    assert torch.equal(got_labels, labels.rot90(quarters))
+    torch.testing.assert_close(got_image, normalise(image.rot90(quarters, (1, 2))))
+
+
+def test_padding_turns_with_the_crop() -> None:
+    """Half a turn of a crop larger than the image is the upright crop upside down."""
+    image = torch.randint(0, 256, (3, 9, 7), dtype=torch.uint8, generator=generator(0))
+    labels = torch.arange(63, dtype=torch.uint8).reshape(9, 7)
+    for seed in range(5):
+        upright = turned(image, labels, 0.0, seed, crop=(16, 20))
+        upside_down = turned(image, labels, 180.0, seed, crop=(16, 20))
+        assert torch.equal(upside_down[1], upright[1].rot90(2))
+        torch.testing.assert_close(upside_down[0], upright[0].rot90(2, (1, 2)))
+
+
+def test_a_turned_crop_follows_the_rotation_matrix_and_pads_beyond_the_image() -> None:
+    """Against a loop over pixels: the label at (cos dy + sin dx, cos dx - sin dy) from the centre.
+
+    Pixels within 1e-3 of an edge between two source pixels may fall to either side.
+    """
+    labels = torch.arange(12 * 20, dtype=torch.uint8).reshape(12, 20)
+    image, got = turned(labels.expand(3, 12, 20), labels, 30.0)
+    cosine, sine = math.cos(math.radians(30)), math.sin(math.radians(30))
+    padded = 0
+    for row in range(12):
+        for column in range(20):
+            dy, dx = row + 0.5 - 6, column + 0.5 - 10
+            y, x = 6 + cosine * dy + sine * dx, 10 + cosine * dx - sine * dy
+            if min(abs(y - round(y)), abs(x - round(x))) < 1e-3:
+                continue
+            inside = 0 <= y < 12 and 0 <= x < 20
+            padded += not inside
+            expected = labels[int(y), int(x)] if inside else IGNORE
+            assert got[row, column] == expected
+            assert inside or not image[:, row, column].any()
+    assert padded > 20
+
+
+def test_the_corners_of_a_turned_crop_show_what_the_image_has_there() -> None:
+    """A crop of 20 from an image of 60 has no padding, wherever the image goes on for 5 more."""
+    labels = torch.zeros(60, 60, dtype=torch.uint8)
+    transform = TrainTransform(crop=(20, 20), scale=(1.0, 1.0), flip=False, jitter=0.0, rotate=45.0)
+    unpadded = 0
+    for seed in range(50):
+        image, got = transform(labels.expand(3, 60, 60), labels, generator(seed))
+        assert torch.equal(got == IGNORE, (image == 0).all(0))
+        unpadded += not bool((got == IGNORE).any())
+    assert unpadded > 25  # 31 of 41 places an axis at the least, so more than half
+
+
+@pytest.mark.parametrize("size", [(30, 44), (9, 7)])
+@pytest.mark.parametrize("crop", [(16, 24), (40, 12)])
+def test_all_options_together_keep_image_and_labels_aligned(
+    size: tuple[int, int], crop: tuple[int, int]
+) -> None:
+    """As without rotation: where the image is bright the label is 1, but near boundaries."""
+    image, labels = halves(*size)
+    transform = TrainTransform(
+        crop=crop,
+        scale=(0.5, 2.0),
+        flip=True,
+        jitter=0.0,
+        rotate=40.0,
+        aspect=(0.8, 1.25),
+        max_class_share=0.8,
+    )
+    for seed in range(40):
+        got_image, got = transform(image, labels, generator(seed))
+        assert got_image.shape == (3, *crop)
+        assert got.shape == crop
+        assert set(got.unique().tolist()) <= {0, 1, IGNORE}
+        grey = denormalised(got_image)[0]
+        sure = (got != IGNORE) & ((grey - 120).abs() > 75)  # bilinear mixes nothing there
+        assert torch.equal((grey > 120)[sure], (got == 1)[sure])
+        assert torch.equal(got_image[:, got == IGNORE], torch.zeros(3, int((got == IGNORE).sum())))
+        again = transform(image, labels, generator(seed))
+        assert torch.equal(again[0], got_image)
+        assert torch.equal(again[1], got)
+
+
+def test_a_crop_of_one_class_is_drawn_again() -> None:
+    """Class 1 fills a corner, so a crop of 8 has both classes in 175 of its 625 places.
+
+    A single draw hits one of them in 28 % of the cases, one of eleven in 1 - 0.72^11 = 97 %.
+    """
+    labels = torch.zeros(32, 32, dtype=torch.uint8)
+    labels[:16, :16] = 1
+    settings = {"crop": (8, 8), "scale": (1.0, 1.0), "flip": False, "jitter": 0.0}
+    mixed = {}
+    for share in (None, 0.999):
+        transform = TrainTransform(**settings, max_class_share=share)
+        crops = [transform(labels.expand(3, 32, 32), labels, generator(s))[1] for s in range(300)]
+        mixed[share] = sum(len(crop.unique()) == 2 for crop in crops) / 300
+    once, eleven = 175 / 625, 1 - (450 / 625) ** 11
+    assert abs(mixed[None] - once) < 5 * math.sqrt(once * (1 - once) / 300)
+    assert abs(mixed[0.999] - eleven) < 5 * math.sqrt(eleven * (1 - eleven) / 300)
+
+
+def test_ignored_pixels_count_for_no_share_and_a_crop_without_labels_is_drawn_again() -> None:
+    """A column of labels in ignored pixels: half of each class wherever a crop has it."""
+    labels = torch.full((8, 40), IGNORE, dtype=torch.uint8)
+    labels[::2, 20], labels[1::2, 20] = 3, 4
+    transform = TrainTransform(
+        crop=(8, 30), scale=(1.0, 1.0), flip=False, jitter=0.0, max_class_share=0.5
+    )
+    labelled = 0
+    for seed in range(20):
+        got = transform(labels.expand(3, 8, 40), labels, generator(seed))[1]
+        plain = TrainTransform(crop=(8, 30), scale=(1.0, 1.0), flip=False, jitter=0.0)
+        assert torch.equal(got, plain(labels.expand(3, 8, 40), labels, generator(seed))[1])
+        labelled += bool((got != IGNORE).any())
+    assert labelled == 20  # every window of 30 has column 20, and the first draw is kept
+    narrow = TrainTransform(
+        crop=(8, 10), scale=(1.0, 1.0), flip=False, jitter=0.0, max_class_share=0.5
+    )
+    found = [narrow(labels.expand(3, 8, 40), labels, generator(s))[1] for s in range(100)]
+    # 10 of 31 places have the column; a single draw would have found it in 32 of 100.
+    assert sum(bool((got != IGNORE).any()) for got in found) > 90
 
 
 SWAP = ((14, 15), (16, 17), (18, 19))  # LIP: left and right arms, legs, shoes
