@@ -80,7 +80,12 @@ class Predictor:
             )
 
 
-Scores = tuple[Tensor, bool]  # (N, K, h, w); whether they are probabilities, or else logits
+class Scores(NamedTuple):
+    """What a model says of one view of the images."""
+
+    values: Tensor  # (N, K, h, w); at the size of the image where they are of windows
+    probabilities: bool  # or logits
+    windows: bool
 
 
 class View(NamedTuple):
@@ -108,11 +113,12 @@ def predict_labels(
     says. A model that needs `labels` (N, H, W) sees those of each view. Raises FloatingPointError
     for logits that are not finite, and DataError for labels that are needed and missing.
     """
-    views: list[View] = []
-    for model in models:
-        for seen in _views([model], images, labels, config, mirrored):
-            views += [_view(*scores, size[0]) for scores in seen]
-    return _largest(views, size, config.average)
+    scores: Iterator[Scores] = itertools.chain.from_iterable(
+        views for model in models for views in _views([model], images, labels, config, mirrored)
+    )
+    if len(models) * len(config.scales) * (1 + config.flip) > 1:
+        scores = _merged(scores, size, config.average)
+    return _largest([_view(each, size[0]) for each in scores], size, config.average)
 
 
 def predict_each(
@@ -130,8 +136,22 @@ def predict_each(
     time, scores for all views and models: small of whole images, 4 K H W bytes each of windows.
     """
     seen = _views(models, images, labels, config, mirrored)
-    prepared = [[_view(*scores, size[0]) for scores in each] for each in seen]
+    prepared = [[_view(scores, size[0]) for scores in each] for each in seen]
     return [_largest(views, size, config.average) for views in zip(*prepared, strict=True)]
+
+
+def _merged(seen: Iterator[Scores], size: tuple[int, int], average: str) -> Iterator[Scores]:
+    """`seen`, with all that are of windows summed at label size: one map instead of a dozen."""
+    total: Tensor | None = None
+    for scores in seen:
+        if not scores.windows:
+            yield scores
+            continue
+        resized = resize_logits(scores.values, size)
+        total = resized if total is None else total.add_(resized)
+        del scores, resized  # before the next view is made: each may be hundreds of MiB
+    if total is not None:
+        yield Scores(total, average == "probabilities", windows=True)
 
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
@@ -174,10 +194,7 @@ def _views(
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
             seen = _scores(models, scaled.flip(-1), turned, config)
-            yield [
-                (_mirrored_scores(scores, mirrored), probabilities)
-                for scores, probabilities in seen
-            ]
+            yield [each._replace(values=_mirrored_scores(each.values, mirrored)) for each in seen]
 
 
 def _mirrored_scores(scores: Tensor, mirrored: Sequence[int] | None) -> Tensor:
@@ -201,13 +218,14 @@ def _logits(models: Sequence[Segmenter], images: Tensor, labels: Tensor | None) 
 def _scores(
     models: Sequence[Segmenter], images: Tensor, labels: Tensor | None, config: EvaluateConfig
 ) -> list[Scores]:
-    """Logits of whole images (N, K, h, w), or the mean over windows (N, K, H', W')."""
+    """Of each model: logits of whole images, or the mean over windows."""
     height, width = images.shape[-2:]
     window, stride = config.window, config.stride
     if window is None or stride is None or (window[0] >= height and window[1] >= width):
-        return [(logits, False) for logits in _logits(models, images, labels)]
+        whole = _logits(models, images, labels)
+        return [Scores(logits, probabilities=False, windows=False) for logits in whole]
     means = _window_means(models, images, labels, window, stride, config.average)
-    return [(mean, config.average == "probabilities") for mean in means]
+    return [Scores(mean, config.average == "probabilities", windows=True) for mean in means]
 
 
 def _window_means(
@@ -245,19 +263,19 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _view(scores: Tensor, probabilities: bool, height: int) -> View:
+def _view(seen: Scores, height: int) -> View:
     """Prepare scores for `_resized_rows`, which see their rows as mixtures of few source rows.
 
     Resizing is linear and acts on rows and columns apart, so what it makes of the identity matrix
     are the weights of each source row in each resulting row; bilinear has two that are not zero.
     """
-    scores = scores.float()
+    scores = seen.values.float()
     if not scores.isfinite().all():
         raise FloatingPointError("the model's logits are not finite")
     identity = torch.eye(scores.shape[2], device=scores.device)[None, :, :, None]
     mixture = resize_logits(identity, (height, 1))[0, :, :, 0]  # (h, H)
     weights, sources = mixture.topk(min(2, len(mixture)), dim=0)  # (taps, H)
-    return View(scores, weights, sources, probabilities)
+    return View(scores, weights, sources, seen.probabilities)
 
 
 def _resized_rows(view: View, rows: slice, width: int) -> Tensor:

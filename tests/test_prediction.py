@@ -1,5 +1,9 @@
 """Windows, sizes, mirrored classes and ensembles, against whole maps made in the plain way."""
 
+import itertools
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import contextbench.prediction as prediction_module
 from contextbench.config import ConfigError, EvaluateConfig, validated
 from contextbench.data.base import IGNORE
+from contextbench.model import resize_logits
 from contextbench.prediction import predict_labels, view_size, window_starts
 from heads.interface import HeadOutput
+
+
+ROOT = Path(__file__).parents[1]
 
 
 class MeanColours(nn.Module):
@@ -93,6 +102,25 @@ def test_windows_are_averaged_where_they_overlap(average: str) -> None:
     config = slide((12, 16), (6, 10), average=average)
     actual = predict(MeanColours(), images, (20, 31), config=config)
     assert torch.equal(actual.long(), (total / covered).argmax(dim=1))
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_views_of_windows_are_averaged_like_others(average: str) -> None:
+    """Two scales and mirror images: each view alone, resized to the labels, then their mean."""
+    images, size = _images(20, 31), (40, 62)
+    windows = slide((12, 16), (6, 10), average=average)
+    total, model = torch.zeros(1, 3, *size), MeanColours()
+    for scale, flip in itertools.product((0.8, 1.0), (False, True)):
+        view = F.interpolate(
+            images, view_size((20, 31), EvaluateConfig(), scale), mode="bilinear", antialias=True
+        )
+        view = view.flip(-1) if flip else view
+        config = EvaluateConfig.model_validate(windows)
+        scores = prediction_module._scores([model], view, None, config)[0].values
+        total += resize_logits(scores.flip(-1) if flip else scores, size)
+    config = {**windows, "scales": (0.8, 1.0), "flip": True}
+    actual = predict(MeanColours(), images, size, config=config)
+    assert (actual.long() == total.argmax(dim=1)).float().mean() > 0.999  # rounding at ties
 
 
 def test_a_window_longer_than_one_side_only() -> None:
@@ -193,3 +221,26 @@ def test_ignored_pixels_survive_the_resize_for_windows() -> None:
     labels = torch.full((1, 24, 20), IGNORE, dtype=torch.uint8)
     predict(model, _images(12, 10), (24, 20), labels=labels, config=slide((8, 10), (4, 10)))
     assert all(each is not None and (each == IGNORE).all() for each in model.labels)
+
+
+LARGE_IMAGE = """
+import resource, torch
+from contextbench.build import build_model
+from contextbench.config import EvaluateConfig
+from contextbench.precision import Precision
+from contextbench.prediction import Predictor
+from tests import small
+model = build_model(small.protocol(), small.head(), 19, seed=0).eval()
+config = EvaluateConfig(mode="slide", window=(512, 1024), stride=(341, 683), flip=True)
+image = torch.randint(0, 256, (3, 1024, 2048), dtype=torch.uint8)
+Predictor([model], torch.device("cpu"), Precision(), config)(image, (1024, 2048))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_image_in_windows_stays_below_two_gigabytes() -> None:
+    """Of the whole process: 19 classes at 1024 x 2048 are 159 MB a map, and two are held."""
+    command = [sys.executable, "-c", LARGE_IMAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) < 2e9
