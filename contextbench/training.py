@@ -34,6 +34,9 @@ from heads.interface import Features
 
 FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so many steps
 
+# What torch.load raises for a damaged file.
+UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+
 Entry = dict[str, float]
 Part = tuple[Tensor | Features, Tensor]  # images or their features, and labels, on the device
 Batch = tuple[Tensor, Tensor]  # images and labels
@@ -353,12 +356,21 @@ def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except UNREADABLE:
         state = None
     if isinstance(state, dict) and state.get("identity") == recipe.identity:
         return state
     quarantine(path)
     return None
+
+
+def saved_progress(path: Path) -> Progress:
+    """How far a resume file shows that a run came, nowhere where it shows nothing."""
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return Progress(state["step"], state["seconds"], state["history"])
+    except (OSError, KeyError, TypeError, *UNREADABLE):
+        return Progress()
 
 
 class _LossLog:
