@@ -19,7 +19,7 @@ from contextbench.evaluation import count_areas, evaluate
 from contextbench.metrics import scores
 from contextbench.model import Segmenter, resize_logits
 from contextbench.precision import Precision
-from contextbench.prediction import Predictor, predict_labels
+from contextbench.prediction import Predictor, Scores, predict_labels
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 
 CPU = torch.device("cpu")
@@ -133,7 +133,7 @@ def test_strips_equal_the_whole_map(
 @pytest.mark.parametrize("size", [(257, 371), (256, 376), (31, 29)])
 def test_strips_give_the_same_logits(size: tuple[int, int]) -> None:
     logits = _random_logits(1, 33, 47)
-    view = prediction_module._view(logits, False, size[0])
+    view = prediction_module._view(Scores(logits, False, False), size[0])
     strips = [
         prediction_module._resized_rows(view, slice(start, start + 10), size[1])
         for start in range(0, size[0], 10)

@@ -18,7 +18,6 @@ from contextbench.model import resize_logits
 from contextbench.prediction import predict_labels, view_size, window_starts
 from heads.interface import HeadOutput
 
-
 ROOT = Path(__file__).parents[1]
 
 
