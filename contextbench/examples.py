@@ -130,7 +130,7 @@ def _trained(cell: Cell, execution: Execution) -> Segmenter:
 
 def _predict(model: Segmenter, cell: Cell, sample: Sample, execution: Execution) -> ByteArray:
     """(H, W) train ids, under the protocol's evaluation settings."""
-    predictor = cell.predictor(model, execution.device)
+    predictor = cell.predictor([model], execution.device)
     size = (sample.labels.shape[0], sample.labels.shape[1])
     prediction: ByteArray = predictor(sample.image, size, labels=sample.labels).cpu().numpy()
     return prediction

@@ -6,15 +6,17 @@ that were interrupted go on, and a cell that fails is recorded while the others 
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from contextbench.backbone import Backbone
 from contextbench.build import build_model, loss_weights
 from contextbench.checkpoint import load_checkpoint, save_checkpoint
 from contextbench.class_weights import ClassPixels, class_weights, counted
@@ -24,7 +26,7 @@ from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform, check_crop
 from contextbench.distributed import ALONE, World
-from contextbench.evaluation import evaluate
+from contextbench.evaluation import evaluate, evaluate_each
 from contextbench.files import OutputError, write_text
 from contextbench.interrupt import Interrupted, RankError, StopRequest
 from contextbench.locks import BusyError, exclusive
@@ -46,7 +48,8 @@ from contextbench.results import (
     write_history,
     write_model,
 )
-from contextbench.training import Progress, Recipe, train
+from contextbench.shared_backbone import train_together
+from contextbench.training import Batches, Progress, Recipe, Training, saved_progress, train
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,10 @@ class Cell:
     def folder(self, out: Path) -> Path:
         return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
 
-    def predictor(self, model: Segmenter, device: torch.device) -> Predictor:
-        """`model`, which is on `device`, under the protocol's evaluation settings."""
+    def predictor(self, models: Sequence[Segmenter], device: torch.device) -> Predictor:
+        """`models`, which are on `device`, under the protocol's evaluation settings."""
         config, mirrored = self.setting.protocol.evaluate, self.setting.labels.mirrored
-        return Predictor([model], device, self.precision, config, mirrored)
+        return Predictor(models, device, self.precision, config, mirrored)
 
     @property
     def identity(self) -> str:
@@ -166,28 +169,49 @@ def run_cell(cell: Cell, execution: Execution) -> RunRecord:
     processes the first one writes, and all return the record. An error that only one of them met,
     and that the others wait for, is recorded by that one, and all raise `RankError`.
     """
-    started, clock = now(), _Clock()
-    folder, writes = cell.folder(execution.out), execution.world.is_main
-    if writes:
-        write_text(folder / "config.yaml", _resolved_yaml(cell))
-    try:
-        areas = _train_and_evaluate(cell, execution, folder, clock)
-    except Interrupted:
-        _record(cell, execution, started, clock, status="interrupted")
-        raise
-    except (OutputError, ConfigError):
-        raise
-    except RankError as error:
-        if error.own is not None:
-            _record_failure(cell, execution, started, clock, error.own, writes=True)
-        raise
-    except Exception as error:  # any failure of one cell is a row of the table, not the end
-        return _record_failure(cell, execution, started, clock, error, writes=writes)
-    if writes:
-        write_areas(folder / "areas.npz", areas)
-    record = _record(cell, execution, started, clock, status="done", areas=areas)
-    if writes:
-        (folder / "resume.pt").unlink(missing_ok=True)
+    run = _Run(cell, execution)
+    with _recorded(run):
+        model = run.build()
+        _train(run, model)
+        run.keep(model)
+        began = time.monotonic()
+        areas = _evaluate(run, model)
+        run.finish(areas, time.monotonic() - began)
+    return run.result
+
+
+def run_together(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
+    """What `run_cell` does with each cell, for cells of one seed whose backbone is frozen.
+
+    One backbone serves all of them, in training and in evaluation. A cell that fails is recorded
+    and the others go on.
+    """
+    runs = [_Run(cell, execution) for cell in cells]
+    with _recorded(*runs):
+        trained = _train_together(runs)
+        if trained:
+            _evaluate_together(trained)
+    return [run.result for run in runs]
+
+
+def record_lost(
+    cell: Cell, execution: Execution, error: Exception, *, status: Status = "interrupted"
+) -> RunRecord:
+    """Record a cell whose process ended without doing so. For whoever holds its lock.
+
+    Steps and seconds are those of its resume file; where and how it ran is known only if an
+    earlier record says so.
+    """
+    run = _Run(cell, execution)
+    run.progress = saved_progress(run.folder / "resume.pt")
+    before = existing_run(run.folder)
+    known = {
+        "precision": before.precision if before else {},
+        "environment": before.environment if before else {},
+        "started": before.started if before else run.started,
+    }
+    record = _record(run, status, Failure.of(error), None, None).model_copy(update=known)
+    write_model(run.folder / "record.json", record)
     return record
 
 
@@ -221,40 +245,76 @@ def run_grid(
 
     Cells that other processes are running come last, and are waited for.
     """
-    cells = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
+    grid = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
     _check_same_data(setting, execution.world)
     if not fresh:  # before the first run, not after hours
-        execution.world.from_main(lambda: [stored_run(cell, execution) for cell in cells])
-    records: dict[int, RunRecord] = {}
-    for patience in (0.0, math.inf):
-        for number, cell in enumerate(cells, 1):
-            if number in records:
-                continue
-            label = f"[{number}/{len(cells)}] {cell.head.name}, seed {cell.seed}"
-            try:
-                with cell_lock(cell, execution, patience=patience):
-                    records[number] = _run_missing(cell, execution, label, fresh, retry_failed)
-            except BusyError:
-                execution.reporter.say(f"{label}: another process is running it")
-    return [records[number] for number in sorted(records)]
+        execution.world.from_main(lambda: [stored_run(cell, execution) for cell in grid])
+    cells = {
+        f"[{number}/{len(grid)}] {cell.head.name}, seed {cell.seed}": cell
+        for number, cell in enumerate(grid, 1)
+    }
+    records: dict[str, RunRecord] = {}
+    # Two processes that wait for each other with locks in hand would never end, so what has to be
+    # waited for runs by itself.
+    for patience, groups in ((0.0, _groups(cells, execution)), (math.inf, [[k] for k in cells])):
+        for group in groups:
+            left = {label: cells[label] for label in group if label not in records}
+            records.update(_run_missing(left, execution, patience, fresh, retry_failed))
+    return [records[label] for label in cells]
+
+
+def _groups(cells: Mapping[str, Cell], execution: Execution) -> list[list[str]]:
+    """What runs at once, in order: cells of one seed if they share a backbone, others one by one.
+
+    Several processes run everything one by one: what one of them meets ends a cell in all.
+    """
+    groups: dict[Any, list[str]] = {}
+    for label, cell in cells.items():
+        shared = cell.setting.protocol.shared_backbone == "frozen" and execution.world.size == 1
+        groups.setdefault(cell.seed if shared else label, []).append(label)
+    return list(groups.values())
 
 
 def _run_missing(
-    cell: Cell, execution: Execution, label: str, fresh: bool, retry_failed: bool
-) -> RunRecord:
-    """The finished record of a cell that this process alone may run now."""
-    world = execution.world
-    record = None if fresh else world.from_main(lambda: stored_run(cell, execution))
-    if record is not None and (record.status == "done" or not retry_failed):
-        execution.reporter.say(f"{label}: {record.status} already")
-        return record
-    if world.is_main and (fresh or record is not None):
-        (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
-    execution.reporter.say(label)
-    record = run_cell(cell, execution)
-    if record.failure is not None:
-        execution.reporter.say(f"{label}: {record.status}: {record.failure.message}")
-    return record
+    cells: Mapping[str, Cell],
+    execution: Execution,
+    patience: float,
+    fresh: bool,
+    retry_failed: bool,
+) -> dict[str, RunRecord]:
+    """The finished records of cells, but for those that another process still has."""
+    world, say = execution.world, execution.reporter.say
+    records: dict[str, RunRecord] = {}
+    missing: dict[str, Cell] = {}
+    with ExitStack() as locks:
+        for label, cell in cells.items():
+            try:
+                locks.enter_context(cell_lock(cell, execution, patience=patience))
+            except BusyError:
+                say(f"{label}: another process is running it")
+                continue
+            record = None if fresh else world.from_main(partial(stored_run, cell, execution))
+            if record is not None and (record.status == "done" or not retry_failed):
+                say(f"{label}: {record.status} already")
+                records[label] = record
+                continue
+            if world.is_main and (fresh or record is not None):
+                (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
+            say(label)
+            missing[label] = cell
+        found = _run_cells(list(missing.values()), execution)
+        records.update(zip(missing, found, strict=True))
+    for label, record in zip(missing, found, strict=True):
+        if record.failure is not None:
+            say(f"{label}: {record.status}: {record.failure.message}")
+    return records
+
+
+def _run_cells(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
+    """Records of cells that run at once."""
+    if len(cells) > 1:
+        return run_together(cells, execution)
+    return [run_cell(cell, execution) for cell in cells]
 
 
 def _check_same_data(setting: Setting, world: World) -> None:
@@ -268,38 +328,110 @@ def _check_same_data(setting: Setting, world: World) -> None:
         )
 
 
-class _Clock:
-    """Steps and seconds of a run, kept outside it so that a failed run has them too."""
+class _Run:
+    """One cell on its way to its record, and what the record will say."""
 
-    def __init__(self) -> None:
+    def __init__(self, cell: Cell, execution: Execution) -> None:
+        self.cell = cell
+        self.execution = execution
+        self.folder = cell.folder(execution.out)
+        self.started = now()
         self.progress = Progress()
-        self.evaluate_seconds: float | None = None
+        self.record: RunRecord | None = None
+        self._writes = execution.world.is_main
+        if self._writes:
+            write_text(self.folder / "config.yaml", _resolved_yaml(cell))
+
+    @property
+    def result(self) -> RunRecord:
+        assert self.record is not None
+        return self.record
+
+    def build(self, backbone: Backbone | None = None) -> Segmenter:
+        """The model with its initial weights, on a backbone of its own unless one is given."""
+        setting, seed = self.cell.setting, self.cell.seed
+        return build_model(
+            setting.protocol, self.cell.head, setting.num_classes, seed=seed, backbone=backbone
+        )
+
+    def recipe(self, model: Segmenter) -> Recipe:
+        cell, execution = self.cell, self.execution
+        return Recipe(
+            config=cell.setting.protocol.train,
+            loss_weights=loss_weights(model, cell.head),
+            precision=cell.precision,
+            device=execution.device,
+            seed=cell.seed,
+            identity=cell.identity,
+            resume_path=self.folder / "resume.pt",
+            save_seconds=execution.save_seconds,
+            criterion=_criterion(cell.setting, execution),
+            world=execution.world,
+        )
+
+    def keep(self, model: Segmenter) -> None:
+        """Write what training left."""
+        if self._writes:
+            setting = self.cell.setting
+            write_history(self.folder / "history.jsonl", self.progress.history)
+            about = _description(setting.protocol, self.cell.head, setting.num_classes)
+            save_checkpoint(self.folder / "checkpoint.safetensors", model, about)
+
+    def finish(self, areas: Areas, seconds: float) -> None:
+        """Write the counts, which took so long, and then that all is done."""
+        if self._writes:
+            write_areas(self.folder / "areas.npz", areas)
+        self._conclude("done", areas=areas, evaluate_seconds=seconds)
+        if self._writes:
+            (self.folder / "resume.pt").unlink(missing_ok=True)
+
+    def interrupt(self) -> None:
+        self._conclude("interrupted")
+
+    def fail(self, error: Exception, *, lost: bool = False) -> None:
+        """Write what went wrong; `lost`: in this process alone, whichever it is."""
+        self._writes = self._writes or lost
+        if self._writes:
+            write_history(self.folder / "history.jsonl", self.progress.history)
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        self._conclude("out_of_memory" if memory else "failed", failure=Failure.of(error))
+
+    def _conclude(
+        self,
+        status: Status,
+        *,
+        failure: Failure | None = None,
+        areas: Areas | None = None,
+        evaluate_seconds: float | None = None,
+    ) -> None:
+        self.record = _record(self, status, failure, areas, evaluate_seconds)
+        if self._writes:
+            write_model(self.folder / "record.json", self.record)
 
 
-def _train_and_evaluate(cell: Cell, execution: Execution, folder: Path, clock: _Clock) -> Areas:
-    setting, protocol = cell.setting, cell.setting.protocol
-    model = build_model(protocol, cell.head, setting.num_classes, seed=cell.seed)
-    recipe = Recipe(
-        config=protocol.train,
-        loss_weights=loss_weights(model, cell.head),
-        precision=cell.precision,
-        device=execution.device,
-        seed=cell.seed,
-        identity=cell.identity,
-        resume_path=folder / "resume.pt",
-        save_seconds=execution.save_seconds,
-        criterion=_criterion(setting, execution),
-        world=execution.world,
-    )
-    _train(model, cell, recipe, execution, clock)
-    if execution.world.is_main:
-        write_history(folder / "history.jsonl", clock.progress.history)
-        about = _description(protocol, cell.head, setting.num_classes)
-        save_checkpoint(folder / "checkpoint.safetensors", model, about)
-    began = time.monotonic()
-    areas = _evaluate(model, cell, execution)
-    clock.evaluate_seconds = time.monotonic() - began
-    return areas
+@contextmanager
+def _recorded(*runs: _Run) -> Iterator[None]:
+    """Errors of the work inside become the records of those of `runs` that have none yet."""
+    try:
+        yield
+    except Interrupted:
+        for run in _unrecorded(runs):
+            run.interrupt()
+        raise
+    except (OutputError, ConfigError):
+        raise
+    except RankError as error:
+        for run in _unrecorded(runs):
+            if error.own is not None:
+                run.fail(error.own, lost=True)
+        raise
+    except Exception as error:  # any failure of one cell is a row of the table, not the end
+        for run in _unrecorded(runs):
+            run.fail(error)
+
+
+def _unrecorded(runs: Iterable[_Run]) -> list[_Run]:
+    return [run for run in runs if run.record is None]
 
 
 def _criterion(setting: Setting, execution: Execution) -> Criterion:
@@ -324,23 +456,22 @@ def _criterion(setting: Setting, execution: Execution) -> Criterion:
     return Criterion.of(config, weights.to(execution.device))
 
 
-def _train(
-    model: Segmenter, cell: Cell, recipe: Recipe, execution: Execution, clock: _Clock
-) -> None:
-    config = cell.setting.protocol.train
+def _batches(run: _Run) -> Batches:
+    """The training data, from any step on."""
+    setting, execution = run.cell.setting, run.execution
+    config = setting.protocol.train
     transform = TrainTransform(
         crop=config.crop,
         scale=config.scale,
         flip=config.flip,
         jitter=config.jitter,
-        swap=cell.setting.labels.swap,
+        swap=setting.labels.swap,
         rotate=config.rotate,
         aspect=config.aspect,
         max_class_share=config.max_class_share,
     )
-    stream = TrainStream(
-        cell.setting.train_set, transform, seed=cell.seed, length=config.steps * config.batch
-    )
+    length = config.steps * config.batch
+    stream = TrainStream(setting.train_set, transform, seed=run.cell.seed, length=length)
 
     def batches(start: int) -> Any:
         return train_loader(
@@ -352,62 +483,116 @@ def _train(
             processes=execution.world.size,
         )
 
-    with execution.reporter.task(f"train {cell.head.name}", config.steps) as update:
+    return batches
+
+
+def _train(run: _Run, model: Segmenter) -> None:
+    execution, config = run.execution, run.cell.setting.protocol.train
+    with execution.reporter.task(f"train {run.cell.head.name}", config.steps) as update:
 
         def show(progress: Progress) -> None:
-            clock.progress = progress
+            run.progress = progress
             recent = progress.history[-50:]
             loss = sum(entry["main"] for entry in recent) / len(recent)
             speed = progress.step / max(progress.seconds, 1e-9)
             update(progress.step, f"loss {loss:.3f}, {speed * config.batch:.1f} images/s")
 
-        clock.progress = train(model, batches, recipe, stop=execution.stop, on_flush=show)
+        run.progress = train(
+            model, _batches(run), run.recipe(model), stop=execution.stop, on_flush=show
+        )
 
 
-def _evaluate(model: Segmenter, cell: Cell, execution: Execution) -> Areas:
-    dataset = cell.setting.evaluate_set
-    predictor = cell.predictor(model, execution.device)
-    with execution.reporter.task(f"evaluate {cell.head.name}", len(dataset)) as update:
+def _train_together(runs: Sequence[_Run]) -> dict[_Run, Segmenter]:
+    """The trained models of the runs that did not fail; they have one backbone."""
+    execution, config = runs[0].execution, runs[0].cell.setting.protocol.train
+    prepared: dict[Training, _Run] = {}
+    backbone = None
+    for run in runs:
+        with _recorded(run):
+            model = run.build(backbone)
+            backbone = model.backbone
+            training = Training(model, run.recipe(model))
+            run.progress = training.progress
+            prepared[training] = run
+    with execution.reporter.task(f"train {_names(runs)}", config.steps) as update:
+        arrived = train_together(
+            list(prepared),
+            _batches(runs[0]),
+            lambda training: _recorded(prepared[training]),
+            stop=execution.stop,
+            on_step=lambda step, heads: update(step, f"{heads} heads"),
+        )
+    for training in arrived:
+        with _recorded(prepared[training]):
+            prepared[training].keep(training.model)
+    return {prepared[each]: each.model for each in arrived if prepared[each].record is None}
+
+
+def _evaluate(run: _Run, model: Segmenter) -> Areas:
+    predictor = run.cell.predictor([model], run.execution.device)
+    with _counting(run) as show:
+        return evaluate(
+            predictor, run.cell.setting.evaluate_set, world=run.execution.world, progress=show
+        )
+
+
+def _evaluate_together(trained: Mapping[_Run, Segmenter]) -> None:
+    """Evaluate all at once or, where one of them fails, each alone: it fails by itself then."""
+    began = time.monotonic()
+    areas = _areas_of_each(trained)
+    if areas is None:
+        for run, model in trained.items():
+            began = time.monotonic()
+            with _recorded(run):
+                run.finish(_evaluate(run, model), time.monotonic() - began)
+        return
+    seconds = (time.monotonic() - began) / len(trained)
+    for run, counts in zip(trained, areas, strict=True):
+        run.finish(counts, seconds)
+
+
+def _areas_of_each(trained: Mapping[_Run, Segmenter]) -> list[Areas] | None:
+    runs = list(trained)
+    cell, device = runs[0].cell, runs[0].execution.device
+    predictor = cell.predictor(list(trained.values()), device)
+    try:
+        with _counting(*runs) as show:
+            return evaluate_each(predictor, cell.setting.evaluate_set, progress=show)
+    except Interrupted:
+        raise
+    except Exception:  # it comes again where it belongs
+        return None
+
+
+@contextmanager
+def _counting(*runs: _Run) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many images are evaluated, and stops on request."""
+    execution, images = runs[0].execution, len(runs[0].cell.setting.evaluate_set)
+    with execution.reporter.task(f"evaluate {_names(runs)}", images) as update:
 
         def show(done: int, _total: int) -> None:
             execution.stop.check()
             update(done, "")
 
-        return evaluate(predictor, dataset, world=execution.world, progress=show)
+        yield show
 
 
-def _record_failure(
-    cell: Cell,
-    execution: Execution,
-    started: str,
-    clock: _Clock,
-    error: Exception,
-    *,
-    writes: bool,
-) -> RunRecord:
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    status: Status = "out_of_memory" if memory else "failed"
-    if writes:
-        write_history(cell.folder(execution.out) / "history.jsonl", clock.progress.history)
-    return _record(cell, execution, started, clock, status=status, error=error, writes=writes)
+def _names(runs: Iterable[_Run]) -> str:
+    return ", ".join(run.cell.head.name for run in runs)
 
 
 def _record(
-    cell: Cell,
-    execution: Execution,
-    started: str,
-    clock: _Clock,
-    *,
+    run: _Run,
     status: Status,
-    error: Exception | None = None,
-    areas: Areas | None = None,
-    writes: bool | None = None,
+    failure: Failure | None,
+    areas: Areas | None,
+    evaluate_seconds: float | None,
 ) -> RunRecord:
-    """The record of a cell, written by the first process or by the one that `writes`."""
-    labels, setting = cell.setting.labels, cell.setting
-    record = RunRecord(
+    cell, setting, execution = run.cell, run.cell.setting, run.execution
+    labels = setting.labels
+    return RunRecord(
         status=status,
-        failure=Failure.of(error) if error else None,
+        failure=failure,
         protocol=setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}}),
         head=cell.head.model_dump(mode="json"),
         seed=cell.seed,
@@ -421,17 +606,14 @@ def _record(
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
         environment=environment(execution.device, execution.world),
-        started=started,
+        started=run.started,
         finished=now(),
-        steps=clock.progress.step,
-        train_seconds=clock.progress.seconds,
-        evaluate_seconds=clock.evaluate_seconds,
+        steps=run.progress.step,
+        train_seconds=run.progress.seconds,
+        evaluate_seconds=evaluate_seconds,
         evaluated_images=len(areas.names) if areas else None,
         totals=areas.totals() if areas else None,
     )
-    if writes or (writes is None and execution.world.is_main):
-        write_model(cell.folder(execution.out) / "record.json", record)
-    return record
 
 
 def _description(protocol: Protocol, head: HeadConfig, num_classes: int) -> dict[str, str]:

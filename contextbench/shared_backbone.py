@@ -19,7 +19,7 @@ from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.training import Batches, Part, Training, deterministic, device_parts
 
 P = ParamSpec("P")
-Guard = Callable[[Training], AbstractContextManager[object, bool]]
+Guard = Callable[[Training], AbstractContextManager[object, bool | None]]
 
 
 def train_together(
@@ -39,6 +39,8 @@ def train_together(
     `Interrupted` after a stop request, with the state of all saved.
     """
     live = list(trainings)
+    if not live:
+        return []
     with deterministic(live[0].recipe.config.deterministic):
         tick, first = time.monotonic(), min(each.progress.step for each in live)
         for step, batch in enumerate(batches(first), first):
