@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contextbench.config import HeadConfig, Protocol
+from contextbench.distributed import own_share
 from contextbench.examples import store_examples
 from contextbench.files import quarantine, write_json
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
@@ -42,7 +43,8 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     """Run what is missing, measure costs, write `<out>/<protocol>/table.*` and `figures/`.
 
     Returns the records of all cells. Images of the dataset, with what the first seed's models make
-    of them, go to `examples/`.
+    of them, go to `examples/`. Of several processes the first one does all but training and
+    evaluation, while the others wait.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
     setting = open_setting(protocol, execution.data_root)
@@ -69,13 +71,17 @@ def conclude(
 ) -> Collection:
     """What a comparison does when its cells have records: costs, examples, tables, figures."""
     protocol = setting.protocol
-    with lock(execution, protocol):
+
+    def work() -> Collection:
         profile = _profile(setting, plan, precision, execution)
         shown = _first_cells(setting, plan, runs, precision)
         examples = store_examples(setting, shown, execution, count=plan.examples)
         collection = assemble(execution.out, runs, profile)
         write_report(collection, examples, execution.out / protocol.name)
-    return collection
+        return collection
+
+    with lock(execution, protocol):
+        return execution.world.from_main(work)
 
 
 def shared_precision(
@@ -89,13 +95,20 @@ def shared_precision(
     wanted = setting.protocol.precision
     if wanted != "auto":
         return Precision(dtype=wanted)
+    return execution.world.from_main(lambda: _timed_precision(setting, heads, execution))
+
+
+def _timed_precision(
+    setting: Setting, heads: Sequence[HeadConfig], execution: Execution
+) -> Precision:
     path = execution.out / setting.protocol.name / "precision.json"
     device = device_name(execution.device)
     stored = _stored_precision(path, device)
     if stored is not None:
         return stored
     execution.reporter.say(f"timing number formats and memory layouts on {device}")
-    choice = choose_for(setting.protocol, heads, setting.num_classes, execution.device)
+    protocol = own_share(setting.protocol, execution.world)
+    choice = choose_for(protocol, heads, setting.num_classes, execution.device)
     write_json(path, {"device": device, **choice.as_dict()})
     chosen = choice.chosen
     execution.reporter.say(f"chose {chosen.dtype}, {chosen.memory_format} for all heads")
@@ -122,9 +135,8 @@ def _profile(
         return stored
     task = watched(execution.reporter, execution.stop)
     timing = Timing(plan.rounds, plan.train_rounds, execution.device, precision, task)
-    profile = profile_models(
-        setting.protocol, plan.heads, setting.num_classes, image_size(setting), timing
-    )
+    protocol = own_share(setting.protocol, execution.world)
+    profile = profile_models(protocol, plan.heads, setting.num_classes, image_size(setting), timing)
     profile = profile.model_copy(update={"identity": identity})
     write_model(path, profile)
     return profile
@@ -142,6 +154,8 @@ def _profile_identity(
 ) -> str:
     content: list[Any] = [setting.fingerprint, str(precision), device_name(execution.device)]
     content += [head.model_dump(mode="json") for head in heads]
+    if execution.world.size > 1:
+        content.append(execution.world.size)  # which the batch of the training step depends on
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -132,13 +132,12 @@ class World:
     def parallel(self, model: nn.Module) -> nn.Module:
         """`model`, whose gradients are averaged over the processes; its state stays without prefix.
 
-        Parameters start as those of process 0. Every one of them has to get a gradient.
+        Parameters start as those of process 0, and every one of them has to get a gradient.
+        Statistics of batch norm that are not synchronised are those of process 0 in every step.
         """
         if self.size == 1:
             return model
-        # Buffers are statistics of batch norm: alike in all processes where they are synchronised,
-        # and used in evaluation only.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model)
 
     def spread(self, module: nn.Module) -> None:
         """Give parameters and buffers of process 0 to all."""
@@ -183,12 +182,18 @@ def own_device(name: str, world: World) -> str:
     return name if name == "cpu" else f"cuda:{world.local_rank}"
 
 
-def check_divisible(protocol: Protocol, world: World) -> None:
+def check_shareable(protocol: Protocol, world: World) -> None:
     """Raise `ConfigError` unless each process gets the same number of images of every part.
 
     The batch is that of all processes together, so that a protocol means the same on any number.
+    Heads that are trained at once on one backbone are trained by one process.
     """
     config = protocol.train
+    if world.size > 1 and protocol.shared_backbone is not None:
+        raise ConfigError(
+            f"shared_backbone: {protocol.shared_backbone} runs in one process, not in {world.size}:"
+            " start it without torchrun"
+        )
     part = config.batch // config.accumulate
     if part % world.size:
         allowed = [str(n) for n in range(1, part + 1) if part % n == 0]
@@ -196,6 +201,13 @@ def check_divisible(protocol: Protocol, world: World) -> None:
             f"train.batch {config.batch} in {config.accumulate} parts (train.accumulate) cannot be "
             f"divided equally over {world.size} processes; allowed: {', '.join(allowed)}"
         )
+
+
+def own_share(protocol: Protocol, world: World) -> Protocol:
+    """`protocol` with the batch of one process, for what is measured in one."""
+    train = protocol.train
+    each = train.model_copy(update={"batch": train.batch // world.size})
+    return protocol.model_copy(update={"train": each})
 
 
 @contextmanager

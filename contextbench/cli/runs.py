@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+from contextbench.cli.planning import (
+    DryRunOption,
+    ProcessesOption,
+    TimeStepsOption,
+    show_plan,
+)
 from contextbench.cli.shared import (
     DeviceOption,
     FreshOption,
@@ -52,6 +58,9 @@ def compare(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
     ] = False,
+    dry_run: DryRunOption = False,
+    time_steps: TimeStepsOption = None,
+    processes: ProcessesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate and measure several heads; rank them.
@@ -59,12 +68,26 @@ def compare(
     What is on disk is not run again, so the same command resumes after an interruption.
 
     Example: contextbench compare --protocol camvid-small --data-root data --heads fcn,ppm,ocr
+
+    Example: torchrun --nproc-per-node 4 -m contextbench compare --protocol cityscapes-r50
+
+    Example: contextbench compare --protocol cityscapes-r101 --seeds 0,1,2 --dry-run
     """
     with guarded(resume=True):
         from contextbench import comparison
-        from contextbench.config import load_protocol
+        from contextbench.config import ConfigError, load_protocol
+        from contextbench.plan import Wanted, plan_comparison
 
         settings = load_protocol(protocol, overrides or ())
+        if dry_run:
+            wanted = Wanted(
+                heads_of(heads), seeds_of(seeds), fresh, retry_failed, processes, time_steps
+            )
+            with execution_of(out, device, data_root, workers) as execution:
+                show_plan(plan_comparison(settings, wanted, execution), as_json)
+            return
+        if time_steps is not None or processes != 1:
+            raise ConfigError("--time-steps and --processes are for --dry-run")
         plan = comparison.Plan(
             heads=heads_of(heads),
             seeds=seeds_of(seeds),
@@ -73,10 +96,11 @@ def compare(
             rounds=rounds,
             examples=examples,
         )
-        with execution_of(out, device, data_root, workers) as execution:
+        with execution_of(out, device, data_root, workers, shared=settings) as execution:
             collection = comparison.compare(settings, plan, execution)
-        print_comparison(collection, as_json)
-        _say_where(out / settings.name, as_json)
+        if execution.world.is_main:
+            print_comparison(collection, as_json)
+            _say_where(out / settings.name, as_json)
         exit_for(collection.runs)
 
 
@@ -104,12 +128,13 @@ def train(
 
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)
-        with execution_of(out, device, data_root, workers) as execution:
+        with execution_of(out, device, data_root, workers, shared=settings) as execution:
             setting = open_setting(settings, data_root)
             with lock(execution, settings):
                 precision = shared_precision(setting, chosen, execution)
             runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)
-        print_comparison(assemble(out, runs, None), as_json)
+        if execution.world.is_main:
+            print_comparison(assemble(out, runs, None), as_json)
         exit_for(runs)
 
 

@@ -5,6 +5,8 @@ that `--help`, `list` and `plot` do.
 """
 
 import json
+import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from contextbench.config import HeadConfig
+    from contextbench.config import HeadConfig, Protocol
     from contextbench.report.collection import Collection
     from contextbench.results import RunRecord
     from contextbench.runner import Execution
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+
+SPEAKING_SECONDS = 5.0  # for another process to say what is wrong
 
 console = Console()
 errors = Console(stderr=True)
@@ -52,30 +56,62 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCO
 
 @contextmanager
 def guarded(*, resume: bool = False) -> Iterator[None]:
-    """Turn a user's mistake into one message and exit code 2, an interruption into 130."""
-    from contextbench.interrupt import Interrupted
+    """Turn a user's mistake into one message and exit code 2, an interruption into 130.
 
+    What several processes meet together is said once on each machine; that one of them was lost,
+    by each of the others, with exit code 1.
+    """
+    from contextbench.interrupt import Interrupted, RankError
+
+    hint = "; the same command goes on from here" if resume else ""
+    errors.quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     try:
         yield
     except UserError as error:
+        if errors.quiet:  # torchrun ends all at the first exit, and with them the one that speaks
+            time.sleep(SPEAKING_SECONDS)
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(WRONG_INPUT) from None
     except (Interrupted, KeyboardInterrupt):
-        hint = "; the same command goes on from here" if resume else ""
         errors.print(f"interrupted{hint}", markup=False, highlight=False)
         raise typer.Exit(INTERRUPTED) from None
+    except RankError as error:
+        errors.quiet = False
+        errors.print(f"error: {error}{hint}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
 
 
 @contextmanager
 def execution_of(
-    out: Path, device: str, data_root: Path | None, workers: int
+    out: Path,
+    device: str,
+    data_root: Path | None,
+    workers: int,
+    *,
+    shared: "Protocol | None" = None,
 ) -> "Iterator[Execution]":
+    """How and where to execute; `shared` is what several processes may train together."""
+    from contextbench.config import ConfigError
+    from contextbench.console import Reporter
+    from contextbench.distributed import check_shareable, joined, launched, own_device
     from contextbench.interrupt import stop_on_signals
     from contextbench.runner import Execution
 
-    with stop_on_signals() as stop:
+    world = launched()
+    if world.size > 1 and shared is None:
+        raise ConfigError("this command runs in one process: start it without torchrun")
+    if shared is not None:
+        check_shareable(shared, world)
+    place = device_of(own_device(device, world))
+    with stop_on_signals() as stop, joined(world, place) as world:
         yield Execution(
-            out=out, device=device_of(device), data_root=data_root, workers=workers, stop=stop
+            out=out,
+            device=place,
+            data_root=data_root,
+            workers=workers,
+            reporter=Reporter(None if world.is_main else Console(quiet=True)),
+            stop=stop,
+            world=world,
         )
 
 
