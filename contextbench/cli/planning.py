@@ -1,11 +1,40 @@
 """Before and after runs: what a comparison would take, and why two scores differ."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from contextbench.cli.shared import JsonOption, RunArgument, console, guarded, print_json
+from contextbench.cli.shared import (
+    JsonOption,
+    RunArgument,
+    console,
+    guarded,
+    print_json,
+    print_notes,
+)
+
+if TYPE_CHECKING:
+    from contextbench.plan import ComparisonPlan, HeadPlan
+
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Run nothing: print cells, steps, predicted memory and time. No data."
+    ),
+]
+TimeStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="With --dry-run: training steps to time. 3 on a GPU, else 0, unless given."
+    ),
+]
+ProcessesOption = Annotated[
+    int, typer.Option(min=1, help="With --dry-run: GPUs that share each batch.")
+]
 
 
 def explain(
@@ -48,3 +77,131 @@ def explain(
             print_json(explanation.as_dict())
         else:
             console.print(explanation_console(explanation))
+
+
+def show_plan(plan: "ComparisonPlan", as_json: bool) -> None:
+    """Print what `compare` would do."""
+    if as_json:
+        print_json(plan.as_dict())
+        return
+    facts = Table.grid(padding=(0, 2))
+    for name, text in _facts(plan):
+        facts.add_row(Text(name), Text(text))
+    console.print(facts)
+    console.print()
+    console.print(_plan_table(plan))
+    console.print(Text(_total(plan)))
+    reasons = [
+        f"{head.name}: {head.forecast.failure.cause}"
+        if head.forecast.failure
+        else f"{head.name} was not timed: {head.forecast.untimed}"
+        for head in plan.heads
+        if head.forecast.failure or head.forecast.untimed
+    ]
+    print_notes([*plan.notes, *reasons], console)
+
+
+def _facts(plan: "ComparisonPlan") -> list[tuple[str, str]]:
+    """Lines above the table: what all heads share."""
+    backbone, expected = plan.protocol.backbone, plan.protocol.expected
+    facts = [
+        ("protocol", plan.protocol.name),
+        ("data", _data(plan)),
+        (
+            "backbone",
+            f"{backbone.name}, {backbone.stem} stem, output stride {backbone.output_stride}, "
+            f"weights {backbone.weights or 'none'}",
+        ),
+        ("training", _training(plan)),
+        ("evaluation", _evaluation(plan)),
+        ("device", f"{plan.device}; {plan.precision.dtype}, {plan.precision.memory_format}"),
+    ]
+    if expected is None:
+        return facts
+    hours = f"; GPU hours: {expected.gpu_hours or 'not published'}"
+    names = [head.name for head in plan.heads if head.name in expected.scores]
+    scores = [("expected", f"{name}: {expected.scores[name]}") for name in names]
+    return [*facts, ("source", expected.source + hours), *scores]
+
+
+def _data(plan: "ComparisonPlan") -> str:
+    counts = [
+        f"{split.name} {'?' if split.images is None else format(split.images, ',')} images"
+        for split in (plan.train, plan.evaluate)
+    ]
+    official = " (official numbers)" if plan.train.official else ""
+    return f"{plan.dataset}, {plan.workload.classes} classes; {', '.join(counts)}{official}"
+
+
+def _training(plan: "ComparisonPlan") -> str:
+    train, processes = plan.protocol.train, plan.workload.processes
+    epochs = "" if plan.epochs is None else f", {plan.epochs:.1f} epochs"
+    shared = f", shared by {processes} processes" if processes > 1 else ""
+    parts = f", in {train.accumulate} parts" if train.accumulate > 1 else ""
+    return (
+        f"{train.steps:,} steps of {train.batch} crops of {_size(train.crop)}{shared}{parts}"
+        f": {train.steps * train.batch:,} crops{epochs}"
+    )
+
+
+def _evaluation(plan: "ComparisonPlan") -> str:
+    config, work = plan.protocol.evaluate, plan.workload
+    scales = ", ".join(f"{scale:g}" for scale in config.scales)
+    windows = "" if config.window is None else f", windows of {_size(config.window)}"
+    flip = ", flip" if config.flip else ""
+    guess = " (a guess: sizes differ)" if plan.assumed_size else ""
+    passes = "one pass" if work.passes == 1 else f"work of {work.passes:.3g} passes"
+    return (
+        f"images of {_size(work.image_size)}{guess}, scale {scales}{windows}{flip}: {passes} of "
+        f"{_size(work.input_size)} each"
+    )
+
+
+def _plan_table(plan: "ComparisonPlan") -> Table:
+    from contextbench.report.render import console_table
+
+    timed = any(head.forecast.step_ms for head in plan.heads)
+    header = ["head", "cells", "params\nM", "MACs\nG"]
+    header += ["training\nmemory\nGiB", "evaluation\nmemory\nGiB"]
+    header += ["step\nms", "pass\nms", "hours\na cell"] if timed else []
+    return console_table(header, [_plan_row(head, timed) for head in plan.heads], wrapped=(1,))
+
+
+def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
+    from statistics import median
+
+    forecast = head.forecast
+    counts = Counter(state.replace("_", " ") for state in head.cells.values())
+    cells = ", ".join(f"{count} {state}" for state, count in counts.items())
+    row = [
+        head.name,
+        cells,
+        _scaled(forecast.parameters, 1e6, 1),
+        _scaled(forecast.macs, 1e9, 0),
+        _scaled(forecast.training_memory_bytes, 2**30, 2),
+        _scaled(forecast.inference_memory_bytes, 2**30, 2),
+    ]
+    if not timed:
+        return row
+    samples = (forecast.step_ms, forecast.pass_ms)
+    times = [_scaled(median(each) if each else None, 1, 0) for each in samples]
+    return [*row, *times, _scaled(forecast.hours, 1, 2)]
+
+
+def _scaled(value: float | None, unit: float, decimals: int) -> str:
+    from contextbench.report.render import ABSENT, fixed
+
+    return ABSENT if value is None else fixed(value / unit, decimals)
+
+
+def _total(plan: "ComparisonPlan") -> str:
+    cells, runs = sum(len(head.cells) for head in plan.heads), sum(h.runs for h in plan.heads)
+    text = f"{runs} of {cells} cells would run"
+    if plan.hours is None:
+        return f"{text}; time unknown: --time-steps N times N steps of each head here."
+    shared = f" on {plan.workload.processes} such devices" if plan.workload.processes > 1 else ""
+    return f"{text}, for about {plan.hours:.2f} hours on {plan.device}{shared}."
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

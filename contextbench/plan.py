@@ -1,0 +1,285 @@
+"""A comparison before it starts: its cells, what they will take, what is done already.
+
+Nothing is written and no data are needed: classes and official numbers of images are known facts of
+a dataset. With the data at hand the plan also tells which cells are done.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.data import DataError, Facts, dataset_source
+from contextbench.data.paired import MissingFiles
+from contextbench.measure.forecast import Forecast, Forecaster, Size, Workload
+from contextbench.precision import Precision
+from contextbench.provenance import device_name
+from contextbench.results import RecordError, RunRecord, cell_folder, read_run
+from contextbench.runner import Execution, Setting, open_setting
+
+State = Literal["to run", "to resume", "done", "failed", "out_of_memory", "other", "unknown"]
+"""`other`: the folder holds a run of another configuration, which a comparison refuses to replace.
+`unknown`: a record of this configuration, which counts only if its data are the same."""
+
+USUAL_ASPECT = 4 / 3  # of photographs, longer over shorter side
+GPU_STEPS = 3  # timed unless told otherwise
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The cells, as a comparison takes them, and how to predict."""
+
+    heads: Sequence[HeadConfig]
+    seeds: Sequence[int]
+    fresh: bool = False
+    retry_failed: bool = False
+    processes: int = 1  # GPUs that share each batch
+    time_steps: int | None = None  # None: a few on a GPU, none elsewhere
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """A split; `official` where its images are not here but known in number."""
+
+    name: str
+    images: int | None
+    official: bool
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """One head: its cells and what one of them will take."""
+
+    name: str
+    cells: Mapping[int, State]  # seed -> state
+    forecast: Forecast
+
+    @property
+    def runs(self) -> int:
+        """Cells that would run."""
+        return sum(state in ("to run", "to resume") for state in self.cells.values())
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is known of a comparison before it starts."""
+
+    workload: Workload
+    dataset: str
+    train: SplitPlan
+    evaluate: SplitPlan
+    assumed_size: bool  # the size of images is a guess: they differ, and none is here
+    precision: Precision
+    device: str
+    timed_steps: int
+    heads: Sequence[HeadPlan]
+    notes: Sequence[str]
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.workload.protocol
+
+    @property
+    def epochs(self) -> float | None:
+        """How often training sees each image, on average."""
+        config, images = self.protocol.train, self.train.images
+        return config.steps * config.batch / images if images else None
+
+    @property
+    def hours(self) -> float | None:
+        """Of all cells that would run, one after another; None unless all are known."""
+        parts = [(head.runs, head.forecast.hours) for head in self.heads if head.runs]
+        known = [runs * hours for runs, hours in parts if hours is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        work = self.workload
+        return {
+            "protocol": self.protocol.model_dump(mode="json"),
+            "dataset": self.dataset,
+            "classes": work.classes,
+            "train": asdict(self.train),
+            "evaluate": asdict(self.evaluate),
+            "epochs": self.epochs,
+            "image_size": work.image_size,
+            "assumed_size": self.assumed_size,
+            "input_size": work.input_size,
+            "passes": work.passes,
+            "processes": work.processes,
+            "precision": asdict(self.precision),
+            "device": self.device,
+            "timed_steps": self.timed_steps,
+            "heads": [_head_dict(head) for head in self.heads],
+            "hours": self.hours,
+            "notes": list(self.notes),
+        }
+
+
+def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) -> ComparisonPlan:
+    """The plan of `wanted` under `protocol`, with what lies in `execution.out`.
+
+    Raises `ConfigError` and `DataError` for what a comparison refuses before it opens the data, and
+    `ConfigError` for processes that cannot share the batch.
+    """
+    _check_processes(protocol, wanted.processes)
+    facts = dataset_source(protocol.dataset, execution.data_root).facts
+    setting, data_note = _opened(protocol, execution.data_root)
+    train, evaluate = _splits(protocol, facts, setting)
+    size, assumed = _image_size(protocol, facts, setting)
+    classes = len(facts.labels.classes)
+    workload = Workload(protocol, classes, size, evaluate.images, wanted.processes)
+    precision, precision_note = _precision(protocol, execution)
+    steps = _steps(wanted.time_steps, execution.device)
+    forecaster = Forecaster(workload, precision, execution.device, steps)
+    return ComparisonPlan(
+        workload=workload,
+        dataset=facts.name,
+        train=train,
+        evaluate=evaluate,
+        assumed_size=assumed,
+        precision=precision,
+        device=device_name(execution.device),
+        timed_steps=steps,
+        heads=_heads(forecaster, wanted, execution, setting),
+        notes=[*data_note, *precision_note, *_notes(protocol, steps)],
+    )
+
+
+def _heads(
+    forecaster: Forecaster, wanted: Wanted, execution: Execution, setting: Setting | None
+) -> list[HeadPlan]:
+    protocol, plans = forecaster.workload.protocol, []
+    with execution.reporter.task("predict costs", len(wanted.heads)) as update:
+        for number, head in enumerate(wanted.heads, 1):
+            execution.stop.check()
+            cells = {
+                seed: _state(
+                    cell_folder(execution.out, protocol.name, head.name, seed),
+                    protocol,
+                    head,
+                    wanted,
+                    setting,
+                )
+                for seed in wanted.seeds
+            }
+            plans.append(HeadPlan(head.name, cells, forecaster.forecast(head)))
+            update(number, head.name)
+    return plans
+
+
+def _check_processes(protocol: Protocol, processes: int) -> None:
+    parts = processes * protocol.train.accumulate
+    if protocol.train.batch % parts:
+        raise ConfigError(
+            f"--processes {processes}: a batch of {protocol.train.batch} has no {parts} equal "
+            "parts (processes times train.accumulate)"
+        )
+
+
+def _opened(protocol: Protocol, data_root: Path | None) -> tuple[Setting | None, list[str]]:
+    """The data, or None and why."""
+    try:
+        return open_setting(protocol, data_root), []
+    except MissingFiles as error:
+        return None, [f"The data are not here: {error}"]
+    except DataError as error:
+        return None, [f"With these data compare would stop: {error}"]
+
+
+def _splits(
+    protocol: Protocol, facts: Facts, setting: Setting | None
+) -> tuple[SplitPlan, SplitPlan]:
+    names = protocol.dataset.train, protocol.dataset.evaluate
+    if setting is None:
+        one, other = (SplitPlan(name, facts.splits.get(name), official=True) for name in names)
+        return one, other
+    counts = len(setting.train_set), len(setting.evaluate_set)
+    one, other = (SplitPlan(*pair, official=False) for pair in zip(names, counts, strict=True))
+    return one, other
+
+
+def _image_size(protocol: Protocol, facts: Facts, setting: Setting | None) -> tuple[Size, bool]:
+    """Of an evaluated image, and whether that is a guess."""
+    if setting is not None:
+        height, width = setting.evaluate_set[0].image.shape[-2:]
+        return (height, width), False
+    config = protocol.evaluate
+    known = facts.size or config.size
+    if known is not None:
+        return known, False
+    side = config.short_side or min(protocol.train.crop)
+    return (side, round(side * USUAL_ASPECT)), True
+
+
+def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, list[str]]:
+    """As the protocol says, as an earlier run of this comparison chose, or float32."""
+    if protocol.precision != "auto":
+        return Precision(dtype=protocol.precision), []
+    path = execution.out / protocol.name / "precision.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["device"] == device_name(execution.device):
+            return Precision(**content["chosen"]), []
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # compare chooses anew where there is no usable choice
+    return Precision(), ["Number format auto: compare chooses one; predicted for float32."]
+
+
+def _steps(wanted: int | None, device: torch.device) -> int:
+    if wanted is not None:
+        return wanted
+    return GPU_STEPS if device.type == "cuda" else 0
+
+
+def _state(
+    folder: Path, protocol: Protocol, head: HeadConfig, wanted: Wanted, setting: Setting | None
+) -> State:
+    """What a comparison would do with a cell. Reads only: a corrupt record counts as none."""
+    if wanted.fresh:
+        return "to run"
+    try:
+        record = read_run(folder / "record.json")
+    except RecordError:
+        return "to resume" if (folder / "resume.pt").exists() else "to run"
+    if record.status == "interrupted":
+        return "to resume"
+    if record.head != head.model_dump(mode="json"):
+        return "other"
+    if setting is None:
+        return "unknown" if _same_recipe(record, protocol) else "other"
+    if record.fingerprint != setting.fingerprint:
+        return "other"
+    return "to run" if record.status != "done" and wanted.retry_failed else record.status
+
+
+def _same_recipe(record: RunRecord, protocol: Protocol) -> bool:
+    """Whether a record is of this protocol, whatever data it was made with."""
+    try:
+        recorded = Protocol.model_validate(record.protocol)
+    except ValidationError:
+        return False
+    return recorded.fingerprint("") == protocol.fingerprint("")
+
+
+def _notes(protocol: Protocol, steps: int) -> Iterable[str]:
+    loss = protocol.train.loss
+    terms = [name for name in ("ohem", "dice", "lovasz") if getattr(loss, name)]
+    if terms:
+        yield f"Predicted memory lacks what {' and '.join(terms)} need, which depends on labels."
+    if protocol.shared_backbone is not None:
+        yield "All heads train on one pass of the backbone: together they take less than the sum."
+    if steps:
+        yield f"Times are of {steps} steps on generated images, without loading of data."
+
+
+def _head_dict(head: HeadPlan) -> dict[str, Any]:
+    forecast = asdict(head.forecast)
+    failure = head.forecast.failure
+    forecast["failure"] = None if failure is None else failure.model_dump()
+    return {"name": head.name, "cells": {str(k): v for k, v in head.cells.items()}, **forecast}
