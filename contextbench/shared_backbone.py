@@ -46,9 +46,10 @@ def train_together(
         for step, batch in enumerate(batches(first), first):
             due = [each for each in live if each.progress.step == step]
             failed = _step(due, *batch, guard)
-            tick, elapsed = time.monotonic(), time.monotonic() - tick
+            now = time.monotonic()
             for each in due:
-                each.progress.seconds += elapsed / len(due)
+                each.progress.seconds += (now - tick) / len(due)
+            tick = now
             live = [each for each in live if each not in failed]
             stopping = stop is not None and stop.requested
             live = [each for each in live if _succeeds(guard, each, each.save, now=stopping)]
