@@ -7,6 +7,7 @@ import typer
 from contextbench import __version__
 from contextbench.cli.ablations import ablate
 from contextbench.cli.attention import attend
+from contextbench.cli.clusters import merge
 from contextbench.cli.costs import profile
 from contextbench.cli.inspection import check_data, doctor, list_names
 from contextbench.cli.planning import explain
@@ -36,6 +37,7 @@ app.command()(plot)
 app.command()(report)
 app.command()(explain)
 app.command()(insight)
+app.command()(merge)
 app.command("list")(list_names)
 app.command()(doctor)
 

@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
-from contextbench.cli.planning import (
-    DryRunOption,
-    ProcessesOption,
-    TimeStepsOption,
-    show_plan,
+from contextbench.cli.clusters import (
+    CpusOption,
+    GpusOption,
+    JobOptions,
+    LauncherOption,
+    MemoryOption,
+    PartitionOption,
+    RestartsOption,
+    SbatchOption,
+    TimeOption,
+    WidthOption,
+    compare_as_jobs,
 )
+from contextbench.cli.planning import DryRunOption, ProcessesOption, TimeStepsOption, show_plan
 from contextbench.cli.shared import (
     DeviceOption,
     FreshOption,
@@ -61,6 +69,15 @@ def compare(
     dry_run: DryRunOption = False,
     time_steps: TimeStepsOption = None,
     processes: ProcessesOption = 1,
+    launcher: LauncherOption = None,
+    partition: PartitionOption = None,
+    gpus: GpusOption = 0,
+    cpus: CpusOption = None,
+    memory: MemoryOption = None,
+    time: TimeOption = JobOptions.time,
+    array_width: WidthOption = JobOptions.array_width,
+    restarts: RestartsOption = JobOptions.restarts,
+    sbatch: SbatchOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate and measure several heads; rank them.
@@ -72,6 +89,8 @@ def compare(
     Example: torchrun --nproc-per-node 4 -m contextbench compare --protocol cityscapes-r50
 
     Example: contextbench compare --protocol cityscapes-r101 --seeds 0,1,2 --dry-run
+
+    Example: contextbench compare --protocol cityscapes-r101 --launcher slurm --gpus 1
     """
     with guarded(resume=True):
         from contextbench import comparison
@@ -96,8 +115,14 @@ def compare(
             rounds=rounds,
             examples=examples,
         )
-        with execution_of(out, device, data_root, workers, shared=settings) as execution:
-            collection = comparison.compare(settings, plan, execution)
+        jobs = JobOptions(partition, gpus, cpus, memory, time, array_width, restarts, sbatch)
+        if launcher is not None:
+            with execution_of(out, "cpu", data_root, workers) as execution:
+                collection = compare_as_jobs(launcher, jobs, settings, plan, execution, device)
+        else:
+            jobs.check_unused()
+            with execution_of(out, device, data_root, workers, shared=settings) as execution:
+                collection = comparison.compare(settings, plan, execution)
         if execution.world.is_main:
             print_comparison(collection, as_json)
             _say_where(out / settings.name, as_json)

@@ -116,19 +116,9 @@ def execution_of(
 
 
 def device_of(name: str) -> "torch.device":
-    import torch
+    from contextbench import device
 
-    from contextbench.config import ConfigError
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
-    return device
+    return device.device_of(name)
 
 
 def heads_of(names: str) -> "list[HeadConfig]":

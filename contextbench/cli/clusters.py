@@ -1,0 +1,135 @@
+"""Several machines: options of jobs, and the command that joins what machines made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contextbench.cli.shared import console, guarded
+
+if TYPE_CHECKING:
+    from contextbench.cluster import Resources
+    from contextbench.comparison import Plan
+    from contextbench.config import Protocol
+    from contextbench.report.collection import Collection
+    from contextbench.runner import Execution
+
+PANEL = "Jobs, with --launcher"
+
+LauncherOption = Annotated[
+    str | None,
+    typer.Option(
+        help="slurm: a job for each cell; local: the same as processes here. Without: in turn.",
+        rich_help_panel=PANEL,
+    ),
+]
+PartitionOption = Annotated[
+    str | None, typer.Option(help="Partition of the cluster.", rich_help_panel=PANEL)
+]
+GpusOption = Annotated[int, typer.Option(min=0, help="GPUs of a job.", rich_help_panel=PANEL)]
+CpusOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU cores of a job.", rich_help_panel=PANEL)
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Main memory of a job: 32G.", rich_help_panel=PANEL)
+]
+TimeOption = Annotated[
+    str, typer.Option("--time", help="Limit of a job: [D-]HH:MM:SS.", rich_help_panel=PANEL)
+]
+WidthOption = Annotated[
+    int, typer.Option(min=1, help="Jobs that run at a time.", rich_help_panel=PANEL)
+]
+RestartsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Times that a cell which is out of time goes back into the queue.",
+        rich_help_panel=PANEL,
+    ),
+]
+SbatchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sbatch",
+        help="Any other option of sbatch: account=vision. Repeatable.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a user asks of jobs, as it was written."""
+
+    partition: str | None = None
+    gpus: int = 0
+    cpus: int | None = None
+    memory: str | None = None
+    time: str = "24:00:00"
+    array_width: int = 256
+    restarts: int = 3
+    sbatch: Sequence[str] | None = None
+
+    def check_unused(self) -> None:
+        """Raise `ConfigError` where anything is asked of jobs, and there are none."""
+        from contextbench.config import ConfigError
+
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        if given:
+            option = "--" + given[0].name.replace("_", "-")
+            raise ConfigError(f"{option} is for jobs: add --launcher slurm, or leave it out")
+
+    def resources(self) -> "Resources":
+        """What a job asks for. Raises `ConfigError` for what cannot be read."""
+        from contextbench.cluster import Resources, gigabytes, minutes, sbatch_options
+
+        return Resources(
+            minutes=minutes(self.time),
+            partition=self.partition,
+            gpus=self.gpus,
+            cpus=self.cpus,
+            memory_gb=None if self.memory is None else gigabytes(self.memory),
+            array_width=self.array_width,
+            restarts=self.restarts,
+            sbatch=sbatch_options(self.sbatch or ()),
+        )
+
+
+def compare_as_jobs(
+    name: str,
+    options: JobOptions,
+    protocol: "Protocol",
+    plan: "Plan",
+    execution: "Execution",
+    device: str,
+) -> "Collection":
+    """A comparison by the launcher `name`. Raises `ConfigError` for wrong options."""
+    from contextbench.cluster import launcher
+    from contextbench.jobs import jobs_folder
+    from contextbench.launch import compare_on
+
+    folder = jobs_folder(execution.out.resolve(), protocol)
+    jobs = launcher(name, folder, options.resources())
+    return compare_on(jobs, protocol, plan, execution, device=device)
+
+
+def merge(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, each of one machine.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make; must not exist.")],
+) -> None:
+    """Join the runs of several machines in a new folder.
+
+    Cells are copied with all that lies beside them. A cell that two folders hold differently is
+    refused, and so are runs of different protocols under one name.
+
+    Example: contextbench merge runs-a runs-b -o runs
+    """
+    with guarded():
+        from contextbench.merge import merge as join
+
+        for line in join(runs, out):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

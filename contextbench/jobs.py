@@ -1,0 +1,214 @@
+"""What runs inside a job: one cell of a comparison, or what follows when all cells are over.
+
+Jobs are pickled by submitit with the plain data below, open the data where they run, and refuse
+data that are not those of the submission.
+"""
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from contextbench.comparison import Plan, conclude, shared_precision
+from contextbench.config import HeadConfig, Protocol
+from contextbench.data import DataError
+from contextbench.device import device_of
+from contextbench.files import quarantine, write_json
+from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.precision import Precision
+from contextbench.results import cell_folder, existing_run
+from contextbench.runner import (
+    Cell,
+    Execution,
+    Setting,
+    cell_lock,
+    lock,
+    open_setting,
+    run_cell,
+    stored_run,
+)
+
+LOCK_SECONDS = 600.0  # a node that died may keep a lock on a shared folder for some minutes
+PRECISION = "precision.json"
+CONCLUDED = "concluded.json"
+
+T = TypeVar("T")
+
+
+def jobs_folder(out: Path, protocol: Protocol) -> Path:
+    """Where all that belongs to the jobs of a protocol lies."""
+    return out / protocol.name / ".jobs"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all jobs of a comparison have in common."""
+
+    protocol: Protocol
+    heads: tuple[HeadConfig, ...]  # of the comparison: they share one number format
+    fingerprint: str
+    out: Path  # absolute, as the next one
+    data_root: Path | None
+    device: str
+    workers: int
+
+    def execution(self, stop: StopRequest) -> Execution:
+        """How this job executes. Raises `ConfigError` for a device that is not there."""
+        return Execution(
+            out=self.out,
+            device=device_of(self.device),
+            data_root=self.data_root,
+            workers=self.workers,
+            stop=stop,
+        )
+
+    def open(self) -> Setting:
+        """The data as this node has them. Raises `DataError` if they are others."""
+        setting = open_setting(self.protocol, self.data_root)
+        if setting.fingerprint != self.fingerprint:
+            raise DataError(
+                f"the data of {self.protocol.dataset.name} on this node are not those that the "
+                f"comparison was submitted with: fingerprint {setting.fingerprint}, expected "
+                f"{self.fingerprint}"
+            )
+        return setting
+
+    def precision(self, setting: Setting, execution: Execution) -> Precision:
+        """One number format and layout for the cells of all jobs, on whatever device they run.
+
+        With precision `auto` the job that comes first times the formats, and the others wait.
+        """
+        wanted = self.protocol.precision
+        if wanted != "auto":
+            return Precision(dtype=wanted)
+        path = jobs_folder(self.out, self.protocol) / PRECISION
+        with lock(execution, self.protocol):
+            chosen = _stored_precision(path)
+            if chosen is None:
+                chosen = shared_precision(setting, self.heads, execution)
+                write_json(path, asdict(chosen))
+        return chosen
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """Runs one cell, from its resume file if there is one."""
+
+    shared: Shared
+    head: HeadConfig
+    seed: int
+
+    def __call__(self) -> str:
+        """The status of the record. Raises what keeps the cell from being recorded."""
+        return _leaving_on_notice(self._run)
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue."""
+        return _again(self)
+
+    def _run(self, stop: StopRequest) -> str:
+        execution = self.shared.execution(stop)
+        setting = self.shared.open()
+        precision = self.shared.precision(setting, execution)
+        cell = Cell(setting, self.head, self.seed, precision)
+        with cell_lock(cell, execution, patience=LOCK_SECONDS):
+            record = stored_run(cell, execution) or run_cell(cell, execution)
+        return record.status
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Measures costs and writes examples, tables and figures, as a comparison does at its end."""
+
+    shared: Shared
+    plan: Plan
+    digest: str  # of the cells' records
+
+    def __call__(self) -> None:
+        """Raises what keeps costs from being measured."""
+        _leaving_on_notice(self._run)
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue."""
+        return _again(self)
+
+    def _run(self, stop: StopRequest) -> None:
+        shared, plan = self.shared, self.plan
+        execution = shared.execution(stop)
+        setting = shared.open()
+        precision = shared.precision(setting, execution)
+        folders = cells_of(plan, shared)
+        runs = [run for folder in folders if (run := existing_run(folder)) is not None]
+        conclude(setting, plan, runs, precision, execution)
+        path = jobs_folder(shared.out, shared.protocol) / CONCLUDED
+        write_json(path, {"digest": self.digest})
+
+
+def cells_of(plan: Plan, shared: Shared) -> Sequence[Path]:
+    """Folders of the cells of a plan, seed by seed."""
+    name = shared.protocol.name
+    return [
+        cell_folder(shared.out, name, head.name, seed) for seed in plan.seeds for head in plan.heads
+    ]
+
+
+class Notice(StopRequest):
+    """A stop request that remembers which signal asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: int | None = None
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        # Slurm signals more than once; work is only ever left at a safe point.
+        self.requested = True
+        self.received = self.received or number
+
+
+@contextmanager
+def noticed() -> Iterator[Notice]:
+    """Turn the signals with which Slurm, submitit and users end a job into a `Notice`."""
+    notice = Notice()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    previous = {number: signal.signal(number, notice._handle) for number in signals}
+    try:
+        yield notice
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leaving_on_notice(work: Callable[[StopRequest], T]) -> T:
+    """`work`, which stops at a safe point after a signal; then the signal takes effect.
+
+    SIGUSR2 announces that the time is over, and submitit answers it: it puts the job back into the
+    queue, or raises an error when it has done so often enough. SIGTERM comes with `scancel`, with
+    preemption and with `scontrol requeue`: whether the job runs again is up to Slurm.
+    """
+    with noticed() as notice:
+        try:
+            return work(notice)
+        except Interrupted:
+            number = notice.received or signal.SIGTERM
+    signal.raise_signal(number)
+    raise SystemExit(128 + number)
+
+
+def _again(job: Callable[[], object]) -> Any:
+    from submitit.helpers import DelayedSubmission  # of the extra `slurm`
+
+    return DelayedSubmission(job)
+
+
+def _stored_precision(path: Path) -> Precision | None:
+    if not path.exists():
+        return None
+    try:
+        return Precision(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        quarantine(path)
+        return None
