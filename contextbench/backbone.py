@@ -73,6 +73,17 @@ FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 class Backbone(nn.Module):
+    """What models are built on: images (N, 3, H, W) to `Features`."""
+
+    channels: Channels
+    output_stride: int  # of layer4
+
+    def synchronise_batch_norm(self) -> None:
+        """Let every batch norm use the statistics of all processes, in place."""
+        nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
+
+
+class DilatedResNet(Backbone):
     """A ResNet without its classifier: images (N, 3, H, W) to `Features`.
 
     Every stride halves a side and rounds up. `output_stride` is that of layer4; layer3 has the same
@@ -126,7 +137,7 @@ def build_backbone(
     multi_grid: tuple[int, int, int] = (1, 1, 1),
     width: int = 64,
     weights: str | None = None,
-) -> Backbone:
+) -> DilatedResNet:
     """Build a ResNet by name.
 
     `width` is the channel count of layer1's convolutions; later stages double it. Only resnet10 may
@@ -136,7 +147,7 @@ def build_backbone(
     """
     spec = _find(name)
     _check_options(name, spec, stem, output_stride, multi_grid, width)
-    backbone = Backbone(
+    backbone = DilatedResNet(
         spec, stem=stem, output_stride=output_stride, multi_grid=multi_grid, width=width
     )
     if weights is not None:
@@ -148,7 +159,8 @@ def _find(name: str) -> ResNetSpec:
     if name not in RESNETS:
         nearest = difflib.get_close_matches(name, RESNETS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(RESNETS)}")
+        known = ", ".join(RESNETS)
+        raise ValueError(f"unknown backbone {name!r}{hint} Known: {known}, timm:NAME")
     return RESNETS[name]
 
 
@@ -239,9 +251,9 @@ def _initialise(backbone: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _load(backbone: Backbone, name: str, stem: Stem, weights: str) -> None:
+def _load(backbone: DilatedResNet, name: str, stem: Stem, weights: str) -> None:
     if Path(weights).suffix in FILE_SUFFIXES:
-        state = _read(Path(weights))
+        state = read_state(Path(weights))
     else:
         state = _download(name, stem, weights)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
@@ -256,11 +268,12 @@ def _load(backbone: Backbone, name: str, stem: Stem, weights: str) -> None:
     if missing or unexpected:
         raise WeightsError(
             f"backbone.weights {weights!r} are not those of {name} with a {stem} stem: "
-            f"missing keys: {_listed(missing)}; unexpected keys: {_listed(unexpected)}"
+            f"missing keys: {listed_keys(missing)}; unexpected keys: {listed_keys(unexpected)}"
         )
 
 
-def _listed(keys: Sequence[str]) -> str:
+def listed_keys(keys: Sequence[str]) -> str:
+    """The first few keys of a state dict and how many more there are."""
     shown = ", ".join(keys[:8]) or "none"
     return shown if len(keys) <= 8 else f"{shown} and {len(keys) - 8} more"
 
@@ -272,8 +285,11 @@ def _basic_stem_message(weights: str) -> str:
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict from a local file; pickled code in it is refused, not run."""
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a local file; pickled code in it is refused, not run.
+
+    Raises `WeightsError` for a file that is missing, unreadable or holds something else.
+    """
     if not path.is_file():
         raise WeightsError(f"backbone.weights: no such file: {path}")
     try:
