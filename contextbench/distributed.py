@@ -8,6 +8,7 @@ GPUs and through gloo on CPUs.
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contextbench.config import ConfigError, Protocol
 from contextbench.interrupt import RankError
+from contextbench.model import Segmenter
 
 STEP_TIMEOUT = timedelta(minutes=10)  # for one exchange within a step, loading of a batch included
 PATIENCE = timedelta(days=1)  # while process 0 works alone, or evaluates longer than another
@@ -137,6 +139,8 @@ class World:
         """
         if self.size == 1:
             return model
+        # Of 1x1 convolutions, whose gradients have one of two layouts that are the same in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model)
 
     def spread(self, module: nn.Module) -> None:
@@ -238,13 +242,14 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def synchronise_batch_norm(model: nn.Module, world: World, device: torch.device) -> None:
+def synchronise_batch_norm(model: Segmenter, world: World, device: torch.device) -> None:
     """Let every batch norm of `model` use the statistics of the whole batch, in place.
 
     PyTorch has this for GPUs only: on the CPU each process normalises its own images.
     """
     if batch_norm_of_all(world, device):
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model.backbone.synchronise_batch_norm()
+        nn.SyncBatchNorm.convert_sync_batchnorm(model.head)  # type: ignore[no-untyped-call]
 
 
 def batch_norm_of_all(world: World, device: torch.device) -> bool:
