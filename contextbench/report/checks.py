@@ -7,7 +7,8 @@ from typing import Any
 from contextbench.errors import UserError
 from contextbench.results import ProfileRecord, RecordError, RunRecord, differences
 
-NOT_PART_OF_PROTOCOL = ("name", "dataset.root")  # what a fingerprint leaves out as well
+NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
+"""What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
 
 
 class MixedProtocolsError(UserError, ValueError):
@@ -45,6 +46,11 @@ def dataset_name(run: RunRecord) -> str:
     """The dataset of a record's protocol; empty where it is not named."""
     dataset = run.protocol.get("dataset")
     return str(dataset["name"]) if isinstance(dataset, dict) and "name" in dataset else ""
+
+
+def part_of_protocol(key: str) -> bool:
+    """Whether a dotted key of a recorded protocol is part of its fingerprint."""
+    return not f"{key}.".startswith(tuple(f"{other}." for other in NOT_PART_OF_PROTOCOL))
 
 
 def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> list[str]:
@@ -102,7 +108,7 @@ def _differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
     return "\n".join(
         f"  {key}: {one} / {other}"
         for key, (one, other) in differences(left, right).items()
-        if key not in NOT_PART_OF_PROTOCOL
+        if part_of_protocol(key)
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contextbench.report.checks import part_of_protocol
 from contextbench.report.tables import MixedProtocolsError, comparison_table, warnings_for
 from contextbench.results import ClassTotals, LabelInfo
 from tests.report.records import PROTOCOL, class_iou, cost, profile, profile_of, run
@@ -18,6 +19,26 @@ def test_protocols_that_differ_are_refused_naming_each_key_with_both_values():
         comparison_table(runs, None)
     lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     assert lines == ["train.steps: 400 / 900", "train.lr: (not set) / 0.1"]
+
+
+def test_what_a_fingerprint_leaves_out_is_not_a_difference():
+    """Another name, place of the data or expectation, none or another, measures the same."""
+    other = {
+        **PROTOCOL,
+        "name": "renamed",
+        "dataset": {"name": "probe", "root": "elsewhere"},
+        "expected": {"source": "a paper", "scores": {"fcn": "75.96"}},
+    }
+    runs = [evaluated(protocol={**PROTOCOL, "expected": None})]
+    runs.append(evaluated("ppm", protocol=other, fingerprint="bbbb"))
+    with pytest.raises(MixedProtocolsError) as error:
+        comparison_table(runs, None)
+    assert str(error.value).splitlines()[1:] == ["  the code's protocol version"]
+
+
+def test_keys_are_left_out_by_whole_names():
+    keys = {"expected", "expected.scores.fcn", "dataset.root", "dataset.rootless", "names"}
+    assert {key for key in keys if part_of_protocol(key)} == {"dataset.rootless", "names"}
 
 
 def test_another_version_of_the_data_is_named():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from contextbench.config import ConfigError, load_protocol
-from contextbench.report.checks import NOT_PART_OF_PROTOCOL, by_head, warnings_for
+from contextbench.report.checks import by_head, part_of_protocol, warnings_for
 from contextbench.report.collection import Collection
 from contextbench.report.page.text import counted, grouped
 from contextbench.results import RunRecord, differences
@@ -189,7 +189,7 @@ def _settings(run: RunRecord) -> tuple[list[str], str]:
     changed = {
         key: there
         for key, (_, there) in differences(shipped, run.protocol).items()
-        if key not in NOT_PART_OF_PROTOCOL and there != "(not set)"
+        if part_of_protocol(key) and there != "(not set)"
     }
     return [f"{key}={json.dumps(value)}" for key, value in changed.items()], HEADS_REMARK
 
