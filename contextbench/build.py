@@ -8,6 +8,7 @@ import torch
 from contextbench.backbone import Backbone, build_backbone
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol, nearest
 from contextbench.model import Segmenter
+from contextbench.timm_backbone import PREFIX, build_timm_backbone
 from heads import HEADS, Channels, ContextHead, build_head
 
 
@@ -80,8 +81,13 @@ def loss_weights(model: Segmenter, head: HeadConfig) -> dict[str, float]:
     return {**published, **head.loss_weights}
 
 
-def _backbone(config: BackboneConfig) -> Any:
+def _backbone(config: BackboneConfig) -> Backbone:
     try:
+        if config.name.startswith(PREFIX):
+            _refuse_resnet_options(config)
+            return build_timm_backbone(
+                config.name, output_stride=config.output_stride, weights=config.weights
+            )
         return build_backbone(
             config.name,
             stem=config.stem,
@@ -92,3 +98,9 @@ def _backbone(config: BackboneConfig) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"backbone: {error}") from error
+
+
+def _refuse_resnet_options(config: BackboneConfig) -> None:
+    for option in ("stem", "multi_grid", "width"):
+        if getattr(config, option) != BackboneConfig.model_fields[option].default:
+            raise ValueError(f"{option}: {config.name} has its own; leave backbone.{option} out")

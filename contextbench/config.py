@@ -53,7 +53,7 @@ class DatasetConfig(Frozen):
 class BackboneConfig(Frozen):
     name: str
     stem: Literal["basic", "deep"] = "basic"
-    output_stride: Literal[8, 16, 32] = 8
+    output_stride: Literal[4, 8, 16, 32] = 8  # 4: HRNet, and no other
     multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
     width: Positive = 64
     weights: str | None = None

@@ -15,6 +15,7 @@ from contextbench.data import DATASETS
 from contextbench.losses import pixel_cross_entropy
 from contextbench.provenance import environment
 from contextbench.published import load_table
+from contextbench.timm_backbone import HRNET_STRIDE, PREFIX, hrnet_names
 from heads import HEADS
 
 KINDS = ("heads", "protocols", "datasets", "backbones", "tables", "ablations")
@@ -29,7 +30,7 @@ def inventory(kind: str) -> dict[str, str]:
     if kind == "datasets":
         return {name: _first_line(inspect.getmodule(make)) for name, make in DATASETS.items()}
     if kind == "backbones":
-        return {name: _backbone_line(name) for name in RESNETS}
+        return _backbone_lines()
     if kind == "tables":
         return {name: load_table(name, HEADS).title for name in names_in("tables")}
     if kind == "ablations":
@@ -67,6 +68,14 @@ def _protocol_line(name: str) -> str:
         f"{protocol.backbone.output_stride}, {protocol.train.steps} steps of "
         f"{protocol.train.batch}"
     )
+
+
+def _backbone_lines() -> dict[str, str]:
+    with torch.device("meta"):
+        lines = {name: _backbone_line(name) for name in RESNETS}
+    hrnets = dict.fromkeys(hrnet_names(), f"HRNetV2 at output stride {HRNET_STRIDE}")
+    others = {f"{PREFIX}NAME": "a network of timm that takes an output stride (extra timm)"}
+    return {**lines, **hrnets, **others}
 
 
 def _backbone_line(name: str) -> str:

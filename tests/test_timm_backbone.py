@@ -1,0 +1,312 @@
+"""Networks of timm as backbones: stages, strides, weights from files, HRNetV2's representation."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from contextbench.backbone import WeightsError, build_backbone
+from contextbench.build import build_model
+from contextbench.config import ConfigError, Protocol
+from contextbench.losses import loss_terms, weighted_sum
+from contextbench.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
+from heads import HEADS
+from tests import small
+
+timm = pytest.importorskip("timm", reason="timm is not installed (extra timm)")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def images(height: int = 64, width: int = 64) -> Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def on_meta(name: str, **options: Any) -> TimmBackbone:
+    with torch.device("meta"):
+        return build_timm_backbone(name, **options)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_a_resnet_of_timm_has_the_stages_of_ours(output_stride: int) -> None:
+    """Both are torchvision's network: the same channels, the same shapes for odd sizes too."""
+    theirs = on_meta("timm:resnet50", output_stride=output_stride)
+    with torch.device("meta"):
+        ours = build_backbone("resnet50", output_stride=output_stride)
+    assert theirs.channels == ours.channels
+    assert theirs.output_stride == ours.output_stride == output_stride
+    batch = torch.zeros(2, 3, 97, 64, device="meta")
+    shapes = [stage.shape for stage in ours(batch)]
+    assert [stage.shape for stage in theirs(batch)] == shapes
+
+
+def test_a_resnet_of_timm_computes_what_ours_does() -> None:
+    """With the same weights, undilated: timm's parameters have torchvision's names too."""
+    theirs = build_timm_backbone("resnet18", output_stride=32).eval()
+    ours = build_backbone("resnet18", output_stride=32).eval()
+    ours.load_state_dict(theirs.network.state_dict())
+    with torch.inference_mode():
+        for one, other in zip(theirs(images()), ours(images()), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 97), (33, 31)])
+@pytest.mark.parametrize(
+    "name", ["regnety_002", "convnext_atto", "efficientnet_b0", "xception41", "resnetv2_18"]
+)
+def test_other_networks_have_our_stages_at_stride_8(name: str, size: tuple[int, int]) -> None:
+    """Of four levels and of five, from each of timm's three kinds of extractors.
+
+    ConvNeXt rounds down, so it sees a padded image.
+    """
+    backbone = on_meta(name)
+    features = backbone(torch.zeros(1, 3, *size, device="meta"))
+    for stage, channels, stride in zip(features, backbone.channels, (4, 8, 8, 8), strict=True):
+        assert stage.shape == (1, channels, *(math.ceil(side / stride) for side in size))
+
+
+def test_padding_is_of_zeros_below_and_beside_and_is_cut_off_again() -> None:
+    backbone = build_timm_backbone("convnext_atto").eval()
+    assert backbone.padded
+    batch = images(40, 61)
+    padded = torch.zeros(2, 3, 64, 64)
+    padded[:, :, :40, :61] = batch
+    with torch.inference_mode():
+        features, whole = backbone(batch), backbone.network(padded)
+    for stage, map_, size in zip(features, whole, [(10, 16), *[(5, 8)] * 3], strict=True):
+        torch.testing.assert_close(stage, map_[:, :, : size[0], : size[1]])
+
+
+def test_only_networks_that_need_it_are_padded() -> None:
+    """A ResNet's numbers at odd sizes are its own; DLA adds maps that must be of one size."""
+    names = {"resnet18": False, "resnetv2_18": False, "convnext_atto": True, "dla34": True}
+    found = {name: on_meta(name, output_stride=32).padded for name in names}
+    assert found == names
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("timm:resnet19", {}, r"no network 'resnet19'; did you mean timm:resnet1"),
+        ("timm:resnet18.a1_in1k", {}, "write timm:resnet18, and a1_in1k as backbone.weights"),
+        ("vgg11", {}, "strides 4, 8, 16, 32; output_stride 8 needs 4, 8, 8, 8"),
+        ("densenet121", {"output_stride": 16}, "output_stride 16 needs 4, 8, 16, 16"),
+        ("vit_tiny_patch16_224", {}, "cannot be run on images of any size: .*224"),
+        ("resnet18", {"output_stride": 4}, "allowed for timm:resnet18 are 8, 16, 32"),
+        ("hrnet_w18_small", {}, "set backbone.output_stride: 4"),
+        (
+            "resnet18",
+            {"weights": "a9"},
+            "Allowed for backbone.weights: imagenet, a1_in1k, .*a file",
+        ),
+        ("resnet18", {"weights": "none.pth"}, "no such file: none.pth"),
+        (
+            "resnetv2_50x1_bit",
+            {"weights": "imagenet"},
+            r"expect images with mean \[0.5, 0.5, 0.5\]",
+        ),
+    ],
+)
+def test_what_cannot_be_built_says_why(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        on_meta(name, **options)
+
+
+def test_a_network_without_dilation_is_taken_at_its_own_stride() -> None:
+    assert on_meta("vgg11", output_stride=32).channels == (256, 512, 512, 512)
+
+
+def test_a_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"pip install 'contextbench\[timm\]'"):
+        build_timm_backbone("timm:resnet18")
+
+
+def classifier(name: str) -> nn.Module:
+    """timm's network, batch norms filled so that a tensor that is not loaded shows."""
+    network: nn.Module = timm.create_model(name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.0)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "regnety_002", "convnext_atto"])
+def test_weights_of_the_classifier_load_from_a_file(name: str, tmp_path: Path) -> None:
+    """The last stage is what the classifier computes there, whatever an extractor calls it."""
+    network = classifier(name)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    file = str(tmp_path / "weights.safetensors")
+    backbone = build_timm_backbone(name, output_stride=32, weights=file).eval()
+    with torch.inference_mode():
+        _, stages = network.forward_intermediates(images())
+        torch.testing.assert_close(backbone(images()).layer4, stages[-1])
+
+
+def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
+    """A deeper network of the family has every tensor; timm's own loader would take both."""
+    for name in ("resnet18", "resnet34"):
+        torch.save(timm.create_model(name).state_dict(), tmp_path / f"{name}.pth")
+    with pytest.raises(WeightsError, match=r"unexpected keys: layer1\.2\.conv1\.weight"):
+        build_timm_backbone("resnet18", weights=str(tmp_path / "resnet34.pth"))
+    with pytest.raises(WeightsError, match=r"missing keys: layer1\.2\.conv1\.weight"):
+        build_timm_backbone("resnet34", weights=str(tmp_path / "resnet18.pth"))
+    state = timm.create_model("resnet18").state_dict()
+    torch.save({**state, "conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "shape.pth")
+    with pytest.raises(WeightsError, match=r"size mismatch for conv1\.weight"):
+        build_timm_backbone("resnet18", weights=str(tmp_path / "shape.pth"))
+
+
+def test_published_weights_are_loaded_by_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def create(name: str, **options: Any) -> nn.Module:
+        asked.append((name, options.pop("pretrained", False)))
+        return original(name, **options)
+
+    original = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    on_meta("hrnet_w18_small", output_stride=4, weights="ms_in1k")
+    on_meta("resnet18", weights="imagenet")
+    loaded = [name for name, pretrained in asked if pretrained]
+    assert loaded == ["hrnet_w18_small.ms_in1k", "resnet18.a1_in1k"]  # timm prefers a1
+
+
+def test_a_failed_download_says_how_to_pass_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(name: str, **options: Any) -> nn.Module:
+        if options.get("pretrained"):
+            raise OSError("no route to host")
+        return original(name, **options)
+
+    original = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    pattern = r"'ms_in1k' of timm:hrnet_w18_small \(no route to host\).*timm/hrnet_w18_small.*file"
+    with pytest.raises(WeightsError, match=pattern):
+        on_meta("hrnet_w18_small", output_stride=4, weights="ms_in1k")
+
+
+def test_hrnet_is_concatenated_as_in_hrnetv2() -> None:
+    """All branches at the size of the first one, a quarter of the image; sizes round up."""
+    backbone = build_timm_backbone("timm:hrnet_w18_small", output_stride=4).eval()
+    batch = images(70, 97)
+    padded = F.pad(batch, (0, 128 - 97, 0, 96 - 70))  # its fusions add maps of one size
+    with torch.inference_mode():
+        features, branches = backbone(batch), backbone.network(padded)
+    expected = []
+    for branch, channels, stride in zip(branches, (16, 32, 64, 128), (4, 8, 16, 32), strict=True):
+        cut = branch[:, :, : math.ceil(70 / stride), : math.ceil(97 / stride)]
+        for channel in range(channels):
+            one = cut[:, channel : channel + 1]
+            expected.append(F.interpolate(one, size=(18, 25), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(features.layer4, torch.cat(expected, dim=1))
+    assert features.layer3 is features.layer4
+    torch.testing.assert_close(features.layer1, features.layer4[:, :16])
+    assert features.layer2.shape == (2, 32, 9, 13)
+    torch.testing.assert_close(features.layer2, branches[1][:, :, :9, :13])
+    assert backbone.output_stride == 4
+
+
+def test_hrnet_fuses_branches_bilinearly(hrnet: HRNetBackbone) -> None:
+    """As in the paper; the first branch takes a 1x1 convolution and batch norm of each other."""
+    module = hrnet.network.stage4[-1].eval()
+    generator = torch.Generator().manual_seed(3)
+    sizes = zip((16, 32, 64, 128), (16, 8, 4, 2), strict=True)
+    maps = [torch.rand(1, channels, side, side, generator=generator) for channels, side in sizes]
+    with torch.inference_mode():
+        total = module.branches[0](maps[0])
+        for branch, fuse, x in zip(
+            module.branches[1:], module.fuse_layers[0][1:], maps[1:], strict=True
+        ):
+            narrow = fuse[1](fuse[0](branch(x)))
+            total = total + F.interpolate(narrow, size=(16, 16), mode="bilinear")
+        fused = module(list(maps))[0]
+    torch.testing.assert_close(fused, total.relu())
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "millions"),
+    [
+        ("hrnet_w18_small", 16, "1.5"),
+        ("hrnet_w18_small_v2", 18, "3.9"),
+        ("hrnet_w18", 18, "9.6"),
+        ("hrnet_w48", 48, "65.9"),
+    ],
+)
+def test_hrnets_have_the_published_size(name: str, width: int, millions: str) -> None:
+    """Parameters of the authors' segmentation networks with their classifier for 19 classes.
+
+    It is a 1x1 convolution with bias and batch norm on the 15 C channels, and a 1x1 convolution.
+    """
+    backbone = on_meta(name, output_stride=4)
+    total = 15 * width
+    assert backbone.channels == (width, 2 * width, total, total)
+    classifier = total * total + total + 2 * total + 19 * total + 19
+    parameters = sum(p.numel() for p in backbone.parameters()) + classifier
+    assert f"{parameters / 1e6:.1f}" == millions
+
+
+def hrnet_protocol(**backbone: Any) -> Protocol:
+    protocol = small.protocol().model_dump()
+    network = {"name": "timm:hrnet_w18_small", "output_stride": 4, **backbone}
+    return Protocol.model_validate({**protocol, "backbone": network, "head_width_factor": 0.02})
+
+
+@pytest.fixture(scope="module")
+def hrnet() -> HRNetBackbone:
+    backbone = build_timm_backbone("hrnet_w18_small", output_stride=4)
+    assert isinstance(backbone, HRNetBackbone)
+    return backbone
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_trains_on_hrnet(head: str, hrnet: HRNetBackbone) -> None:
+    """Logits at the output stride, exactly the weighted terms, a gradient for every parameter."""
+    model = build_model(hrnet_protocol(), small.head(head), 5, seed=0, backbone=hrnet)
+    hrnet.zero_grad()
+    labels = torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(2))
+    output = model(images(), labels)
+    assert output.logits.shape == (2, 5, 16, 16)
+    terms = loss_terms(output, labels, 255)
+    assert terms.keys() == {"main", *model.head.loss_weights}
+    torch.autograd.backward(weighted_sum(terms, dict(model.head.loss_weights)))
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("stem", "deep"), ("multi_grid", (1, 2, 4)), ("width", 32)]
+)
+def test_options_of_the_resnets_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"leave backbone.{option} out"):
+        build_model(hrnet_protocol(**{option: value}), small.head(), 5, seed=0)
+
+
+def test_a_protocol_builds_it_and_the_seed_decides() -> None:
+    weights = [
+        build_model(hrnet_protocol(), small.head(), 5, seed=seed).backbone.network.conv1.weight
+        for seed in (3, 3, 4)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_synchronised_batch_norm_keeps_the_activations_inside_of_batch_norms() -> None:
+    """torch's own conversion would drop them without a word."""
+    backbone = build_timm_backbone("regnety_002").eval()
+    with torch.inference_mode():
+        before = backbone(images())
+        backbone.synchronise_batch_norm()
+        after = backbone(images())
+    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    torch.testing.assert_close(after, before)
