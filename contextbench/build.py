@@ -102,5 +102,9 @@ def _backbone(config: BackboneConfig) -> Backbone:
 
 def _refuse_resnet_options(config: BackboneConfig) -> None:
     for option in ("stem", "multi_grid", "width"):
-        if getattr(config, option) != BackboneConfig.model_fields[option].default:
-            raise ValueError(f"{option}: {config.name} has its own; leave backbone.{option} out")
+        default, given = BackboneConfig.model_fields[option].default, getattr(config, option)
+        if given != default:
+            raise ValueError(
+                f"{option} {given}: {config.name} has its own; leave backbone.{option} out "
+                f"or at {default}"
+            )

@@ -119,7 +119,10 @@ BAD_OVERRIDES = [
     ("train.scale=[2, 1]", "scale must be [low, high] with 0 < low <= high, got [2.0, 1.0]"),
     ("train.crop=[32]", "key 'train.crop.1' is missing"),
     ("train=9", "key 'train' is 9"),
-    ("backbone.output_stride=4", "key 'backbone.output_stride' is 4: Input should be 8, 16 or 32"),
+    (
+        "backbone.output_stride=6",
+        "key 'backbone.output_stride' is 6: Input should be 4, 8, 16 or 32",
+    ),
 ]
 
 

@@ -1,5 +1,6 @@
 """Networks of timm as backbones: stages, strides, weights from files, HRNetV2's representation."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,16 +11,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from contextbench.backbone import WeightsError, build_backbone
-from contextbench.build import build_model
+from contextbench.build import build_model, loss_weights
+from contextbench.checkpoint import CheckpointError
+from contextbench.cli import app
 from contextbench.config import ConfigError, Protocol
+from contextbench.inventory import inventory
 from contextbench.losses import loss_terms, weighted_sum
+from contextbench.measure.counts import count
+from contextbench.measure.memory import predict_inference, predict_training_step
+from contextbench.model import Segmenter
+from contextbench.precision import Precision
+from contextbench.runner import load_trained, open_setting, run_grid
 from contextbench.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
+from contextbench.training import freeze_batch_norm
 from heads import HEADS
+from heads.interface import Features
 from tests import small
 
 timm = pytest.importorskip("timm", reason="timm is not installed (extra timm)")
+
+HRNET = "timm:hrnet_w18_small"
 
 
 @pytest.fixture(autouse=True)
@@ -238,14 +252,14 @@ def test_hrnet_fuses_branches_bilinearly(hrnet: HRNetBackbone) -> None:
     [
         ("hrnet_w18_small", 16, "1.5"),
         ("hrnet_w18_small_v2", 18, "3.9"),
-        ("hrnet_w18", 18, "9.6"),
         ("hrnet_w48", 48, "65.9"),
     ],
 )
 def test_hrnets_have_the_published_size(name: str, width: int, millions: str) -> None:
-    """Parameters of the authors' segmentation networks with their classifier for 19 classes.
+    """Parameters of the authors' segmentation networks: of W48 in the paper, others in its code.
 
-    It is a 1x1 convolution with bias and batch norm on the 15 C channels, and a 1x1 convolution.
+    Their classifier of 19 classes is a 1x1 convolution with bias and batch norm on the 15 C
+    channels, and a 1x1 convolution.
     """
     backbone = on_meta(name, output_stride=4)
     total = 15 * width
@@ -255,10 +269,18 @@ def test_hrnets_have_the_published_size(name: str, width: int, millions: str) ->
     assert f"{parameters / 1e6:.1f}" == millions
 
 
-def hrnet_protocol(**backbone: Any) -> Protocol:
-    protocol = small.protocol().model_dump()
-    network = {"name": "timm:hrnet_w18_small", "output_stride": 4, **backbone}
-    return Protocol.model_validate({**protocol, "backbone": network, "head_width_factor": 0.02})
+@pytest.mark.parametrize(("name", "channels"), [("hrnet_w18", 270), ("hrnet_w48", 720)])
+def test_hrnets_have_15_times_their_width(name: str, channels: int) -> None:
+    backbone = on_meta(name, output_stride=4)
+    assert backbone.channels[2:] == (channels, channels)
+    features = backbone(torch.zeros(1, 3, 40, 97, device="meta"))
+    for stage, width, stride in zip(features, backbone.channels, (4, 8, 4, 4), strict=True):
+        assert stage.shape == (1, width, math.ceil(40 / stride), math.ceil(97 / stride))
+
+
+def protocol(name: str = HRNET, stride: int = 4, **train: Any) -> Protocol:
+    content = small.protocol(**train).model_dump()
+    return Protocol.model_validate({**content, "backbone": {"name": name, "output_stride": stride}})
 
 
 @pytest.fixture(scope="module")
@@ -268,13 +290,18 @@ def hrnet() -> HRNetBackbone:
     return backbone
 
 
+@pytest.fixture(scope="module")
+def convnext() -> TimmBackbone:
+    return build_timm_backbone("convnext_atto").eval()
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_trains_on_hrnet(head: str, hrnet: HRNetBackbone) -> None:
     """Logits at the output stride, exactly the weighted terms, a gradient for every parameter."""
-    model = build_model(hrnet_protocol(), small.head(head), 5, seed=0, backbone=hrnet)
+    model = build_model(protocol(), small.head(head), 5, seed=0, backbone=hrnet)
     hrnet.zero_grad()
-    labels = torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(2))
-    output = model(images(), labels)
+    labels = torch.randint(0, 5, (2, 61, 64), generator=torch.Generator().manual_seed(2))
+    output = model(images(61, 64), labels)
     assert output.logits.shape == (2, 5, 16, 16)
     terms = loss_terms(output, labels, 255)
     assert terms.keys() == {"main", *model.head.loss_weights}
@@ -283,17 +310,34 @@ def test_every_head_trains_on_hrnet(head: str, hrnet: HRNetBackbone) -> None:
     assert without == []
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_takes_maps_that_were_cut(head: str, convnext: TimmBackbone) -> None:
+    """Maps of a padded image are parts of larger ones, so not contiguous."""
+    model = build_model(
+        protocol("timm:convnext_atto", 8), small.head(head), 5, seed=0, backbone=convnext
+    ).eval()
+    with torch.inference_mode():
+        features = convnext(images(41, 60))
+        assert not features.layer4.is_contiguous()
+        logits = model(features).logits
+        whole = Features(*(stage.contiguous() for stage in features))
+        torch.testing.assert_close(logits, model(whole).logits)
+    assert logits.shape == (2, 5, 6, 8)
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("stem", "deep"), ("multi_grid", (1, 2, 4)), ("width", 32)]
 )
 def test_options_of_the_resnets_are_refused(option: str, value: Any) -> None:
+    content = protocol().model_dump()
+    changed = {**content, "backbone": {**content["backbone"], option: value}}
     with pytest.raises(ConfigError, match=f"leave backbone.{option} out"):
-        build_model(hrnet_protocol(**{option: value}), small.head(), 5, seed=0)
+        build_model(Protocol.model_validate(changed), small.head(), 5, seed=0)
 
 
 def test_a_protocol_builds_it_and_the_seed_decides() -> None:
     weights = [
-        build_model(hrnet_protocol(), small.head(), 5, seed=seed).backbone.network.conv1.weight
+        build_model(protocol(), small.head(), 5, seed=seed).backbone.network.conv1.weight
         for seed in (3, 3, 4)
     ]
     assert torch.equal(weights[0], weights[1])
@@ -310,3 +354,118 @@ def test_synchronised_batch_norm_keeps_the_activations_inside_of_batch_norms() -
     norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     torch.testing.assert_close(after, before)
+
+
+def test_frozen_batch_norms_keep_their_statistics() -> None:
+    """Those of timm hold an activation and are of classes of its own."""
+    backbone = build_timm_backbone("regnety_002").train()
+    freeze_batch_norm(backbone)
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    torch.autograd.backward(backbone(images()).layer4.sum())
+    assert len(before) > 100
+    for name, value in backbone.named_buffers():
+        torch.testing.assert_close(value, before[name])
+    trained = [name for name, value in backbone.named_parameters() if value.grad is not None]
+    assert trained
+    assert not any("bn" in name for name in trained)
+
+
+def test_costs_are_those_of_our_resnet() -> None:
+    """The same convolutions at the same stride: MACs, parameters and weights' bytes alike."""
+    theirs = on_meta("resnet18")
+    with torch.device("meta"):
+        ours, image = build_backbone("resnet18"), torch.empty(1, 3, 64, 96)
+    one, other = count(theirs, image), count(ours, image)
+    assert (one.macs, one.parameters) == (other.macs, other.parameters)
+    one_memory, other_memory = predict_inference(theirs, image), predict_inference(ours, image)
+    assert one_memory.weights_bytes == other_memory.weights_bytes
+
+
+def test_work_on_padding_counts() -> None:
+    backbone = on_meta(HRNET, output_stride=4)
+    sizes = [(40, 61), (64, 64)]
+    odd, even = (count(backbone, torch.empty(1, 3, *size, device="meta")).macs for size in sizes)
+    assert odd == even > 0
+
+
+def test_memory_of_a_training_step_holds_every_branch() -> None:
+    """At least the weights, their gradients, and the representation and its logits' inputs."""
+    with torch.device("meta"):
+        model = build_model(protocol(), small.head(), 5, seed=0)
+        batch, labels = torch.empty(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
+    weights = loss_weights(model, small.head())
+
+    def loss(output: Any, target: Tensor) -> Tensor:
+        return weighted_sum(loss_terms(output, target, 255), weights)
+
+    predicted = predict_training_step(model, loss, (batch,), labels, optimizer="sgd")
+    parameters = sum(p.numel() for p in model.parameters())
+    representation = 2 * 240 * 16 * 16
+    assert predicted.gradient_bytes == 4 * parameters
+    assert predicted.peak_bytes > 4 * (3 * parameters + representation)
+
+
+def test_backbones_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = inventory("backbones")
+    assert {"resnet50", "timm:hrnet_w18", "timm:hrnet_w48", "timm:NAME"} <= listed.keys()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    without = inventory("backbones")
+    assert "timm:hrnet_w18" not in without
+    assert "extra timm" in without["timm:NAME"]
+
+
+def invoke(*arguments: object, backbone: str, stride: int) -> Any:
+    narrow = [each for each in small.SETTINGS if not each.startswith("backbone.")]
+    own = (f"backbone.name={backbone}", f"backbone.output_stride={stride}", "backbone.width=64")
+    settings = [part for each in (*narrow, *own) for part in ("--set", each)]
+    return CliRunner().invoke(app, [*map(str, arguments), *settings], env={"COLUMNS": "200"})
+
+
+def test_a_plan_counts_it(tmp_path: Path) -> None:
+    dry_run = ("compare", "--heads", "ocr", "--out", tmp_path, "--dry-run", "--json")
+    result = invoke(*dry_run, backbone=HRNET, stride=4)
+    assert result.exit_code == 0, result.output
+    [head] = json.loads(result.stdout)["heads"]
+    backbone = on_meta(HRNET, output_stride=4)
+    assert head["parameters"] > sum(p.numel() for p in backbone.parameters())
+    assert head["macs"] > count(backbone, torch.empty(1, 3, 64, 64, device="meta")).macs
+    assert head["training_memory_bytes"] > 3 * 4 * head["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "message"),
+    [
+        (HRNET, 8, "backbone.output_stride: 4"),
+        ("timm:vgg11", 8, "output_stride 8 needs 4, 8, 8, 8"),
+        ("resnet10", 4, "output_stride 4: allowed are 8, 16 and 32"),
+    ],
+)
+def test_wrong_strides_end_the_command_before_it_begins(
+    backbone: str, stride: int, message: str, tmp_path: Path
+) -> None:
+    run = ("train", "--head", "fcn", "--out", tmp_path)
+    result = invoke(*run, backbone=backbone, stride=stride)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("name", "stride"), [("timm:resnet10t", 8), (HRNET, 4)])
+def test_a_head_is_trained_and_loaded_again(name: str, stride: int, tmp_path: Path) -> None:
+    """From data to record; and a checkpoint is of its backbone and its number of classes."""
+    setting = open_setting(protocol(name, stride, steps=2), None)
+    [record] = run_grid(setting, [small.head()], [0], Precision(), small.execution(tmp_path))
+    assert record.failure is None
+    assert (record.status, record.steps, record.evaluated_images) == ("done", 2, 3)
+    folder = tmp_path / "tiny" / "fcn" / "seed-0"
+
+    def load(configured: Protocol, classes: int) -> Segmenter:
+        cpu = torch.device("cpu")
+        return load_trained(folder, configured, small.head(), classes, Precision(), cpu)
+
+    model = load(setting.protocol, setting.num_classes)
+    assert model.backbone.output_stride == stride
+    with pytest.raises(CheckpointError, match=f"backbone is '{name}', expected 'resnet10'"):
+        load(small.protocol(), setting.num_classes)
+    with pytest.raises(CheckpointError, match="num_classes is '13', expected '19'"):
+        load(setting.protocol, 19)
