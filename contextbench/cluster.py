@@ -24,6 +24,17 @@ RUNNING = {
     *("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING"),
     *("SUSPENDED", "STOPPED", "RESIZING"),
 }
+OWN_OPTIONS = {
+    "partition": "--partition",
+    "time": "--time",
+    "mem": "--memory",
+    "cpus-per-task": "--cpus",
+    "gpus-per-node": "--gpus",
+    **dict.fromkeys(("array", "error", "job-name", "nodes", "ntasks", "ntasks-per-node"), ""),
+    **dict.fromkeys(("open-mode", "output", "requeue", "no-requeue", "signal"), ""),
+}
+"""Options of sbatch that are not the user's, and what to use instead."""
+
 LONGEST_NOTICE_SECONDS = 120  # between the signal that a job's time is over, and its end
 
 Task = Callable[[], object]
@@ -45,7 +56,7 @@ class Resources:
     memory_gb: float | None = None
     array_width: int = 256
     restarts: int = 3  # times that a job which ran out of time goes back into the queue
-    sbatch: Mapping[str, str] = field(default_factory=dict)  # any other option, without dashes
+    sbatch: Mapping[str, str | bool] = field(default_factory=dict)  # others, without dashes
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class SlurmLauncher:
 
     def cancelling(self, jobs: Collection[str]) -> str:
         arrays = dict.fromkeys(job.partition("_")[0] for job in jobs)
-        return f"scancel {' '.join(arrays)}"
+        return f"scancel {' '.join(arrays if len(jobs) > 1 else jobs)}"
 
 
 class LocalLauncher:
@@ -179,6 +190,15 @@ def parse_queue(text: str) -> dict[str, JobState]:
     return states
 
 
+def runs_under_slurm() -> bool:
+    """Whether this process is a job that Slurm has neither ended nor put back into the queue."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    state = _answer(["squeue", "--noheader", f"--jobs={job}", "--format=%T"])
+    return state is not None and state.strip() == "RUNNING"
+
+
 def minutes(text: str) -> int:
     """Minutes in `HH:MM:SS` or `D-HH:MM:SS`, rounded up. Raises `ConfigError`."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
@@ -199,13 +219,19 @@ def gigabytes(text: str) -> float:
     return int(match[1]) * {"M": 1 / 1024, "G": 1.0, "T": 1024.0}[match[2].upper()]
 
 
-def sbatch_options(texts: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE` as a mapping. Raises `ConfigError` for anything else."""
-    pairs = [text.lstrip("-").partition("=") for text in texts]
-    for text, (name, separator, value) in zip(texts, pairs, strict=True):
-        if not (name and separator and value):
-            raise ConfigError(f"--sbatch {text!r}: write NAME=VALUE, like account=vision")
-    return {name: value for name, _, value in pairs}
+def sbatch_options(texts: Sequence[str]) -> dict[str, str | bool]:
+    """`NAME=VALUE`, or `NAME` of a switch, as a mapping. Raises `ConfigError` for anything else."""
+    options: dict[str, str | bool] = {}
+    for text in texts:
+        name, separator, value = text.lstrip("-").partition("=")
+        if not re.fullmatch(r"[a-z][a-z-]*", name) or (separator and not value):
+            raise ConfigError(f"--sbatch {text!r}: write NAME=VALUE or NAME, like account=vision")
+        if name in OWN_OPTIONS:
+            instead = OWN_OPTIONS[name]
+            hint = f"use {instead}" if instead else "contextbench sets it"
+            raise ConfigError(f"--sbatch {text!r} cannot be given: {hint}")
+        options[name] = value if separator else True
+    return options
 
 
 def _submitit() -> Any:

@@ -4,23 +4,24 @@ Jobs are pickled by submitit with the plain data below, open the data where they
 data that are not those of the submission.
 """
 
-import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from contextbench.cluster import runs_under_slurm
 from contextbench.comparison import Plan, conclude, shared_precision
 from contextbench.config import HeadConfig, Protocol
 from contextbench.data import DataError
 from contextbench.device import device_of
 from contextbench.files import quarantine, write_json
 from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.job_ledger import jobs_folder, mark_concluded, stored
 from contextbench.precision import Precision
-from contextbench.results import cell_folder, existing_run
+from contextbench.results import existing_run
 from contextbench.runner import (
     Cell,
     Execution,
@@ -33,15 +34,8 @@ from contextbench.runner import (
 )
 
 LOCK_SECONDS = 600.0  # a node that died may keep a lock on a shared folder for some minutes
-PRECISION = "precision.json"
-CONCLUDED = "concluded.json"
 
 T = TypeVar("T")
-
-
-def jobs_folder(out: Path, protocol: Protocol) -> Path:
-    """Where all that belongs to the jobs of a protocol lies."""
-    return out / protocol.name / ".jobs"
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class Shared:
         wanted = self.protocol.precision
         if wanted != "auto":
             return Precision(dtype=wanted)
-        path = jobs_folder(self.out, self.protocol) / PRECISION
+        path = jobs_folder(self.out, self.protocol) / "precision.json"
         with lock(execution, self.protocol):
             chosen = _stored_precision(path)
             if chosen is None:
@@ -141,19 +135,14 @@ class Conclusion:
         execution = shared.execution(stop)
         setting = shared.open()
         precision = shared.precision(setting, execution)
-        folders = cells_of(plan, shared)
-        runs = [run for folder in folders if (run := existing_run(folder)) is not None]
+        found = [
+            existing_run(Cell(setting, head, seed, precision).folder(shared.out))
+            for seed in plan.seeds
+            for head in plan.heads
+        ]
+        runs = [run for run in found if run is not None]
         conclude(setting, plan, runs, precision, execution)
-        path = jobs_folder(shared.out, shared.protocol) / CONCLUDED
-        write_json(path, {"digest": self.digest})
-
-
-def cells_of(plan: Plan, shared: Shared) -> Sequence[Path]:
-    """Folders of the cells of a plan, seed by seed."""
-    name = shared.protocol.name
-    return [
-        cell_folder(shared.out, name, head.name, seed) for seed in plan.seeds for head in plan.heads
-    ]
+        mark_concluded(jobs_folder(shared.out, shared.protocol), self.digest)
 
 
 class Notice(StopRequest):
@@ -186,14 +175,17 @@ def _leaving_on_notice(work: Callable[[StopRequest], T]) -> T:
     """`work`, which stops at a safe point after a signal; then the signal takes effect.
 
     SIGUSR2 announces that the time is over, and submitit answers it: it puts the job back into the
-    queue, or raises an error when it has done so often enough. SIGTERM comes with `scancel`, with
-    preemption and with `scontrol requeue`: whether the job runs again is up to Slurm.
+    queue, or raises an error when it has done so often enough. SIGTERM is the end, and whether the
+    job runs again is up to Slurm, unless Slurm has it as running still: then it only announces a
+    preemption, and is answered likewise, since a job that just leaves counts as failed.
     """
     with noticed() as notice:
         try:
             return work(notice)
         except Interrupted:
             number = notice.received or signal.SIGTERM
+    if number == signal.SIGTERM and runs_under_slurm():
+        number = signal.SIGUSR2
     signal.raise_signal(number)
     raise SystemExit(128 + number)
 
@@ -205,10 +197,9 @@ def _again(job: Callable[[], object]) -> Any:
 
 
 def _stored_precision(path: Path) -> Precision | None:
-    if not path.exists():
-        return None
+    content = stored(path)
     try:
-        return Precision(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return None if content is None else Precision(**content)
+    except TypeError:
         quarantine(path)
         return None

@@ -53,10 +53,13 @@ SbatchOption = Annotated[
     list[str] | None,
     typer.Option(
         "--sbatch",
-        help="Any other option of sbatch: account=vision. Repeatable.",
+        help="Any other option of sbatch: account=vision, exclusive. Repeatable.",
         rich_help_panel=PANEL,
     ),
 ]
+
+
+LOCAL_OPTIONS = {"gpus", "time", "restarts"}  # of `JobOptions`
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,17 @@ class JobOptions:
     restarts: int = 3
     sbatch: Sequence[str] | None = None
 
-    def check_unused(self) -> None:
-        """Raise `ConfigError` where anything is asked of jobs, and there are none."""
+    def check_unused(self, launcher: str | None = None) -> None:
+        """Raise `ConfigError` where something is asked for that `launcher`, or none, ignores."""
         from contextbench.config import ConfigError
 
-        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
-        if given:
-            option = "--" + given[0].name.replace("_", "-")
-            raise ConfigError(f"{option} is for jobs: add --launcher slurm, or leave it out")
+        if launcher not in (None, "local"):
+            return
+        for each in fields(self):
+            given = getattr(self, each.name) != each.default
+            if given and (launcher is None or each.name not in LOCAL_OPTIONS):
+                option = "--" + each.name.replace("_", "-")
+                raise ConfigError(f"{option} is for jobs of Slurm: add --launcher slurm, or leave it out")
 
     def resources(self) -> "Resources":
         """What a job asks for. Raises `ConfigError` for what cannot be read."""
@@ -107,9 +113,10 @@ def compare_as_jobs(
 ) -> "Collection":
     """A comparison by the launcher `name`. Raises `ConfigError` for wrong options."""
     from contextbench.cluster import launcher
-    from contextbench.jobs import jobs_folder
+    from contextbench.job_ledger import jobs_folder
     from contextbench.launch import compare_on
 
+    options.check_unused(name)
     folder = jobs_folder(execution.out.resolve(), protocol)
     jobs = launcher(name, folder, options.resources())
     return compare_on(jobs, protocol, plan, execution, device=device)
