@@ -20,6 +20,7 @@ from contextbench.errors import UserError
 from contextbench.files import quarantine, write_atomic, write_text
 
 SCHEMA_VERSION = 1
+NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
 
 Status = Literal["done", "failed", "out_of_memory", "interrupted"]
 IntArray = npt.NDArray[np.int64]
@@ -85,9 +86,17 @@ class RunRecord(_Stored):
     finished: str
     steps: int  # trained so far
     train_seconds: float
+    train_wait_seconds: float | None = None  # of them, for data; None in records of before
     evaluate_seconds: float | None = None
     evaluated_images: int | None = None
     totals: ClassTotals | None = None
+
+    @property
+    def wait_share(self) -> float | None:
+        """Part of the training time that went by waiting for data; None where it is not known."""
+        if self.train_wait_seconds is None or not self.train_seconds:
+            return None
+        return self.train_wait_seconds / self.train_seconds
 
     @property
     def head_name(self) -> str:

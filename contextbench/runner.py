@@ -20,7 +20,7 @@ from contextbench.backbone import Backbone
 from contextbench.build import build_model, loss_weights
 from contextbench.checkpoint import load_checkpoint, save_checkpoint
 from contextbench.class_weights import ClassPixels, class_weights, counted
-from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.config import ConfigError, HeadConfig, Protocol, TrainConfig
 from contextbench.console import Reporter
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.stream import TrainStream, train_loader
@@ -36,6 +36,7 @@ from contextbench.precision import Precision
 from contextbench.prediction import Predictor
 from contextbench.provenance import environment, now
 from contextbench.results import (
+    NOTABLE_WAIT,
     Areas,
     Failure,
     LabelInfo,
@@ -213,6 +214,21 @@ def record_lost(
     record = _record(run, status, Failure.of(error), None, None).model_copy(update=known)
     write_model(run.folder / "record.json", record)
     return record
+
+
+def train_stream(config: TrainConfig, dataset: SegmentationDataset, *, seed: int) -> TrainStream:
+    """All items that training sees, augmented as `config` says."""
+    transform = TrainTransform(
+        crop=config.crop,
+        scale=config.scale,
+        flip=config.flip,
+        jitter=config.jitter,
+        swap=dataset.labels.swap,
+        rotate=config.rotate,
+        aspect=config.aspect,
+        max_class_share=config.max_class_share,
+    )
+    return TrainStream(dataset, transform, seed=seed, length=config.steps * config.batch)
 
 
 def load_trained(
@@ -460,18 +476,7 @@ def _batches(run: _Run) -> Batches:
     """The training data, from any step on."""
     setting, execution = run.cell.setting, run.execution
     config = setting.protocol.train
-    transform = TrainTransform(
-        crop=config.crop,
-        scale=config.scale,
-        flip=config.flip,
-        jitter=config.jitter,
-        swap=setting.labels.swap,
-        rotate=config.rotate,
-        aspect=config.aspect,
-        max_class_share=config.max_class_share,
-    )
-    length = config.steps * config.batch
-    stream = TrainStream(setting.train_set, transform, seed=run.cell.seed, length=length)
+    stream = train_stream(config, setting.train_set, seed=run.cell.seed)
 
     def batches(start: int) -> Any:
         return train_loader(
@@ -479,6 +484,7 @@ def _batches(run: _Run) -> Batches:
             batch=config.batch,
             start_step=start,
             workers=execution.workers,
+            pin_memory=execution.device.type == "cuda",
             rank=execution.world.rank,
             processes=execution.world.size,
         )
@@ -495,7 +501,11 @@ def _train(run: _Run, model: Segmenter) -> None:
             recent = progress.history[-50:]
             loss = sum(entry["main"] for entry in recent) / len(recent)
             speed = progress.step / max(progress.seconds, 1e-9)
-            update(progress.step, f"loss {loss:.3f}, {speed * config.batch:.1f} images/s")
+            note = f"loss {loss:.3f}, {speed * config.batch:.1f} images/s"
+            waited = progress.wait_seconds / max(progress.seconds, 1e-9)
+            if waited > NOTABLE_WAIT:
+                note += f", waiting for data {waited:.0%} of the time"
+            update(progress.step, note)
 
         run.progress = train(
             model, _batches(run), run.recipe(model), stop=execution.stop, on_flush=show
@@ -610,6 +620,7 @@ def _record(
         finished=now(),
         steps=run.progress.step,
         train_seconds=run.progress.seconds,
+        train_wait_seconds=run.progress.wait_seconds,
         evaluate_seconds=evaluate_seconds,
         evaluated_images=len(areas.names) if areas else None,
         totals=areas.totals() if areas else None,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.training import Batches, Part, Training, deterministic, device_parts
+from contextbench.waiting import BatchWait
 
 P = ParamSpec("P")
 Guard = Callable[[Training], AbstractContextManager[object, bool | None]]
@@ -34,21 +35,25 @@ def train_together(
 
     Their recipes are those of one protocol and seed. What has done more steps than the others waits
     for them. All that belongs to one of them happens within its `guard`; where that swallows an
-    error, the others go on. Returns those without one. The seconds of a step are divided equally
-    between those that it trains. `on_step` is told the steps done and how many are trained. Raises
-    `Interrupted` after a stop request, with the state of all saved.
+    error, the others go on. Returns those without one. The seconds of a step, and of the wait for
+    its batch, are divided equally between those that it trains. `on_step` is told the steps done
+    and how many are trained. Raises `Interrupted` after a stop request, with the state of all
+    saved.
     """
     live = list(trainings)
     if not live:
         return []
     with deterministic(live[0].recipe.config.deterministic):
         tick, first = time.monotonic(), min(each.progress.step for each in live)
-        for step, batch in enumerate(batches(first), first):
+        wait = BatchWait(live[0].recipe.device)
+        for step, batch in enumerate(wait.each(batches(first)), first):
             due = [each for each in live if each.progress.step == step]
             failed = _step(due, *batch, guard)
+            wait.step_ended()
             now = time.monotonic()
             for each in due:
                 each.progress.seconds += (now - tick) / len(due)
+                each.progress.wait_seconds += wait.seconds / len(due)
             tick = now
             live = [each for each in live if each not in failed]
             stopping = stop is not None and stop.requested

@@ -30,6 +30,7 @@ from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
 from contextbench.precision import Precision
+from contextbench.waiting import BatchWait
 from heads.interface import Features
 
 FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so many steps
@@ -65,10 +66,14 @@ class Recipe:
 
 @dataclass
 class Progress:
-    """Where training stands: completed steps, their losses, and seconds spent over all restarts."""
+    """Where training stands: completed steps, their losses, and seconds spent over all restarts.
+
+    `wait_seconds` are those of `seconds` in which the device waited for data (see `BatchWait`).
+    """
 
     step: int = 0
     seconds: float = 0.0
+    wait_seconds: float = 0.0
     history: list[Entry] = field(default_factory=list)
 
 
@@ -172,10 +177,12 @@ def train(
 def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exception | None:
     """All steps that there are batches for; what the first process met that could not load one."""
     coming, world = iter(batches), training.recipe.world
+    wait = BatchWait(training.recipe.device)
     tick = time.monotonic()
     while not training.finished:
-        batch, error = _loaded(coming)
-        stopping, due, failed = world.agree(stop.requested, training.due, error is not None)
+        with wait:  # until every process has its batch
+            batch, error = _loaded(coming)
+            stopping, due, failed = world.agree(stop.requested, training.due, error is not None)
         if stopping or due:
             training.save()
         if failed:
@@ -185,8 +192,10 @@ def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exc
         if batch is None:
             break
         training.step(device_parts(*batch, training.recipe))
+        wait.step_ended()
         now = time.monotonic()
         training.progress.seconds += now - tick
+        training.progress.wait_seconds += wait.seconds
         tick = now
     return None
 
@@ -200,13 +209,16 @@ def _loaded(coming: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
 
 
 def device_parts(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Part]:
-    """The `accumulate` equal parts of a batch, each brought to the device when its turn comes."""
+    """The `accumulate` equal parts of a batch, each brought to the device when its turn comes.
+
+    Labels become int64 there: as bytes they are sent faster.
+    """
     parts = recipe.config.accumulate
     layout = recipe.precision.torch_memory_format
     for part in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         yield (
             part[0].to(recipe.device, non_blocking=True, memory_format=layout),
-            part[1].to(recipe.device, non_blocking=True),
+            part[1].to(recipe.device, non_blocking=True).to(torch.int64),
         )
 
 
@@ -333,6 +345,7 @@ def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
         "average": None if average is None else average.state_dict(),
         "step": progress.step,
         "seconds": progress.seconds,
+        "wait_seconds": progress.wait_seconds,
         "history": progress.history,
     }
     write_atomic(recipe.resume_path, lambda file: torch.save(state, file))
@@ -346,7 +359,7 @@ def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
     trained.optimizer.load_state_dict(state["optimizer"])
     if trained.average is not None:
         trained.average.load_state_dict(state["average"])
-    return Progress(state["step"], state["seconds"], state["history"])
+    return _progress_in(state)
 
 
 def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
@@ -368,9 +381,15 @@ def saved_progress(path: Path) -> Progress:
     """How far a resume file shows that a run came, nowhere where it shows nothing."""
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return Progress(state["step"], state["seconds"], state["history"])
+        return _progress_in(state)
     except (OSError, KeyError, TypeError, *UNREADABLE):
         return Progress()
+
+
+def _progress_in(state: Mapping[str, Any]) -> Progress:
+    """Files of before waits were measured have none."""
+    waited = state.get("wait_seconds", 0.0)
+    return Progress(state["step"], state["seconds"], waited, state["history"])
 
 
 class _LossLog:

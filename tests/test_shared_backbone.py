@@ -27,7 +27,7 @@ from heads.interface import Features
 from tests import small
 
 CLASSES = 13  # of the probe
-TIMES = {"started", "finished", "train_seconds", "evaluate_seconds"}
+TIMES = {"started", "finished", "train_seconds", "train_wait_seconds", "evaluate_seconds"}
 SIX = ("fcn", "ppm", "aspp", "ocnet", "encnet", "ocr")
 
 

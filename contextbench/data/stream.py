@@ -11,7 +11,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from contextbench.data.base import SegmentationDataset
+from contextbench.data.base import Sample, SegmentationDataset
+
+PREFETCH = 2  # batches that each worker is ahead; images of a batch even out among themselves
 
 Transform = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
@@ -34,13 +36,23 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
         return self.length
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        """(3, h, w) float32 normalised image and (h, w) int64 labels, as the losses want them."""
+        """(3, h, w) float32 normalised image and (h, w) uint8 labels.
+
+        Labels stay bytes until they are on the device: what workers hand over, and what is copied,
+        is a third less than with int64.
+        """
+        return self.augment(item, self.read(item))
+
+    def read(self, item: int) -> Sample:
+        """The first half of the work: the image of an item as it is in the dataset."""
         if not 0 <= item < self.length:
             raise IndexError(f"item {item} is outside 0 .. {self.length - 1}")
-        sample = self.dataset[self.image_index(item)]
+        return self.dataset[self.image_index(item)]
+
+    def augment(self, item: int, sample: Sample) -> tuple[Tensor, Tensor]:
+        """The second half."""
         generator = _generator(self.seed, "augmentation", item)
-        image, labels = self.transform(sample.image, sample.labels, generator)
-        return image, labels.to(torch.int64)
+        return self.transform(sample.image, sample.labels, generator)
 
     def image_index(self, item: int) -> int:
         """Which image of the dataset item `item` shows."""
@@ -58,6 +70,7 @@ def train_loader(
     batch: int,
     start_step: int,
     workers: int,
+    pin_memory: bool = False,
     rank: int = 0,
     processes: int = 1,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -66,13 +79,19 @@ def train_loader(
     Of several processes, which divide `batch`, that of `rank` r gets the items r, r + processes,
     ... of each batch, and so of each part of it that they divide: together they get the same items
     as one process does.
+
+    `workers` processes load so many batches at once and `PREFETCH` each ahead; without, batches are
+    loaded when they are asked for. The one pass lasts until training ends, so workers are started
+    once and there is nothing to keep alive between epochs. `pin_memory` lets a copy to a GPU go on
+    while the process does other things; it needs a GPU.
     """
     return DataLoader(
         stream,
         batch_size=batch // processes,
         sampler=range(start_step * batch + rank, len(stream), processes),
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=PREFETCH if workers else None,
+        pin_memory=pin_memory,
         # Starting an iterator draws a number. Taken from the global generator, as by default, it
         # would make a resumed run differ from an uninterrupted one in everything drawn later.
         generator=Generator().manual_seed(0),

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from contextbench.errors import UserError
-from contextbench.results import ProfileRecord, RecordError, RunRecord, differences
+from contextbench.results import (
+    NOTABLE_WAIT,
+    ProfileRecord,
+    RecordError,
+    RunRecord,
+    differences,
+)
 
 NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
 """What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
@@ -74,6 +80,7 @@ def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> li
             },
         ),
         *_absent_classes(runs),
+        *_waiting(runs),
     ]
     return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
 
@@ -150,6 +157,20 @@ def _absent_classes(runs: Sequence[RunRecord]) -> list[str]:
         f"Left out of the mIoU of {', '.join(cells)}, but not of every row: {', '.join(names)}."
         for names, cells in absent.items()
         if names
+    ]
+
+
+def _waiting(runs: Sequence[RunRecord]) -> list[str]:
+    """Cells whose training was slowed down by loading, said in one sentence."""
+    shares = {_cell(run): run.wait_share for run in runs}
+    slow = {cell: share for cell, share in shares.items() if share and share > NOTABLE_WAIT}
+    if not slow:
+        return []
+    cell, most = max(slow.items(), key=lambda item: item[1])
+    others = f" and more than {NOTABLE_WAIT:.0%} in {len(slow)} cells" if len(slow) > 1 else ""
+    return [
+        f"Training waited for data {most:.0%} of the time ({cell}){others}, so training times are "
+        "partly those of loading: see --workers and `contextbench profile-data`."
     ]
 
 

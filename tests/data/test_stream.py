@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from contextbench.data.base import Sample
 from contextbench.data.probe import LABELS
-from contextbench.data.stream import TrainStream, train_loader
+from contextbench.data.stream import PREFETCH, TrainStream, train_loader
 
 
 class Numbered:
@@ -60,10 +60,38 @@ def test_augmentation_differs_between_items_and_between_seeds() -> None:
     assert orders[0] != orders[1]
 
 
-def test_labels_are_ready_for_the_loss() -> None:
+def test_labels_stay_bytes() -> None:
+    """What workers hand over is then a third less than with the int64 of the losses."""
     image, labels = stream()[3]
     assert image.dtype == torch.float32
-    assert labels.dtype == torch.int64
+    assert labels.dtype == torch.uint8
+
+
+def test_an_item_is_what_reading_and_augmenting_it_give() -> None:
+    source = stream()
+    image, labels = source.augment(9, source.read(9))
+    assert torch.equal(image, source[9][0])
+    assert torch.equal(labels, source[9][1])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_no_batch(workers: int) -> None:
+    """In number, order and content, across epochs and with a smaller last batch."""
+    alone, shared = (
+        list(train_loader(stream(length=26), batch=4, start_step=1, workers=number))
+        for number in (0, workers)
+    )
+    assert [len(images) for images, _ in alone] == [4] * 5 + [2]
+    for (images, labels), (same_images, same_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_workers_are_started_once_and_kept_ahead() -> None:
+    loader = train_loader(stream(), batch=4, start_step=0, workers=2)
+    assert (loader.num_workers, loader.prefetch_factor) == (2, PREFETCH)
+    assert not loader.pin_memory  # unless asked for: it needs a GPU
 
 
 def test_an_item_past_the_end_is_an_index_error() -> None:
