@@ -1,27 +1,27 @@
 """Using a trained run: scores under other evaluation settings, and masks of new images."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from contextbench.config import EvaluateConfig, HeadConfig, Protocol, validated
-from contextbench.data import LabelSet, build_dataset
-from contextbench.data.labels import colourise, read_image
+from contextbench.data import LabelSet, Source, dataset_source
+from contextbench.data.base import DataError, Picture
+from contextbench.data.labels import read_image
 from contextbench.evaluation import evaluate
-from contextbench.files import write_atomic
 from contextbench.metrics import group_iou, scores
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
 from contextbench.prediction import Predictor
+from contextbench.prediction_files import Format, Overlays, PredictionFolder, Submitted
 from contextbench.results import RecordError, RunRecord, read_run
 from contextbench.runner import Execution, load_trained
-
-OVERLAY_SHARE = 0.5  # of the mask's colour in an overlay
 
 
 def open_run(folder: Path, execution: Execution) -> tuple[RunRecord, Protocol, Segmenter]:
@@ -29,22 +29,30 @@ def open_run(folder: Path, execution: Execution) -> tuple[RunRecord, Protocol, S
 
     Raises `RecordError` for a folder that is no finished run, `CheckpointError` for its weights.
     """
+    record = finished_record(folder)
+    return record, Protocol.model_validate(record.protocol), _model(folder, record, execution)
+
+
+def finished_record(folder: Path) -> RunRecord:
+    """The record of a run folder. Raises `RecordError` where it is not that of a finished run."""
     path = folder / "record.json"
     if not path.exists():
         raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
     record = read_run(path)
     if record.status != "done":
         raise RecordError(f"{folder}: this run is recorded as {record.status}, it has no model")
-    protocol = Protocol.model_validate(record.protocol)
-    model = load_trained(
+    return record
+
+
+def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
+    return load_trained(
         folder,
-        protocol,
+        Protocol.model_validate(record.protocol),
         HeadConfig.model_validate(record.head),
         len(record.labels.classes),
         stored_precision(record),
         execution.device,
     )
-    return record, protocol, model
 
 
 def stored_precision(record: RunRecord) -> Precision:
@@ -86,7 +94,7 @@ def evaluate_runs(
     _check_ensemble(folders, [each for each, _, _ in opened])
     split = split or protocol.dataset.evaluate
     config = views.applied_to(protocol.evaluate)
-    dataset = build_dataset(protocol.dataset, split, execution.data_root)
+    dataset = _source(folders[0], record, execution).open(split)
     predictor = Predictor(
         [model for _, _, model in opened],
         execution.device,
@@ -135,40 +143,111 @@ def _check_ensemble(folders: Sequence[Path], records: Sequence[RunRecord]) -> No
             )
 
 
-def predict_files(
-    folder: Path, images: Sequence[Path], out: Path, execution: Execution
-) -> Iterator[Path]:
-    """Write `STEM_mask.png` (train ids), `STEM_colour.png` and `STEM_overlay.png` for each image.
+class Predicted(NamedTuple):
+    """The files of one image, and whether they were there already."""
 
-    Yields the paths as they are written; `out` is made with the first. Raises `DataError` for a
-    file that is no image, and for a model that cannot do without labels.
+    paths: list[Path]
+    kept: bool
+
+
+def predict_files(
+    folder: Path,
+    images: Sequence[Path],
+    out: Path,
+    execution: Execution,
+    *,
+    split: str | None = None,
+    submission: bool = False,
+    views: Views = Views(),
+    fresh: bool = False,
+) -> list[Predicted]:
+    """Write what a run predicts of image files, or of `split` of its dataset, labels or not.
+
+    For each image `STEM_mask.png` (train ids), `STEM_colour.png` and `STEM_overlay.png`; with
+    `submission` the one file that the dataset's benchmark reads. Files in `out` from the same
+    weights, settings and pixels stay; from others they are refused, or replaced if `fresh`.
+    Raises, before anything is written, `DataError` for a split that does not exist or a dataset
+    without submission format, `RecordError` for a run that has no model, `OutputError` for files
+    in the way; and `DataError` for a file that is no image and for a model that cannot do without
+    labels.
     """
-    record, protocol, model = open_run(folder, execution)
+    record = finished_record(folder)
+    protocol = Protocol.model_validate(record.protocol)
+    if split is None:
+        pictures = [Picture(path.stem, partial(read_image, path)) for path in images]
+    else:
+        pictures = _source(folder, record, execution).images(split)
+    form = _submitted(folder, record, execution) if submission else _overlays(record)
+    config = views.applied_to(protocol.evaluate)
+    target = PredictionFolder(out, form, _origin(folder, record, config, form))
+    target.check([picture.name for picture in pictures], replace=fresh)
+    model = _model(folder, record, execution)
     predictor = Predictor(
-        [model], execution.device, stored_precision(record), protocol.evaluate, _mirrored(record)
+        [model], execution.device, stored_precision(record), config, _mirrored(record)
     )
-    for path in images:
-        execution.stop.check()
-        image = read_image(path)  # (3, H, W)
+    done = []
+    label = f"predict {split or 'images'} with {record.head_name} seed {record.seed}"
+    with execution.reporter.task(label, len(pictures)) as update:
+        for number, picture in enumerate(pictures, 1):
+            execution.stop.check()
+            kept = _predict(picture, predictor, target)
+            done.append(Predicted(target.paths(picture.name), kept))
+            update(number, "")
+    return done
+
+
+def _predict(picture: Picture, predictor: Predictor, target: PredictionFolder) -> bool:
+    """Write what is missing of one image; whether nothing was."""
+    image = picture.read()  # (3, H, W)
+    if target.holds(picture.name, image):
+        return True
+    try:
         prediction = predictor(image, (image.shape[-2], image.shape[-1]))
-        mask = prediction.cpu().numpy()
-        colour = colourise(mask, tuple(record.labels.palette))
-        picture = image.permute(1, 2, 0).numpy()
-        overlay = (1 - OVERLAY_SHARE) * picture + OVERLAY_SHARE * colour
-        pictures = {"mask": mask, "colour": colour, "overlay": overlay.astype(np.uint8)}
-        for name, array in pictures.items():
-            target = out / f"{path.stem}_{name}.png"
-            _write_png(target, array)
-            yield target
+    except FloatingPointError as error:
+        raise RecordError(f"{picture.name}: {error}") from error
+    target.write(picture.name, image, prediction.cpu().numpy())
+    return False
+
+
+def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:
+    """A word that is the same for the same weights, settings and format, wherever they lie."""
+    with (folder / "checkpoint.safetensors").open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = [weights, record.precision, config.model_dump(mode="json"), repr(form)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
+    """The dataset of a run. Raises `RecordError` where its classes are others by now."""
+    config = Protocol.model_validate(record.protocol).dataset
+    source = dataset_source(config, execution.data_root)
+    now = source.facts.labels.classes
+    if list(now) != record.labels.classes:
+        raise RecordError(
+            f"{folder}: was trained on the classes {', '.join(record.labels.classes)}; those of "
+            f"{source.facts.name} are now {', '.join(now)}"
+        )
+    return source
+
+
+def _submitted(folder: Path, record: RunRecord, execution: Execution) -> Submitted:
+    """Raises `DataError` where the dataset has no submission format."""
+    facts = _source(folder, record, execution).facts
+    if facts.submission is None:
+        raise DataError(
+            f"{facts.name} has no submission format: no server or toolkit takes predictions of "
+            "it. Leave --submission out to write masks of train ids"
+        )
+    return Submitted(facts.submission)
+
+
+def _overlays(record: RunRecord) -> Overlays:
+    return Overlays(tuple(record.labels.palette))
 
 
 def _mirrored(record: RunRecord) -> tuple[int, ...]:
     labels = record.labels
     return LabelSet(tuple(labels.classes), tuple(labels.palette), swap=tuple(labels.swap)).mirrored
-
-
-def _write_png(path: Path, array: npt.NDArray[np.uint8]) -> None:
-    write_atomic(path, lambda file: Image.fromarray(array).save(file, "PNG"))
 
 
 def _number(value: float) -> float | None:

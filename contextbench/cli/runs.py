@@ -1,7 +1,7 @@
 """Commands that train, evaluate and use models."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,6 +44,20 @@ from contextbench.cli.shared import (
     seeds_of,
     size_of,
 )
+
+if TYPE_CHECKING:
+    from contextbench.inference import Views
+
+ViewScales = Annotated[
+    str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
+]
+FlipOption = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirrored image.")
+]
+WindowOption = Annotated[str | None, typer.Option(help="Sliding window, height x width: 512x1024.")]
+StrideOption = Annotated[
+    str | None, typer.Option(help="Of the windows, height x width; 2/3 of them unless given.")
+]
 
 FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
 
@@ -170,18 +184,10 @@ def evaluate(
     ],
     data_root: RootOption = None,
     split: Annotated[str | None, typer.Option(help="Another split than the protocol's.")] = None,
-    scales: Annotated[
-        str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Average with the mirrored image.")
-    ] = None,
-    window: Annotated[
-        str | None, typer.Option(help="Sliding window, height x width: 512x1024.")
-    ] = None,
-    stride: Annotated[
-        str | None, typer.Option(help="Of the windows, height x width; 2/3 of them unless given.")
-    ] = None,
+    scales: ViewScales = None,
+    flip: FlipOption = None,
+    window: WindowOption = None,
+    stride: StrideOption = None,
     device: DeviceOption = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the scores to this JSON file.")
@@ -196,11 +202,9 @@ def evaluate(
     """
     with guarded():
         from contextbench.files import write_json
-        from contextbench.inference import Views, evaluate_runs
+        from contextbench.inference import evaluate_runs
 
-        views = Views(
-            scales_of(scales), flip, size_of(window, "--window"), size_of(stride, "--stride")
-        )
+        views = _views(scales, flip, window, stride)
         with execution_of(runs[0], device, data_root, 0) as execution:
             scored = evaluate_runs(runs, execution, split, views)
         if out is not None:
@@ -217,19 +221,72 @@ def evaluate(
 
 def predict(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of masks and overlays.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of what is written.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Image files, unless --split is given.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Predict this split of the run's dataset, labels or not.")
+    ] = None,
+    submission: Annotated[
+        bool,
+        typer.Option("--submission", help="Write the files that the benchmark's server reads."),
+    ] = False,
+    data_root: RootOption = None,
+    scales: ViewScales = None,
+    flip: FlipOption = None,
+    window: WindowOption = None,
+    stride: StrideOption = None,
     device: DeviceOption = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
+    ] = False,
 ) -> None:
-    """Write the index mask, the colour mask and the overlay of images.
+    """Write what a run predicts: index masks, colour masks and overlays, or a submission.
+
+    Predictions of the same run and settings that are there already are kept, so the same command
+    resumes after an interruption.
 
     Example: contextbench predict runs/probe/ocr/seed-0 street.jpg -o predictions
+
+    Example: contextbench predict runs/cityscapes-r101/ocr/seed-0 --split test --submission -o sent
     """
-    with guarded():
+    with guarded(resume=True):
+        from contextbench.config import ConfigError
         from contextbench.inference import predict_files
 
-        with execution_of(run, device, None, 0) as execution:
-            print_paths(predict_files(run, images, out, execution))
+        if (split is None) == (not images):
+            raise ConfigError("predict needs image files or --split, one of the two")
+        views = _views(scales, flip, window, stride)
+        with execution_of(run, device, data_root, 0) as execution:
+            done = predict_files(
+                run,
+                images or (),
+                out,
+                execution,
+                split=split,
+                submission=submission,
+                views=views,
+                fresh=fresh,
+            )
+        if split is None:
+            print_paths(path for each in done for path in each.paths)
+            return
+        kept = sum(each.kept for each in done)
+        console.print(
+            f"{split}: {len(done) - kept} images predicted, {kept} were there already; {out}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _views(
+    scales: str | None, flip: bool | None, window: str | None, stride: str | None
+) -> "Views":
+    from contextbench.inference import Views
+
+    return Views(scales_of(scales), flip, size_of(window, "--window"), size_of(stride, "--stride"))
 
 
 def _say_where(folder: Path, as_json: bool) -> None:

@@ -5,6 +5,7 @@ objectInfo150.txt as released for the scene parsing challenge of 2016.
 
     ROOT/images/{training,validation}/ADE_{train,val}_{number}.jpg
     ROOT/annotations/{training,validation}/ADE_{train,val}_{number}.png
+    ROOT/release_test/testing/ADE_test_{number}.jpg             to be predicted; images/testing too
 
 ROOT may also hold the folder ADEChallengeData2016 of the archive. Mask value 0 is "other objects"
 and ignored, value v in 1 .. 150 is train id v - 1; predictions for the server hold 1 .. 150.
@@ -63,7 +64,7 @@ class ADE20K(PairedSource):
             "ade20k",
             LABELS,
             OFFICIAL_COUNTS,
-            unlabelled=("test",),
+            unlabelled={"test": 3352},
             submission=Submission(tuple(range(1, len(CLASSES) + 1))),
         )
 
@@ -72,3 +73,8 @@ class ADE20K(PairedSource):
         images = self.files(f"{base}/images/{_FOLDERS[split]}", IMAGE_SUFFIXES)
         masks = self.files(f"{base}/annotations/{_FOLDERS[split]}", MASK_SUFFIXES)
         return match(images, masks)
+
+    def find_unlabelled(self, _split: str) -> dict[str, Path]:
+        places = ("release_test", "images")
+        candidates = (*places, *(f"ADEChallengeData2016/{place}" for place in places))
+        return self.files(f"{self.first_folder(candidates, 'testing')}/testing", IMAGE_SUFFIXES)

@@ -3,7 +3,7 @@
 Axes: (H, W) image pixels, height first; K classes. Masks hold train ids 0 .. K-1 and `IGNORE`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,13 @@ IGNORE = 255
 
 class DataError(UserError, ValueError):
     """A fault in the data on disk. The message names the file and what was expected."""
+
+
+class Picture(NamedTuple):
+    """One image without labels, read when it is wanted."""
+
+    name: str
+    read: Callable[[], Tensor]  # (3, H, W) uint8; raises `DataError`
 
 
 class Sample(NamedTuple):
@@ -66,7 +73,8 @@ class Facts:
     name: str  # as messages call it, with the options that make it another dataset
     labels: LabelSet
     splits: Mapping[str, int | None]  # with labels -> official number of images, None where none is
-    unlabelled: tuple[str, ...] = ()  # splits whose labels only the benchmark's server has
+    # Splits whose labels only the benchmark's server has, with their numbers of images likewise.
+    unlabelled: Mapping[str, int | None] = field(default_factory=dict)
     contains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # union -> its splits
     size: tuple[int, int] | None = None  # (H, W), where every image has the same
     submission: Submission | None = None  # None where no server or toolkit takes predictions
@@ -94,4 +102,8 @@ class Source(Protocol):
 
     def open(self, split: str) -> SegmentationDataset:
         """One split. Raises `DataError` for what is wrong with it."""
+        ...
+
+    def images(self, split: str) -> list[Picture]:
+        """What there is to predict, also of a split without labels. Raises `DataError`."""
         ...

@@ -3,7 +3,7 @@
 Source: Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016,
 arXiv:1604.01685; ids, names and colours as in the published label table.
 
-    ROOT/leftImg8bit/{train,val}/{city}/{city}_{sequence}_{frame}_leftImg8bit.png
+    ROOT/leftImg8bit/{train,val,test}/{city}/{city}_{sequence}_{frame}_leftImg8bit.png
     ROOT/gtFine/{train,val}/{city}/{city}_{sequence}_{frame}_gtFine_labelIds.png
     ROOT/gtFine/{train,val}/{city}/{city}_{sequence}_{frame}_gtFine_labelTrainIds.png
 
@@ -68,7 +68,7 @@ class Cityscapes(PairedSource):
             "cityscapes",
             LABELS,
             OFFICIAL_COUNTS,
-            unlabelled=("test",),
+            unlabelled={"test": 1525},
             size=SIZE,
             submission=Submission(_IDS),
         )
@@ -79,6 +79,9 @@ class Cityscapes(PairedSource):
         if images and not masks:
             self._explain_missing(split)
         return match(images, masks)
+
+    def find_unlabelled(self, split: str) -> dict[str, Path]:
+        return self.files(f"leftImg8bit/{split}", ("_leftImg8bit.png",))
 
     def _explain_missing(self, split: str) -> None:
         """Say so where the masks are all there, but in the other encoding."""

@@ -12,6 +12,7 @@ Images and masks are paired by their paths below the split's folders. Keys of th
     ignored       values or colours that are not scored; default [255], unless a class has it
     image_suffix  default .jpg; mask_suffix: default .png
     splits        the folders' names
+    unlabelled    names of folders below images/ that have no masks, to be predicted
     palette       RGB colours to draw the classes in; default: `colours`, else those of VOC
     swap          pairs of class names that a horizontal flip exchanges
 
@@ -57,6 +58,7 @@ class Description(Frozen):
     image_suffix: Name = ".jpg"
     mask_suffix: Name = ".png"
     splits: tuple[Name, ...] = Field(min_length=1)
+    unlabelled: tuple[Name, ...] = ()
     palette: tuple[Colour, ...] | None = None
     swap: tuple[tuple[Name, Name], ...] = ()
 
@@ -76,6 +78,7 @@ class FolderDataset(PairedSource):
             root.name,
             labels,
             dict.fromkeys(self._about.splits),
+            unlabelled=dict.fromkeys(self._about.unlabelled),
             submission=_submission(self._about),
         )
 
@@ -83,6 +86,9 @@ class FolderDataset(PairedSource):
         images = self.files(f"images/{split}", (self._about.image_suffix,))
         masks = self.files(f"masks/{split}", (self._about.mask_suffix,))
         return match(images, masks)
+
+    def find_unlabelled(self, split: str) -> dict[str, Path]:
+        return self.files(f"images/{split}", (self._about.image_suffix,))
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         return read_indices(path) if self._about.colours is None else read_colours(path)
@@ -108,8 +114,13 @@ def _check_names(about: Description, path: Path) -> None:
         raise DataError(
             f"{path}: key 'swap' names {unknown}; classes are {', '.join(about.classes)}"
         )
-    if any(Path(split).name != split or split == ".." for split in about.splits):
-        raise DataError(f"{path}: key 'splits' is {list(about.splits)}: folder names are expected")
+    for key in ("splits", "unlabelled"):
+        names = getattr(about, key)
+        if any(Path(split).name != split or split == ".." for split in names):
+            raise DataError(f"{path}: key {key!r} is {list(names)}: folder names are expected")
+    both = sorted(set(about.splits) & set(about.unlabelled))
+    if both:
+        raise DataError(f"{path}: key 'unlabelled' has {both}, which 'splits' has too")
 
 
 def _check_lengths(about: Description, path: Path) -> None:
@@ -180,8 +191,8 @@ def _values(about: Description) -> list[tuple[int, ...]]:
     return [(entry,) if isinstance(entry, int) else entry for entry in about.values or ()]
 
 
-def _submission(about: Description) -> Submission | None:
-    """Raw values as in the masks, the first of a merged class. Colours are what is drawn anyway."""
-    if about.values is None:
-        return None
-    return Submission(tuple(values[0] for values in _values(about)))
+def _submission(about: Description) -> Submission:
+    """Files that can be read as masks: their names, values (the first of a class) or colours."""
+    values = tuple(values[0] for values in _values(about))
+    suffix = about.mask_suffix if about.mask_suffix.lower().endswith(".png") else ".png"
+    return Submission(about.colours or values, folders=True, suffix=suffix)

@@ -5,9 +5,10 @@ benchmark for human parsing", CVPR 2017, arXiv:1703.05446.
 
     ROOT/{train,val}_images/{id}.jpg
     ROOT/{train,val}_segmentations/{id}.png         0 .. 19
+    ROOT/testing_images/{id}.jpg                    to be predicted
 
-ROOT may also hold the folders of the archives: images below TrainVal_images/, masks below
-TrainVal_parsing_annotations/, where some copies have that folder twice.
+ROOT may also hold the folders of the archives: images below TrainVal_images/ and Testing_images/,
+masks below TrainVal_parsing_annotations/, where some copies have that folder twice.
 
 Traps: background is a scored class; sides belong to the person, so a horizontal flip exchanges
 arms, legs and shoes (`LabelSet.swap`), in masks and in the logits of flipped images. The reversed
@@ -45,7 +46,7 @@ class LIP(PairedSource):
             "lip",
             LABELS,
             OFFICIAL_COUNTS,
-            unlabelled=("test",),
+            unlabelled={"test": 10000},
             submission=Submission(tuple(range(len(CLASSES)))),
         )
 
@@ -58,4 +59,12 @@ class LIP(PairedSource):
         return match(
             self.files(f"{image_folder}/{images}", IMAGE_SUFFIXES),
             self.files(f"{mask_folder}/{masks}", MASK_SUFFIXES),
+        )
+
+    def find_unlabelled(self, _split: str) -> dict[str, Path]:
+        folder = "testing_images"
+        archive = "Testing_images"
+        candidates = (".", archive, f"{archive}/{archive}")
+        return self.files(
+            f"{self.first_folder(candidates, holding=folder)}/{folder}", IMAGE_SUFFIXES
         )

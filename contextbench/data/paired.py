@@ -11,14 +11,15 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contextbench.data.base import DataError, Facts, Sample
-from contextbench.data.labels import MaskTable, read_indices, read_pair
+from contextbench.data.base import DataError, Facts, Picture, Sample
+from contextbench.data.labels import MaskTable, read_image, read_indices, read_pair
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
@@ -101,6 +102,10 @@ class PairedSource(ABC):
     def find(self, split: str) -> Matches:
         """The files of one of `facts.splits`. Raises `DataError`."""
 
+    def find_unlabelled(self, _split: str) -> dict[str, Path]:
+        """The images of one of `facts.unlabelled`, by name; most datasets have no such split."""
+        return {}
+
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         """(H, W) raw values, or (H, W, 3) colours where `table` is one of colours."""
         return read_indices(path)
@@ -123,21 +128,40 @@ class PairedSource(ABC):
             )
         if not found.pairs:
             raise DataError(f"{self.facts.name} {split}: no images in {self.root}")
-        self._check_count(split, len(dataset))
+        self._check_count(split, len(dataset), self.facts.splits[split])
         return dataset
+
+    def images(self, split: str) -> list[Picture]:
+        """Images of a split in the order of their names; where it has labels, what `open` finds.
+
+        Raises `DataError` as `open` does, and warns likewise.
+        """
+        unlabelled = self.facts.unlabelled
+        if split in unlabelled:
+            files = self.find_unlabelled(split)
+            if not files:
+                raise DataError(f"{self.facts.name} {split}: no images in {self.root}")
+            self._check_count(split, len(files), unlabelled[split])
+        elif split in self.facts.splits:
+            files = {pair.name: pair.image for pair in self.open(split).pairs}
+        else:
+            raise self._unknown(split, (*self.facts.splits, *unlabelled))
+        return [Picture(name, partial(read_image, path)) for name, path in sorted(files.items())]
 
     def _check_name(self, split: str) -> None:
         if split in self.facts.unlabelled:
             raise DataError(
-                f"{self.facts.name}: the labels of split {split!r} are not published; predict its "
-                "images and send the masks to the benchmark's server"
+                f"{self.facts.name}: split {split!r} has no labels here; its images can be "
+                f"predicted: contextbench predict RUN --split {split} --submission"
             )
         if split not in self.facts.splits:
-            allowed = ", ".join(self.facts.splits)
-            raise DataError(f"{self.facts.name}: unknown split {split!r}; allowed are {allowed}")
+            raise self._unknown(split, self.facts.splits)
 
-    def _check_count(self, split: str, count: int) -> None:
-        official = self.facts.splits[split]
+    def _unknown(self, split: str, allowed: Iterable[str]) -> DataError:
+        choice = ", ".join(allowed)
+        return DataError(f"{self.facts.name}: unknown split {split!r}; allowed are {choice}")
+
+    def _check_count(self, split: str, count: int, official: int | None) -> None:
         if official is not None and count != official:
             warnings.warn(
                 f"{self.facts.name} {split}: {count} images in {self.root}, "

@@ -24,6 +24,7 @@ arithmetic on integers far below 2**53, where it is exact.
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contextbench.data.base import DataError, Facts, LabelSet, Sample
+from contextbench.data.base import DataError, Facts, LabelSet, Picture, Sample
 
 # Part of the fingerprint: raise it whenever a change moves a pixel or a label.
 PROBE_VERSION = "1"
@@ -174,8 +175,10 @@ class ContextProbe:
             raise IndexError(f"probe: index {index} is outside 0 .. {self.length - 1}")
         bits = Bits(self.seed, SPLITS.index(self.split), index)
         image, labels = render(draw_plan(bits, self.size), bits, self.size)
-        name = f"{self.split}-{index:06d}"
-        return Sample(name, torch.from_numpy(image), torch.from_numpy(labels))
+        return Sample(self.name(index), torch.from_numpy(image), torch.from_numpy(labels))
+
+    def name(self, index: int) -> str:
+        return f"{self.split}-{index:06d}"
 
     def fingerprint(self) -> str:
         """Hex digest over all that determines the scenes, `PROBE_VERSION` and the first one."""
@@ -224,6 +227,18 @@ class ProbeSource:
         """Raises `DataError` for an unknown split, and for sizes and counts that are too small."""
         length = self._counts.get(split, 1)
         return ContextProbe(length=length, size=self._size, seed=self._seed, split=split)
+
+    def images(self, split: str) -> list[Picture]:
+        """Drawn as they are read. Raises `DataError` as `open` does."""
+        scenes = self.open(split)
+        return [
+            Picture(scenes.name(index), partial(_image, scenes, index))
+            for index in range(len(scenes))
+        ]
+
+
+def _image(scenes: ContextProbe, index: int) -> torch.Tensor:
+    return scenes[index].image
 
 
 def _whole(name: str, value: Any) -> int:

@@ -6,7 +6,7 @@ ICCV 2011 (SBD).
 
     ROOT/VOC2012/JPEGImages/{id}.jpg
     ROOT/VOC2012/SegmentationClass/{id}.png                palette, 0 .. 20 and 255
-    ROOT/VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt
+    ROOT/VOC2012/ImageSets/Segmentation/{train,val,trainval,test}.txt
     ROOT/VOC2012/SegmentationClassAug/{id}.png             masks of SBD, converted
     ROOT/SBD/dataset/{img/{id}.jpg,cls/{id}.mat,train.txt,val.txt}     SBD as released
 
@@ -70,7 +70,7 @@ class VOC(PairedSource):
             "voc",
             LABELS,
             OFFICIAL_COUNTS,
-            unlabelled=("test",),
+            unlabelled={"test": 1456},
             contains={"trainval": ("train", "val"), "train_aug": ("train",)},
             submission=Submission(tuple(range(len(CLASSES))), PALETTE),
         )
@@ -84,6 +84,17 @@ class VOC(PairedSource):
         augmented = self._augmented_masks()
         listed = (train | self._sbd_names(augmented)) - val
         return match({**self._sbd_images(), **images}, {**augmented, **masks}, listed)
+
+    def find_unlabelled(self, split: str) -> dict[str, Path]:
+        images = self.files(f"{self._voc}/JPEGImages", IMAGE_SUFFIXES)
+        listed = self._list(split)
+        missing = sorted(listed - images.keys())
+        if missing:
+            raise DataError(
+                f"voc {split} in {self.root}: {len(missing)} images of the list do not exist, "
+                f"the first is {missing[0]}"
+            )
+        return {name: images[name] for name in listed}
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         if path.suffix == ".mat":

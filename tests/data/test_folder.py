@@ -59,7 +59,10 @@ def test_colour_masks_are_read_by_their_colours(tmp_path: Path) -> None:
     source = FolderDataset(tmp_path)
     assert source.open("train")[0].labels.tolist() == [[0, 1], [IGNORE, 1]]
     assert source.facts.labels.palette == ((128, 64, 128), (0, 0, 142))
-    assert source.facts.submission is None
+    assert source.facts.submission is not None
+    assert source.facts.submission.encode(np.array([[1, 0]], dtype=np.uint8)).tolist() == [
+        [[0, 0, 142], [128, 64, 128]]
+    ]
     pixels[0, 0] = (128, 64, 127)
     trees.write_mask(path, pixels)
     with pytest.raises(DataError, match=r"x\.png: undeclared colour.* #80407f; .*, #804080"):
