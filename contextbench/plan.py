@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 
 from contextbench.config import ConfigError, HeadConfig, Protocol
@@ -18,6 +17,7 @@ from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
 from contextbench.measure.forecast import Forecast, Forecaster, Size, Workload
 from contextbench.precision import Precision
+from contextbench.prediction import view_size
 from contextbench.provenance import device_name
 from contextbench.results import RecordError, RunRecord, cell_folder, read_run
 from contextbench.runner import Execution, Setting, open_setting
@@ -26,8 +26,20 @@ State = Literal["to run", "to resume", "done", "failed", "out_of_memory", "other
 """`other`: the folder holds a run of another configuration, which a comparison refuses to replace.
 `unknown`: a record of this configuration, which counts only if its data are the same."""
 
+STATE_NOTES: Mapping[State, str] = {
+    "failed": "they run again only with --retry-failed",
+    "out_of_memory": "they run again only with --retry-failed",
+    "other": (
+        "runs of another configuration are there, and compare refuses to replace them: choose "
+        "another --out, or --fresh"
+    ),
+    "unknown": (
+        "runs of this recipe are there; whether with the same data can be told only with the data"
+    ),
+}
+
 USUAL_ASPECT = 4 / 3  # of photographs, longer over shorter side
-GPU_STEPS = 3  # timed unless told otherwise
+TIMED_STEPS = 3  # unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Wanted:
     fresh: bool = False
     retry_failed: bool = False
     processes: int = 1  # GPUs that share each batch
-    time_steps: int | None = None  # None: a few on a GPU, none elsewhere
+    time_steps: int | None = None  # None: `TIMED_STEPS`
 
 
 @dataclass(frozen=True)
@@ -135,8 +147,9 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
     classes = len(facts.labels.classes)
     workload = Workload(protocol, classes, size, evaluate.images, wanted.processes)
     precision, precision_note = _precision(protocol, execution)
-    steps = _steps(wanted.time_steps, execution.device)
+    steps = TIMED_STEPS if wanted.time_steps is None else wanted.time_steps
     forecaster = Forecaster(workload, precision, execution.device, steps)
+    heads = _heads(forecaster, wanted, execution, setting)
     return ComparisonPlan(
         workload=workload,
         dataset=facts.name,
@@ -146,8 +159,14 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         precision=precision,
         device=device_name(execution.device),
         timed_steps=steps,
-        heads=_heads(forecaster, wanted, execution, setting),
-        notes=[*data_note, *precision_note, *_notes(protocol, steps)],
+        heads=heads,
+        notes=[
+            *data_note,
+            *precision_note,
+            *_cell_notes(heads),
+            *_memory_notes(workload),
+            *_time_notes(heads, workload),
+        ],
     )
 
 
@@ -214,7 +233,7 @@ def _image_size(protocol: Protocol, facts: Facts, setting: Setting | None) -> tu
     if known is not None:
         return known, False
     side = config.short_side or min(protocol.train.crop)
-    return (side, round(side * USUAL_ASPECT)), True
+    return view_size((side, round(side * USUAL_ASPECT)), config, scale=1), True
 
 
 def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, list[str]]:
@@ -228,13 +247,10 @@ def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, lis
             return Precision(**content["chosen"]), []
     except (OSError, ValueError, KeyError, TypeError):
         pass  # compare chooses anew where there is no usable choice
-    return Precision(), ["Number format auto: compare chooses one; predicted for float32."]
-
-
-def _steps(wanted: int | None, device: torch.device) -> int:
-    if wanted is not None:
-        return wanted
-    return GPU_STEPS if device.type == "cuda" else 0
+    return Precision(), [
+        "Number format auto: compare chooses one; all this is for float32. For the other: "
+        "--set precision=bfloat16."
+    ]
 
 
 def _state(
@@ -267,15 +283,40 @@ def _same_recipe(record: RunRecord, protocol: Protocol) -> bool:
     return recorded.fingerprint("") == protocol.fingerprint("")
 
 
-def _notes(protocol: Protocol, steps: int) -> Iterable[str]:
-    loss = protocol.train.loss
+def _cell_notes(heads: Sequence[HeadPlan]) -> Iterable[str]:
+    found = {state for head in heads for state in head.cells.values()}
+    for state, note in STATE_NOTES.items():
+        if state in found:
+            yield f"Cells that are {state.replace('_', ' ')}: {note}."
+
+
+def _memory_notes(work: Workload) -> Iterable[str]:
+    yield "Memory is that of tensors in one process, so on one GPU; workspaces come on top."
+    loss = work.protocol.train.loss
     terms = [name for name in ("ohem", "dice", "lovasz") if getattr(loss, name)]
     if terms:
         yield f"Predicted memory lacks what {' and '.join(terms)} need, which depends on labels."
-    if protocol.shared_backbone is not None:
+
+
+def _time_notes(heads: Sequence[HeadPlan], work: Workload) -> Iterable[str]:
+    """What the hours are made of; nothing where there are none."""
+    if work.protocol.shared_backbone is not None:
         yield "All heads train on one pass of the backbone: together they take less than the sum."
-    if steps:
-        yield f"Times are of {steps} steps on generated images, without loading of data."
+    timed = next((head.forecast for head in heads if head.forecast.step_ms), None)
+    if timed is None:
+        return
+    count = len(timed.step_ms)
+    passes = "" if work.passes == 1 else f" x {work.passes:.3g} passes, smaller ones by their area"
+    images = "" if work.images is None else f" + {work.images:,} images{passes} x ms of a pass"
+    yield (
+        f"Hours of a cell: {work.protocol.train.steps:,} steps x ms of a step{images}. These are "
+        f"medians of {count} after one that is not counted, on generated images. Loading of data "
+        "is not in them."
+    )
+    if work.images is None:
+        yield "How many images are evaluated is not known: hours are those of training alone."
+    if work.processes > 1:
+        yield "Images are shared by the processes; what these exchange is not in the hours."
 
 
 def _head_dict(head: HeadPlan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Before and after runs: what a comparison would take, and why two scores differ."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,8 @@ DryRunOption = Annotated[
 TimeStepsOption = Annotated[
     int | None,
     typer.Option(
-        min=0, help="With --dry-run: training steps to time. 3 on a GPU, else 0, unless given."
+        min=0,
+        help="With --dry-run: training steps to time, 3 unless given; none where that takes long.",
     ),
 ]
 ProcessesOption = Annotated[
@@ -91,14 +93,7 @@ def show_plan(plan: "ComparisonPlan", as_json: bool) -> None:
     console.print()
     console.print(_plan_table(plan))
     console.print(Text(_total(plan)))
-    reasons = [
-        f"{head.name}: {head.forecast.failure.cause}"
-        if head.forecast.failure
-        else f"{head.name} was not timed: {head.forecast.untimed}"
-        for head in plan.heads
-        if head.forecast.failure or head.forecast.untimed
-    ]
-    print_notes([*plan.notes, *reasons], console)
+    print_notes([*plan.notes, *_reasons(plan)], console)
 
 
 def _facts(plan: "ComparisonPlan") -> list[tuple[str, str]]:
@@ -118,10 +113,25 @@ def _facts(plan: "ComparisonPlan") -> list[tuple[str, str]]:
     ]
     if expected is None:
         return facts
-    hours = f"; GPU hours: {expected.gpu_hours or 'not published'}"
-    names = [head.name for head in plan.heads if head.name in expected.scores]
-    scores = [("expected", f"{name}: {expected.scores[name]}") for name in names]
-    return [*facts, ("source", expected.source + hours), *scores]
+    facts.append(("source", expected.source))
+    facts.append(("GPU hours", expected.gpu_hours or "not known"))
+    names = [head.name for head in plan.heads]
+    scores = [f"{name} {expected.scores[name]}" for name in names if name in expected.scores]
+    others = ", ".join(name for name in names if name not in expected.scores)
+    lines = [*scores, *([f"nothing published for {others}"] if others else [])]
+    return [*facts, *(("expected" if i == 0 else "", line) for i, line in enumerate(lines))]
+
+
+def _reasons(plan: "ComparisonPlan") -> Iterator[str]:
+    """Why something is not known, once for all heads that share the reason."""
+    reasons: dict[str, list[str]] = {}
+    for head in plan.heads:
+        if head.forecast.failure:
+            reasons.setdefault(f"failed: {head.forecast.failure.cause}", []).append(head.name)
+        elif head.forecast.untimed:
+            reasons.setdefault(f"not timed: {head.forecast.untimed}", []).append(head.name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)} {reason}."
 
 
 def _data(plan: "ComparisonPlan") -> str:
@@ -161,7 +171,7 @@ def _plan_table(plan: "ComparisonPlan") -> Table:
     from contextbench.report.render import console_table
 
     timed = any(head.forecast.step_ms for head in plan.heads)
-    header = ["head", "cells", "params\nM", "MACs\nG"]
+    header = ["head", "cells", "params\nM", "MACs\na pass\nG"]
     header += ["training\nmemory\nGiB", "evaluation\nmemory\nGiB"]
     header += ["step\nms", "pass\nms", "hours\na cell"] if timed else []
     return console_table(header, [_plan_row(head, timed) for head in plan.heads], wrapped=(1,))
@@ -197,10 +207,20 @@ def _scaled(value: float | None, unit: float, decimals: int) -> str:
 def _total(plan: "ComparisonPlan") -> str:
     cells, runs = sum(len(head.cells) for head in plan.heads), sum(h.runs for h in plan.heads)
     text = f"{runs} of {cells} cells would run"
+    if not runs:
+        return f"{text}."
     if plan.hours is None:
-        return f"{text}; time unknown: --time-steps N times N steps of each head here."
+        return f"{text}, for how long is not known."
     shared = f" on {plan.workload.processes} such devices" if plan.workload.processes > 1 else ""
-    return f"{text}, for about {plan.hours:.2f} hours on {plan.device}{shared}."
+    return f"{text}, one after another for about {duration(plan.hours)} on {plan.device}{shared}."
+
+
+def duration(hours: float) -> str:
+    """Two digits, in what a reader plans with."""
+    for unit, length in (("days", 24), ("hours", 1), ("minutes", 1 / 60)):
+        if hours >= 2 * length:
+            return f"{float(f'{hours / length:.2g}'):g} {unit}"
+    return f"{float(f'{3600 * hours:.2g}'):g} seconds"
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -1,14 +1,17 @@
 """What training and evaluation of a head will take: memory from shapes, time from a few steps.
 
 Steps are those of the training loop, on generated images of the size of its crops; loading of data
-is not in them. Memory is that of tensors, as in `memory`.
+is not in them. Memory is that of tensors, as in `memory`. A head whose steps would take too long is
+not timed: a small pass tells beforehand.
 
 Axes: (H, W) image pixels, height first; K classes.
 """
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +35,9 @@ Size = tuple[int, int]  # height, width
 
 FLOAT_BYTES = 4
 WARMUP = 1  # steps
+TIMING_SECONDS = 60.0  # that the steps and passes of one head may take
+GAUGE = HeadConfig(name="fcn", head="fcn")  # nothing but convolutions
+TRAINING_PASSES = 3  # that a step takes for each crop: forward, and backward twice the work
 
 
 @dataclass(frozen=True)
@@ -61,17 +67,12 @@ class Workload:
 
     @property
     def input_size(self) -> Size:
-        """Of a pass, at the first scale."""
-        return self._input(self.views[0])
-
-    @property
-    def largest_input(self) -> Size:
         """Of a pass, at the scale where it is largest."""
         return max(map(self._input, self.views), key=math.prod)
 
     @property
     def passes(self) -> float:
-        """Passes of `input_size` that an image takes; others count by their area."""
+        """Passes of `input_size` that an image takes; smaller ones count by their area."""
         work = sum(self._windows(view) * math.prod(self._input(view)) for view in self.views)
         return work * self._mirrored / math.prod(self.input_size)
 
@@ -111,16 +112,20 @@ class Forecast:
     macs: int | None = None  # of a pass
     training_memory_bytes: int | None = None  # of each process
     inference_memory_bytes: int | None = None
-    step_ms: Sequence[float] = ()
+    step_ms: Sequence[float] = ()  # of one process
     pass_ms: Sequence[float] = ()
-    hours: float | None = None  # of training and evaluating once
+    hours: float | None = None  # of training and evaluating once, all processes at work
     untimed: str | None = None  # why there are no times, though they were asked for
     failure: Failure | None = None  # why nothing is known
 
 
 @dataclass(frozen=True)
 class Forecaster:
-    """Predicts all heads of a comparison alike, and times `steps` of each, if any."""
+    """Predicts all heads of a comparison alike, and times `steps` of each, if any.
+
+    A head is not timed where it does not fit into memory, or where that would take longer than
+    `TIMING_SECONDS`.
+    """
 
     workload: Workload
     precision: Precision
@@ -184,11 +189,10 @@ class Forecaster:
         return averaged * (config.ema is not None) + copies * training.gradient_bytes
 
     def _timed(self, predicted: Forecast, head: HeadConfig) -> Forecast:
-        needed, free = predicted.training_memory_bytes, free_bytes(self.device)
-        if needed is not None and free is not None and needed > free:
-            sizes = f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free"
-            return replace(predicted, untimed=f"too large for this device: {sizes}")
         try:
+            reason = self._too_large(predicted) or self._too_slow(predicted)
+            if reason is not None:
+                return replace(predicted, untimed=reason)
             step_ms, pass_ms = self._samples(head)
         except (torch.OutOfMemoryError, MemoryError):
             return replace(predicted, untimed="too large for this device: out of memory")
@@ -196,8 +200,40 @@ class Forecaster:
             return replace(predicted, untimed=Failure.of(error).cause)
         work = self.workload
         milliseconds = work.protocol.train.steps * median(step_ms)
-        milliseconds += (work.images or 0) * work.passes * median(pass_ms)
+        images = math.ceil((work.images or 0) / work.processes)
+        milliseconds += images * work.passes * median(pass_ms)
         return replace(predicted, step_ms=step_ms, pass_ms=pass_ms, hours=milliseconds / 3.6e6)
+
+    def _too_large(self, predicted: Forecast) -> str | None:
+        needed = max(predicted.training_memory_bytes or 0, predicted.inference_memory_bytes or 0)
+        free = free_bytes(self.device)
+        if free is None or needed <= free:
+            return None
+        return f"too large for this device, which has {free / 2**30:.0f} GiB free"
+
+    def _too_slow(self, predicted: Forecast) -> str | None:
+        work, config = self.workload, self.workload.protocol.train
+        pass_ms = (predicted.macs or 0) / self._macs_per_ms
+        crop_ms = pass_ms * math.prod(config.crop) / math.prod(work.input_size)
+        passes = 1 if work.protocol.shared_backbone == "frozen" else TRAINING_PASSES
+        step_ms = passes * work.part * config.accumulate * crop_ms
+        if (WARMUP + self.steps) * (step_ms + pass_ms) <= 1000 * TIMING_SECONDS:
+            return None
+        return (
+            f"about {_rounded(step_ms / 1000)} s a step and {_rounded(pass_ms / 1000)} s a pass "
+            f"here, judged by a small pass; timing may take {TIMING_SECONDS:.0f} s a head"
+        )
+
+    @cached_property
+    def _macs_per_ms(self) -> float:
+        """Rate of this device in a pass of half a crop's sides with the plainest head."""
+        height, width = (max(1, side // 2) for side in self.workload.protocol.train.crop)
+        model = self._built(GAUGE, "cpu").to(self.device)
+        image = torch.randn(1, 3, height, width, device=self.device)
+        call = forward_call(model, image, self.precision)
+        samples = interleaved({0: call}, rounds=1, warmup=WARMUP, device=self.device)
+        macs = count_scopes(model.backbone, model.head, (height, width))["model"].macs
+        return macs / samples[0][0]
 
     def _samples(self, head: HeadConfig) -> tuple[list[float], list[float]]:
         """Milliseconds of training steps and of passes."""
@@ -231,9 +267,16 @@ class Forecaster:
             return build_model(protocol, head, classes, seed=0, pretrained=False)
 
 
+def _rounded(value: float) -> str:
+    """Two digits, which is all that a rough estimate has."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Memory of a device that is free now; None where that cannot be asked."""
     if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # what earlier work of this process keeps is free as well
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
     if device.type != "cpu" or not info.exists():
