@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextbench.config import EvaluateConfig, HeadConfig, Protocol, validated
+from contextbench.config import (
+    DatasetConfig,
+    EvaluateConfig,
+    HeadConfig,
+    Protocol,
+    read_mapping,
+    validated,
+)
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.data.base import DataError, Picture
 from contextbench.data.labels import read_image
@@ -179,12 +186,12 @@ def predict_files(
         pictures = _source(folder, record, execution).images(split)
     form = _submitted(folder, record, execution) if submission else _overlays(record)
     config = views.applied_to(protocol.evaluate)
-    target = PredictionFolder(out, form, _origin(folder, record, config, form))
-    target.check([picture.name for picture in pictures], replace=fresh)
     model = _model(folder, record, execution)
     predictor = Predictor(
         [model], execution.device, stored_precision(record), config, _mirrored(record)
     )
+    target = PredictionFolder(out, form, _origin(folder, record, config, form))
+    target.check([picture.name for picture in pictures], replace=fresh)
     done = []
     label = f"predict {split or 'images'} with {record.head_name} seed {record.seed}"
     with execution.reporter.task(label, len(pictures)) as update:
@@ -219,8 +226,7 @@ def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Forma
 
 def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
     """The dataset of a run. Raises `RecordError` where its classes are others by now."""
-    config = Protocol.model_validate(record.protocol).dataset
-    source = dataset_source(config, execution.data_root)
+    source = dataset_source(_dataset(folder, record), execution.data_root)
     now = source.facts.labels.classes
     if list(now) != record.labels.classes:
         raise RecordError(
@@ -228,6 +234,16 @@ def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
             f"{source.facts.name} are now {', '.join(now)}"
         )
     return source
+
+
+def _dataset(folder: Path, record: RunRecord) -> DatasetConfig:
+    """As recorded. Records know no places on disk, but the configuration beside them does."""
+    config = Protocol.model_validate(record.protocol).dataset
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return config
+    stored = validated(Protocol, read_mapping(path).get("protocol", {}), str(path))
+    return config.model_copy(update={"root": stored.dataset.root})
 
 
 def _submitted(folder: Path, record: RunRecord, execution: Execution) -> Submitted:

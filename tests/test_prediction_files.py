@@ -378,3 +378,26 @@ def test_the_number_of_images_that_a_server_expects_is_known(tmp_path: Path) -> 
     cityscapes(tmp_path)
     with pytest.warns(UserWarning, match="test: 1 images .* official split has 1525"):
         DATASETS["cityscapes"](tmp_path).images("test")
+
+
+def test_the_data_are_looked_for_where_they_were(tmp_path: Path) -> None:
+    """A record holds no path; with --data-root the data are found elsewhere."""
+    root, moved = tmp_path / "mine", tmp_path / "elsewhere"
+    folder(root)
+    run_folder = trained(tmp_path / "runs", name="folder", root=str(root))
+    assert call(run_folder, "--split", "new", "-o", tmp_path / "a")[0] == 0
+    root.rename(moved)
+    code, output = call(run_folder, "--split", "new", "-o", tmp_path / "b")
+    assert code == 2
+    assert "mine" in output
+    assert call(run_folder, "--split", "new", "--data-root", moved, "-o", tmp_path / "b")[0] == 0
+
+
+def test_a_record_without_weights_is_the_users_mistake(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "seed-0"
+    copy.mkdir()
+    (copy / "record.json").write_bytes((run / "record.json").read_bytes())
+    image = trees.write_image(tmp_path / "x.png", (64, 64))
+    code, output = call(copy, image, "-o", tmp_path / "out")
+    assert code == 2
+    assert "checkpoint.safetensors" in output
