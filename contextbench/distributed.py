@@ -8,6 +8,9 @@ GPUs and through gloo on CPUs.
 
 import os
 import pickle
+import re
+import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +21,8 @@ from typing import Generic, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from contextbench.config import ConfigError, Protocol
@@ -25,6 +30,7 @@ from contextbench.interrupt import RankError
 from contextbench.model import Segmenter
 
 STEP_TIMEOUT = timedelta(minutes=10)  # for one exchange within a step, loading of a batch included
+POLL_SECONDS = 0.05  # between looks for processes that start
 PATIENCE = timedelta(days=1)  # while process 0 works alone, or evaluates longer than another
 
 T = TypeVar("T")
@@ -200,10 +206,11 @@ def check_shareable(protocol: Protocol, world: World) -> None:
         )
     part = config.batch // config.accumulate
     if part % world.size:
+        parts = f" in {config.accumulate} parts (train.accumulate)" * (config.accumulate > 1)
         allowed = [str(n) for n in range(1, part + 1) if part % n == 0]
         raise ConfigError(
-            f"train.batch {config.batch} in {config.accumulate} parts (train.accumulate) cannot be "
-            f"divided equally over {world.size} processes; allowed: {', '.join(allowed)}"
+            f"train.batch {config.batch}{parts} cannot be divided equally over {world.size} "
+            f"processes; allowed: {', '.join(allowed)}"
         )
 
 
@@ -227,8 +234,10 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with lost_ranks(world):
+        found = rendezvous("env://", world.rank, world.size, timeout=STEP_TIMEOUT)
+        store = meeting_point(next(found)[0], world)
         dist.init_process_group(
-            backend, rank=world.rank, world_size=world.size, timeout=STEP_TIMEOUT
+            backend, store=store, rank=world.rank, world_size=world.size, timeout=STEP_TIMEOUT
         )
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         assert isinstance(patient, dist.ProcessGroup)
@@ -240,6 +249,37 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def meeting_point(store: Store, world: World) -> Store:
+    """A part of `store` that holds nothing yet, the same for all processes.
+
+    torchrun keeps its store when it starts processes again, and with it the addresses of those that
+    ended, which the new ones would take for each other's. So each new process writes a name that
+    was never used, and process 0 answers under that name where to meet. An answer to the name of a
+    process that ended is not read by any other.
+    Raises `RankError` when a process does not come.
+    """
+    own = secrets.token_hex(8)
+    if world.is_main:
+        _invite(store, world, own)
+        return PrefixStore(own, store)
+    store.set(f"name/{world.rank}", own)
+    place = store.get(f"place/{own}").decode()
+    store.set(f"{place}/{world.rank}", "")
+    return PrefixStore(place, store)
+
+
+def _invite(store: Store, world: World, place: str) -> None:
+    """Answer the names of the other processes, as long as not all have come."""
+    others = range(1, world.size)
+    deadline = time.monotonic() + STEP_TIMEOUT.total_seconds()
+    while not store.check([f"{place}/{rank}" for rank in others]):
+        if time.monotonic() > deadline:
+            raise RankError(f"rank 0 of {world.size} stops: not all others came in {STEP_TIMEOUT}")
+        for rank in others:
+            store.set(f"place/{store.get(f'name/{rank}').decode()}", place)
+        time.sleep(POLL_SECONDS)
 
 
 def synchronise_batch_norm(model: Segmenter, world: World, device: torch.device) -> None:
@@ -286,9 +326,11 @@ def no_way_back(world: World, *known: type[Exception]) -> Iterator[None]:
 
 
 def _lost(world: World, error: RuntimeError) -> RankError:
+    # gloo puts its line of source before the reason, and advice behind it.
+    reason = re.sub(r"^\[[^]]*/gloo/[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]
     return RankError(
         f"rank {world.rank} of {world.size} stops: another process ended or does not answer "
-        f"({str(error).splitlines()[0]})"
+        f"({reason})"
     )
 
 
