@@ -7,7 +7,6 @@ not timed: a small pass tells beforehand.
 Axes: (H, W) image pixels, height first; K classes.
 """
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -206,10 +205,9 @@ class Forecaster:
 
     def _too_large(self, predicted: Forecast) -> str | None:
         needed = max(predicted.training_memory_bytes or 0, predicted.inference_memory_bytes or 0)
-        free = free_bytes(self.device)
-        if free is None or needed <= free:
+        if self._free_bytes is None or needed <= self._free_bytes:
             return None
-        return f"too large for this device, which has {free / 2**30:.0f} GiB free"
+        return f"too large for this device, which has {self._free_bytes / 2**30:.0f} GiB free"
 
     def _too_slow(self, predicted: Forecast) -> str | None:
         work, config = self.workload, self.workload.protocol.train
@@ -223,6 +221,11 @@ class Forecaster:
             f"about {_rounded(step_ms / 1000)} s a step and {_rounded(pass_ms / 1000)} s a pass "
             f"here, judged by a small pass; timing may take {TIMING_SECONDS:.0f} s a head"
         )
+
+    @cached_property
+    def _free_bytes(self) -> int | None:
+        """Asked once, so that all heads are judged alike."""
+        return free_bytes(self.device)
 
     @cached_property
     def _macs_per_ms(self) -> float:
@@ -275,8 +278,6 @@ def _rounded(value: float) -> str:
 def free_bytes(device: torch.device) -> int | None:
     """Memory of a device that is free now; None where that cannot be asked."""
     if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()  # what earlier work of this process keeps is free as well
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
     if device.type != "cpu" or not info.exists():
