@@ -20,13 +20,17 @@ from contextbench.results import ProfileRecord, RecordError, RunRecord, read_pro
 def conclude_by_job(campaign: Campaign, runs: Sequence[RunRecord]) -> Collection:
     """Have costs, examples, tables and figures made by a job, unless they were for these runs.
 
-    Where that job fails, the tables are written here, without what it should have measured.
-    Raises `LaunchError` where Slurm refuses the job, `Interrupted` on request.
+    Where that job fails, or is not due since cells will run again, tables and figures are made
+    here, of what there is. Raises `LaunchError` where Slurm refuses the job, `Interrupted` on
+    request.
     """
     out, protocol = campaign.shared.out, campaign.shared.protocol
     jobs, folder = jobs_folder(out, protocol), out / protocol.name
     digest = _digest(runs, campaign.plan)
-    if concluded(jobs) != digest:
+    interrupted = sum(run.status == "interrupted" for run in runs)
+    if interrupted:
+        campaign.say(f"interrupted cells: {interrupted}; the same command goes on with them")
+    elif concluded(jobs) != digest:
         _run(campaign, jobs, digest)
     collection = assemble(out, runs, _stored_profile(folder))
     if concluded(jobs) != digest:

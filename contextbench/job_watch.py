@@ -167,6 +167,6 @@ def _say_goodbye(campaign: Campaign, cells: Iterable[Watched]) -> None:
     jobs = [entry.job for entry in entries if entry is not None]
     if jobs:
         campaign.say(
-            f"{len(jobs)} jobs go on: the same command, without --fresh, shows their state and "
-            f"collects what they made; {campaign.launcher.cancelling(jobs)} ends them"
+            f"jobs that go on: {len(jobs)}. The same command, without --fresh, shows their state "
+            f"and collects what they made; {campaign.launcher.cancelling(jobs)} ends them"
         )

@@ -23,6 +23,7 @@ from contextbench.report.checks import (
     warnings_for,
 )
 from contextbench.results import (
+    ProfileRecord,
     RecordError,
     RunRecord,
     cell_folder,
@@ -65,6 +66,7 @@ class _Cell:
 class _Joined:
     """The cells of one protocol, and the folders of the machines that they come from."""
 
+    name: str
     cells: dict[Path, _Cell] = field(default_factory=dict)
     sources: list[Path] = field(default_factory=list)  # <runs>/<protocol> of each machine
 
@@ -93,7 +95,9 @@ def merge(folders: Sequence[Path], out: Path) -> list[str]:
     lines: list[str] = []
     with _filled(out) as target:
         for name, joined in sorted(protocols.items()):
-            lines += _copy(joined, name, target, out)
+            left = _copy(joined, target)
+            costs = target / name / "profile.json"
+            lines += _told(joined, out, read_profile(costs) if costs.exists() else None, left)
     return lines
 
 
@@ -113,7 +117,7 @@ def _add(protocols: dict[str, _Joined], folder: Path) -> None:
     _check_names(run, folder)
     _check_areas(run, folder)
     cell = _Cell(run, [folder])
-    joined = protocols.setdefault(run.protocol_name, _Joined())
+    joined = protocols.setdefault(run.protocol_name, _Joined(run.protocol_name))
     same = joined.cells.get(cell.place)
     if same is not None:
         _check_same(same, cell)
@@ -146,11 +150,13 @@ def _check_same(one: _Cell, other: _Cell) -> None:
     first, second = one.folders[0], other.folders[0]
     if one.run != other.run:
         how = (
-            f"{_told(one.run)} there, {_told(other.run)} here"
-            if _told(one.run) != _told(other.run)
+            f"{_outcome(one.run)} there, {_outcome(other.run)} here"
+            if _outcome(one.run) != _outcome(other.run)
             else "their records differ"
         )
-        raise MergeError(f"{first} and {second} hold different runs of one cell: {how}")
+        raise MergeError(
+            f"{first} and {second} hold different runs of one cell: {how}. Move one of them away"
+        )
     for name in CELL_FILES:
         paths = [folder / name for folder in (*one.folders, second) if (folder / name).exists()]
         if len(paths) > 1 and _differ(paths[0], paths[-1]):
@@ -159,7 +165,7 @@ def _check_same(one: _Cell, other: _Cell) -> None:
             )
 
 
-def _told(run: RunRecord) -> str:
+def _outcome(run: RunRecord) -> str:
     return f"{run.status} at step {run.steps}, finished {run.finished}"
 
 
@@ -195,33 +201,34 @@ def _filled(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(joined: _Joined, name: str, target: Path, out: Path) -> Iterator[str]:
-    """Copy one protocol below `target`; what there is to say, when all is copied."""
+def _copy(joined: _Joined, target: Path) -> list[str]:
+    """Copy the cells of one protocol, and what else its machines agree on; what they do not."""
     for place, cell in joined.cells.items():
         (target / place).mkdir(parents=True)
         for file in CELL_FILES:
             found = [folder / file for folder in cell.folders if (folder / file).exists()]
             if found:
                 shutil.copyfile(found[0], target / place / file)
-    left = [file for file in SHARED_FILES if not _copy_shared(joined, file, target / name)]
-    if not _copy_examples(joined, target / name):
-        left.append(EXAMPLES)
-    path = target / name / "profile.json"
-    profile = read_profile(path) if path.exists() else None
-    yield _summary(joined, name)
-    for warning in warnings_for(joined.runs, profile):
-        yield f"note: {warning}"
+    shared = target / joined.name
+    left = [file for file in SHARED_FILES if not _copy_shared(joined, file, shared)]
+    return left if _copy_examples(joined, shared) else [*left, EXAMPLES]
+
+
+def _told(joined: _Joined, out: Path, profile: ProfileRecord | None, left: list[str]) -> list[str]:
+    """What a user should know of a protocol that was joined, and how to go on with it."""
+    name, heads = joined.name, by_head(joined.runs)
+    lines = [_summary(joined)]
+    lines += [f"note: {warning}" for warning in warnings_for(joined.runs, profile)]
     if left:
-        yield f"note: left out, since machines have different ones: {', '.join(left)}"
-    heads = by_head(joined.runs)
+        lines.append(f"note: left out, since machines have different ones: {', '.join(left)}")
     if profile is None or not heads.keys() <= profile.heads.keys():
         seeds = sorted({run.seed for run in joined.runs})
-        yield (
+        lines.append(
             "to measure the costs of all heads on one device: contextbench compare "
             f"--protocol {name} --heads {','.join(heads)} "
-            f"--seeds {','.join(map(str, seeds))} --out {out}"
+            f"--seeds {','.join(map(str, seeds))} --out {out}, with --set as in the runs"
         )
-    yield f"tables and figures: contextbench plot {out / name} --out {out / name}"
+    return [*lines, f"tables and figures: contextbench plot {out / name} --out {out / name}"]
 
 
 def _copy_shared(joined: _Joined, file: str, target: Path) -> bool:
@@ -241,7 +248,7 @@ def _copy_examples(joined: _Joined, target: Path) -> bool:
     return len(found) <= 1
 
 
-def _summary(joined: _Joined, name: str) -> str:
+def _summary(joined: _Joined) -> str:
     cells = joined.cells.values()
     counts = [
         f"{sum(source in {f.parent.parent for f in cell.folders} for cell in cells)} from {source}"
@@ -249,7 +256,7 @@ def _summary(joined: _Joined, name: str) -> str:
     ]
     both = sum(len(cell.folders) > 1 for cell in cells)
     shared = f"; {both} of them in more than one, and the same" if both else ""
-    return f"{name}: {len(cells)} cells, {', '.join(counts)}{shared}"
+    return f"{joined.name}: {len(cells)} cells, {', '.join(counts)}{shared}"
 
 
 def _differ(one: Path, other: Path) -> bool:

@@ -85,7 +85,9 @@ class JobOptions:
             given = getattr(self, each.name) != each.default
             if given and (launcher is None or each.name not in LOCAL_OPTIONS):
                 option = "--" + each.name.replace("_", "-")
-                raise ConfigError(f"{option} is for jobs of Slurm: add --launcher slurm, or leave it out")
+                raise ConfigError(
+                    f"{option} is for jobs of Slurm: add --launcher slurm, or leave it out"
+                )
 
     def resources(self) -> "Resources":
         """What a job asks for. Raises `ConfigError` for what cannot be read."""
