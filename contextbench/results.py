@@ -198,6 +198,40 @@ class HeadProfileRecord(_Stored):
         return len({(cost.height, cost.width) for cost in self.costs})
 
 
+class Pace(_Stored):
+    """Images in a time, and how much of it the device waited for them."""
+
+    images: int
+    seconds: float
+    wait_seconds: float = 0.0
+
+
+class WorkersPace(_Stored):
+    """Rounds with one number of worker processes: of loading alone, and of training on it."""
+
+    workers: int
+    loading: list[Pace]
+    training: list[Pace] = []
+
+
+class LoaderRecord(_Stored):
+    """How fast training data are loaded, and how fast a model trains, in interleaved rounds."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_name: str
+    head: str | None  # None: only loading was measured
+    data: str  # what was loaded
+    image_size: tuple[int, int]  # height, width
+    crop: tuple[int, int]
+    batch: int
+    pinned: bool  # whether batches are in page-locked memory
+    precision: dict[str, str]
+    environment: dict[str, Any]
+    stage_seconds: dict[str, list[float]]  # of one process on a batch: decode, augment, collate
+    trainer: list[Pace] = []  # on batches that are there already
+    loaders: list[WorkersPace]
+
+
 @dataclass(frozen=True)
 class Areas:
     """Per-image pixel counts of one evaluation; `names` in the order of the rows."""

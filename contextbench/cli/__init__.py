@@ -8,7 +8,7 @@ from contextbench import __version__
 from contextbench.cli.ablations import ablate
 from contextbench.cli.attention import attend
 from contextbench.cli.clusters import merge
-from contextbench.cli.costs import profile
+from contextbench.cli.costs import profile, profile_data
 from contextbench.cli.inspection import check_data, doctor, list_names
 from contextbench.cli.planning import explain
 from contextbench.cli.reports import insight, plot, report
@@ -31,6 +31,7 @@ app.command()(predict)
 app.command()(attend)
 app.command()(ablate)
 app.command()(profile)
+app.command("profile-data")(profile_data)
 app.command()(table)
 app.command("check-data")(check_data)
 app.command()(plot)

@@ -1,4 +1,4 @@
-"""The command that measures cost."""
+"""The commands that measure cost: of heads, and of loading data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ from contextbench.cli.shared import (
     JsonOption,
     PrecisionOption,
     ProtocolOption,
+    RootOption,
     RoundsOption,
     SetOption,
     console,
@@ -20,10 +21,11 @@ from contextbench.cli.shared import (
     heads_of,
     listed,
     print_json,
+    size_of,
 )
 
 if TYPE_CHECKING:
-    from contextbench.results import HeadProfileRecord, ProfileRecord
+    from contextbench.results import HeadProfileRecord, LoaderRecord, ProfileRecord
 
 PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 
@@ -104,6 +106,77 @@ def profile(
                 features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
             )
             _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
+
+
+def profile_data(
+    protocol: ProtocolOption = "probe",
+    head: Annotated[str, typer.Option(help="Head to train, by name or file.")] = "fcn",
+    workers: Annotated[
+        str, typer.Option(help="Numbers of processes that load data, with commas.")
+    ] = "0,1,2",
+    data_root: RootOption = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Load generated images of this height x width: 1024x2048."),
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training/--no-training", help="Also time training steps.")
+    ] = True,
+    steps: Annotated[int, typer.Option(min=1, help="Batches that each round times.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    precision: PrecisionOption = "float32",
+    device: DeviceOption = "auto",
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write loader.json here.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure whether loading of training data keeps up with training.
+
+    Without the data, images of their size are generated.
+
+    Example: contextbench profile-data --protocol cityscapes-r50 --head ocr --workers 0,2,4,8
+
+    Example: contextbench profile-data --protocol ade20k-r50 --image 512x683 --no-training
+    """
+    with guarded():
+        from contextbench.config import load_protocol
+        from contextbench.measure.command import precision_of
+        from contextbench.measure.loader import LoaderRequest, profile_loader
+
+        request = LoaderRequest(
+            protocol=load_protocol(protocol, overrides or ()),
+            head=heads_of(head)[0] if training else None,
+            workers=_workers_of(workers),
+            rounds=rounds,
+            steps=steps,
+            image_size=size_of(image, "--image"),
+            precision=precision_of(precision),
+        )
+        with execution_of(Path(), device, data_root, 0) as execution:
+            _show_loading(profile_loader(request, execution), out, as_json)
+
+
+def _workers_of(text: str) -> list[int]:
+    from contextbench.config import ConfigError
+
+    parts = listed(text, "--workers")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--workers {text!r}: write whole numbers, like 0,1,2")
+    return [int(part) for part in parts]
+
+
+def _show_loading(record: "LoaderRecord", out: Path | None, as_json: bool) -> None:
+    from contextbench.report.loading import loading_console
+    from contextbench.results import write_model
+
+    if out is not None:
+        write_model(out / "loader.json", record)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    console.print(loading_console(record))
 
 
 def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> None:

@@ -97,13 +97,18 @@ def profile_of_table(
     return fast.model_copy(update={"costs": [*reference.costs, *fast.costs]})
 
 
+def precision_of(dtype: str) -> Precision:
+    """What `--precision` names. Raises `ConfigError` for anything else."""
+    _check_choice("--precision", dtype, DTYPES)
+    return Precision(dtype=dtype)  # type: ignore[arg-type]
+
+
 def _timing(sampling: Sampling, execution: Execution) -> Timing:
-    _check_choice("--precision", sampling.precision, DTYPES)
     return Timing(
         rounds=sampling.rounds,
         train_rounds=0,
         device=sampling.device,
-        precision=Precision(dtype=sampling.precision),  # type: ignore[arg-type]
+        precision=precision_of(sampling.precision),
         task=watched(execution.reporter, execution.stop),
     )
 
