@@ -99,12 +99,13 @@ def show_plan(plan: "ComparisonPlan", as_json: bool) -> None:
 def _facts(plan: "ComparisonPlan") -> list[tuple[str, str]]:
     """Lines above the table: what all heads share."""
     backbone, expected = plan.protocol.backbone, plan.protocol.expected
+    stem = "" if ":" in backbone.name else f"{backbone.stem} stem, "  # others have their own
     facts = [
         ("protocol", plan.protocol.name),
         ("data", _data(plan)),
         (
             "backbone",
-            f"{backbone.name}, {backbone.stem} stem, output stride {backbone.output_stride}, "
+            f"{backbone.name}, {stem}output stride {backbone.output_stride}, "
             f"weights {backbone.weights or 'none'}",
         ),
         ("training", _training(plan)),

@@ -36,6 +36,7 @@ FLOAT_BYTES = 4
 WARMUP = 1  # steps
 TIMING_SECONDS = 60.0  # that the steps and passes of one head may take
 GAUGE = HeadConfig(name="fcn", head="fcn")  # nothing but convolutions
+GAUGE_ROUNDS = 5
 TRAINING_PASSES = 3  # that a step takes for each crop: forward, and backward twice the work
 
 
@@ -80,7 +81,8 @@ class Workload:
         """Scores (K, h, w) of an image that are held while its views are predicted."""
         views = self.views
         if self.protocol.evaluate.window is None:
-            cells = sum(math.ceil(height / 8) * math.ceil(width / 8) for height, width in views)
+            stride = self.protocol.backbone.output_stride
+            cells = sum(math.ceil(h / stride) * math.ceil(w / stride) for h, w in views)
             return FLOAT_BYTES * self.classes * cells * self._mirrored
         # The sum over windows of a view; of several views also their sum and a term, at label size.
         several = len(views) * self._mirrored > 1
@@ -229,14 +231,17 @@ class Forecaster:
 
     @cached_property
     def _macs_per_ms(self) -> float:
-        """Rate of this device in a pass of half a crop's sides with the plainest head."""
+        """Rate of this device in a pass of half a crop's sides with the plainest head.
+
+        That of the fastest of a few, since other work on the device only ever slows one down.
+        """
         height, width = (max(1, side // 2) for side in self.workload.protocol.train.crop)
         model = self._built(GAUGE, "cpu").to(self.device)
         image = torch.randn(1, 3, height, width, device=self.device)
         call = forward_call(model, image, self.precision)
-        samples = interleaved({0: call}, rounds=1, warmup=WARMUP, device=self.device)
+        samples = interleaved({0: call}, rounds=GAUGE_ROUNDS, warmup=WARMUP, device=self.device)
         macs = count_scopes(model.backbone, model.head, (height, width))["model"].macs
-        return macs / samples[0][0]
+        return macs / min(samples[0])
 
     def _samples(self, head: HeadConfig) -> tuple[list[float], list[float]]:
         """Milliseconds of training steps and of passes."""
