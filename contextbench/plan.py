@@ -40,6 +40,7 @@ STATE_NOTES: Mapping[State, str] = {
 
 USUAL_ASPECT = 4 / 3  # of photographs, longer over shorter side
 TIMED_STEPS = 3  # unless told otherwise
+UNSTEADY = 1.5  # slowest over fastest of the same step
 
 
 @dataclass(frozen=True)
@@ -313,10 +314,20 @@ def _time_notes(heads: Sequence[HeadPlan], work: Workload) -> Iterable[str]:
         f"medians of {count} after one that is not counted, on generated images. Loading of data "
         "is not in them."
     )
+    ratio = max(_spread(head.forecast.step_ms) for head in heads)
+    if ratio > UNSTEADY:
+        yield (
+            f"The slowest timed step took {ratio:.1f} times as long as the fastest of the same "
+            "head: with other work on this device the hours are too many."
+        )
     if work.images is None:
         yield "How many images are evaluated is not known: hours are those of training alone."
     if work.processes > 1:
         yield "Images are shared by the processes; what these exchange is not in the hours."
+
+
+def _spread(samples: Sequence[float]) -> float:
+    return max(samples) / min(samples) if samples else 1.0
 
 
 def _head_dict(head: HeadPlan) -> dict[str, Any]:

@@ -345,6 +345,16 @@ def test_hours_of_a_plan_count_the_cells_that_would_run(tmp_path: Path) -> None:
     assert ComparisonPlan(**{**vars(made), "heads": heads}).hours is None
 
 
+@pytest.mark.parametrize(("slowest", "noted"), [(149.0, False), (151.0, True)])
+def test_unsteady_times_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowest: float, noted: bool
+) -> None:
+    monkeypatch.setattr(Forecaster, "_macs_per_ms", 1e9)
+    monkeypatch.setattr(Forecaster, "_samples", lambda *_: ([100.0, slowest, 120.0], [1.0]))
+    notes = plan(small.protocol(), tmp_path, time_steps=3).notes
+    assert any("1.5 times as long as the fastest" in note for note in notes) == noted
+
+
 def test_a_choice_of_number_format_is_taken_over(tmp_path: Path) -> None:
     auto = small.protocol().model_copy(update={"precision": "auto"})
     first = plan(auto, tmp_path)
