@@ -17,16 +17,22 @@ Recipe = Mapping[str, Any]  # dotted key of a protocol or `head.head` -> value
 METHODS: Mapping[str, str] = {
     "FCN": "fcn",
     "Dilated FCN": "fcn",
+    "ResNet-101 baseline": "fcn",
     "PSPNet": "ppm",
     "PPM": "ppm",
+    "PSP (PPM)": "ppm",
     "DeepLabV3": "aspp",
     "ASPP": "aspp",
     "EncNet": "encnet",
     "base-OC": "ocnet",
+    "Self-Attention": "ocnet",
+    "pyramid-OC": "pyramid_oc",
     "ASP-OC": "asp_oc",
     "OCR": "ocr",
     "OCRNet": "ocr",
+    "OCR (Fast base-OC)": "ocr",
     "ASP-OCR": "asp_ocr",
+    "ASP-OCR (Fast ASP-OC)": "asp_ocr",
     "ISA": "isa",
     "ISANet": "isa",
     "DANet": "danet",
@@ -146,13 +152,15 @@ def _training(score: PublishedScore, recipe: Recipe) -> list[Fact]:
 def _evaluation(score: PublishedScore, recipe: Recipe) -> list[Fact]:
     cells, scales = score.cells, recipe.get("evaluate.scales", [])
     several, flip = len(scales) > 1, bool(recipe.get("evaluate.flip"))
-    multi_scale, mirrored = cells.get("multi_scale", ""), cells.get("flip", "")
+    multi_scale = cells.get("multi_scale", cells.get("multi_size_eval", ""))
+    mirrored = cells.get("flip", "")
     if "miou_ms_flip" in cells:  # two scores a line: one view, or several scales with flip
         both = "yes" if _several_views(recipe) and cells["miou_ms_flip"] else "no"
         multi_scale = mirrored = both
     text = {"yes": "several", "no": "[1.0]"}.get(multi_scale, multi_scale)
+    same_scales = several if multi_scale == "yes" else multi_scale == "no" and scales == [1.0]
     return [
-        Fact("evaluate.scales", scales, text, YES.get(multi_scale) is several),
+        Fact("evaluate.scales", scales, text, same_scales),
         Fact("evaluate.flip", flip, mirrored, YES.get(mirrored) is flip),
     ]
 

@@ -261,6 +261,21 @@ def test_several_views_are_compared_with_the_score_of_several_views(tmp_path: Pa
     assert listed(explanation) == {}
 
 
+def test_one_scale_is_not_any_scale(tmp_path: Path) -> None:
+    """Images at half size are scored at one scale, but not at the published one."""
+    run = shipped(tmp_path, "cityscapes-r101", "evaluate.scales=[0.5]")
+    found = listed(explain_published(run, refer(CHECKED), FEW))
+    assert found == {"evaluate.scales": ([0.5], "[1.0]")}
+
+
+def test_a_row_may_state_several_sizes_only(tmp_path: Path) -> None:
+    row = "encnet_ablation:table=Table 1,multi_size_eval=yes"
+    run = shipped(tmp_path, "pascal-context-59-r101-encnet")
+    assert "evaluate.scales" in listed(explain_published(run, refer(row), FEW))
+    run = shipped(tmp_path, "pascal-context-59-r101-encnet-ms")
+    assert "evaluate.scales" not in listed(explain_published(run, refer(row), FEW))
+
+
 def test_scores_of_different_datasets_have_no_difference(tmp_path: Path) -> None:
     explanation = explain_published(shipped(tmp_path, "ade20k-r101"), refer(CHECKED), FEW)
     assert explanation.difference is None
@@ -280,7 +295,7 @@ def test_the_59_and_the_60_class_task_are_two_datasets(tmp_path: Path) -> None:
 def test_published_names_stand_for_what_exists() -> None:
     files = ("mmseg_published.csv", "model_zoo.csv", "ocr_ablation.csv", "peers_ablation.csv")
     rows = [score for file in files for score in load_scores(file)]
-    rows += load_scores("encnet_ablation.csv")
+    rows += [*load_scores("encnet_ablation.csv"), *load_scores("ocnet_ablation.csv")]
     assert set(METHODS.values()) <= set(HEADS)
     assert set(METHODS) <= {row.cells["method"] for row in rows}
     assert {name for name, _ in PUBLISHED_DATASETS.values()} <= set(DATASETS)
