@@ -5,13 +5,14 @@ the number of workers, or on where a run was interrupted.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from contextbench.data.base import Sample, SegmentationDataset
+from contextbench.data.base import DataError, Sample, SegmentationDataset
 
 PREFETCH = 2  # batches that each worker is ahead; images of a batch even out among themselves
 
@@ -64,6 +65,22 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
         return self._order[position]
 
 
+class _Loader(DataLoader[tuple[Tensor, Tensor]]):
+    """A fault of the data reads the same from a worker as from the process itself."""
+
+    def __iter__(self) -> Any:
+        return _own_errors(super().__iter__())
+
+
+def _own_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches; an error of a worker arrives as a traceback in text, which ends with its message."""
+    try:
+        yield from batches
+    except DataError as error:
+        message = str(error).rpartition(f"{DataError.__name__}: ")[2]
+        raise DataError(message.strip()) from error
+
+
 def train_loader(
     stream: TrainStream,
     *,
@@ -85,7 +102,7 @@ def train_loader(
     once and there is nothing to keep alive between epochs. `pin_memory` lets a copy to a GPU go on
     while the process does other things; it needs a GPU.
     """
-    return DataLoader(
+    return _Loader(
         stream,
         batch_size=batch // processes,
         sampler=range(start_step * batch + rank, len(stream), processes),

@@ -112,6 +112,8 @@ def test_nothing_is_ignored_where_the_description_says_so(tmp_path: Path) -> Non
         ({"splits": []}, "key 'splits' is"),
         ({"splits": ["a/b"]}, "key 'splits' .*folder names"),
         ({"splits": [".."]}, "key 'splits' .*folder names"),
+        ({"unlabelled": ["../a"]}, "key 'unlabelled' .*folder names"),
+        ({"unlabelled": ["train"]}, r"key 'unlabelled' has \['train'\], which 'splits' has"),
         ({"classes": ["a", "a"]}, "key 'classes' has a name twice"),
         ({"values": None}, "either 'values' or 'colours'"),
         ({"colours": [[0, 0, 0], [1, 1, 1]]}, "either 'values' or 'colours'"),

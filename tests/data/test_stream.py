@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch._utils import ExceptionWrapper
 
-from contextbench.data.base import Sample
+from contextbench.data.base import DataError, Sample
 from contextbench.data.probe import LABELS
 from contextbench.data.stream import PREFETCH, TrainStream, train_loader
 
@@ -92,6 +93,27 @@ def test_workers_are_started_once_and_kept_ahead() -> None:
     loader = train_loader(stream(), batch=4, start_step=0, workers=2)
     assert (loader.num_workers, loader.prefetch_factor) == (2, PREFETCH)
     assert not loader.pin_memory  # unless asked for: it needs a GPU
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_a_fault_reads_the_same_from_a_worker(by_worker: bool) -> None:
+    """The message names the file and the value; a worker's traceback is not part of it.
+
+    What a worker hands over is raised here as torch does in the process that trains.
+    """
+
+    class Faulty(Numbered):
+        def __getitem__(self, index: int) -> Sample:
+            try:
+                raise DataError(f"{index}.png: undeclared\nvalue 9")
+            except DataError:
+                if by_worker:
+                    ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+                raise
+
+    source = TrainStream(Faulty(), with_noise, seed=0, length=4)
+    with pytest.raises(DataError, match=r"^\d+\.png: undeclared\nvalue 9$"):
+        next(iter(train_loader(source, batch=4, start_step=0, workers=0)))
 
 
 def test_an_item_past_the_end_is_an_index_error() -> None:
