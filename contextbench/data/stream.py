@@ -6,6 +6,7 @@ the number of workers, or on where a run was interrupted.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
         Labels stay bytes until they are on the device: what workers hand over, and what is copied,
         is a third less than with int64.
         """
-        return self.augment(item, self.read(item))
+        with one_thread():
+            return self.augment(item, self.read(item))
 
     def read(self, item: int) -> Sample:
         """The first half of the work: the image of an item as it is in the dataset."""
@@ -113,6 +115,20 @@ def train_loader(
         # would make a resumed run differ from an uninterrupted one in everything drawn later.
         generator=Generator().manual_seed(0),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread, as in every worker: a float sum depends on how many share it.
+
+    Crops are too small to gain from more, and lose much where other processes want the cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _generator(seed: int, purpose: str, number: int) -> Generator:

@@ -1,7 +1,6 @@
 """Whether loading keeps up with training: how fast either is alone, and how they go together.
 
-Stages of loading are timed in this process with one thread, as a worker has. Loaders and training
-take turns, A B C A B C ..., so that a disturbance meets all alike.
+Stages of loading are timed in this process. Loaders and training take turns, A B C A B C ..., so that a disturbance meets all alike.
 """
 
 import time
@@ -21,7 +20,7 @@ from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.data import SegmentationDataset, dataset_source
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
-from contextbench.data.stream import PREFETCH, TrainStream, train_loader
+from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader
 from contextbench.losses import Criterion
 from contextbench.precision import Precision
 from contextbench.provenance import environment
@@ -207,7 +206,7 @@ def time_stages(
     them; `collate` is putting the crops of a batch into one tensor.
     """
     samples: dict[str, list[float]] = {"decode": [], "augment": [], "collate": []}
-    with _one_thread():
+    with one_thread():
         for number in range(WARMUP + rounds):
             decode = augment = 0.0
             crops = []
@@ -225,16 +224,6 @@ def time_stages(
                 for kept, each in zip(samples.values(), seconds, strict=True):
                     kept.append(each)
     return samples
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def loading_pace(

@@ -89,6 +89,23 @@ def test_workers_change_no_batch(workers: int) -> None:
         assert torch.equal(labels, same_labels)
 
 
+def test_items_are_made_in_one_thread_as_in_a_worker() -> None:
+    """The mean in a change of contrast, say, has other last bits with another number of threads."""
+    seen, before = [], torch.get_num_threads()
+
+    def noting(image: Tensor, labels: Tensor, _generator: Generator) -> tuple[Tensor, Tensor]:
+        seen.append(torch.get_num_threads())
+        return image, labels
+
+    try:
+        torch.set_num_threads(2)
+        _ = TrainStream(Numbered(), noting, seed=0, length=1)[0]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+
+
 def test_workers_are_started_once_and_kept_ahead() -> None:
     loader = train_loader(stream(), batch=4, start_step=0, workers=2)
     assert (loader.num_workers, loader.prefetch_factor) == (2, PREFETCH)

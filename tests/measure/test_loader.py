@@ -115,8 +115,8 @@ class FakeTraining:
 
 def test_training_is_timed_with_its_waits(clock, monkeypatch):
     monkeypatch.setattr(waiting, "time", clock)
-    training = FakeTraining(clock, 100, 10, 20)
-    pace = training_pace(training, taking(clock, 50, 1, 2, 1000), 2, lead=1, clock=clock)
+    training = FakeTraining(clock, 100, 200, 10, 20)
+    pace = training_pace(training, taking(clock, 50, 60, 1, 2, 1000), 2, lead=2, clock=clock)
     assert pace == Pace(images=2 * 2, seconds=1 + 10 + 2 + 20, wait_seconds=1 + 2)
 
 
