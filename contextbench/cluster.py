@@ -51,12 +51,17 @@ class Resources:
 
     minutes: int = 24 * 60
     partition: str | None = None
-    gpus: int = 0
-    cpus: int | None = None
+    gpus: int = 0  # with a process each, which train together
+    cpus: int | None = None  # of each process
     memory_gb: float | None = None
     array_width: int = 256
     restarts: int = 3  # times that a job which ran out of time goes back into the queue
     sbatch: Mapping[str, str | bool] = field(default_factory=dict)  # others, without dashes
+
+    @property
+    def processes(self) -> int:
+        """Of one job."""
+        return max(1, self.gpus)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Launcher(Protocol):
 
     name: str
     poll_seconds: float
+    processes: int  # of one job
 
     def submit(self, tasks: Sequence[Task], name: str) -> list[str]:
         """Hand over one job a task, several as one array; their ids. Raises `LaunchError`."""
@@ -97,6 +103,7 @@ class SlurmLauncher:
     poll_seconds = 10.0
 
     def __init__(self, folder: Path, resources: Resources) -> None:
+        self.processes = resources.processes
         self._folder = folder
         self._resources = resources
 
@@ -139,6 +146,7 @@ class LocalLauncher:
     poll_seconds = 0.2
 
     def __init__(self, folder: Path, resources: Resources) -> None:
+        self.processes = resources.processes
         self._folder = folder
         self._resources = resources
         self._jobs: dict[str, submitit.Job[object]] = {}  # of this process
@@ -256,6 +264,7 @@ def _executor(kind: str, folder: Path, wanted: Resources, name: str) -> Any:
         name=name,
         timeout_min=wanted.minutes,
         gpus_per_node=wanted.gpus or None,
+        tasks_per_node=wanted.processes,
         cpus_per_task=wanted.cpus,
         mem_gb=wanted.memory_gb,
     )

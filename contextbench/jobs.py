@@ -5,23 +5,27 @@ data that are not those of the submission.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from rich.console import Console
+
 from contextbench.cluster import runs_under_slurm
 from contextbench.comparison import Plan, conclude, shared_precision
 from contextbench.config import HeadConfig, Protocol
+from contextbench.console import Reporter
 from contextbench.data import DataError
 from contextbench.device import device_of
+from contextbench.distributed import ALONE, World, joined, launched, own_device
 from contextbench.files import quarantine, write_json
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.job_ledger import jobs_folder, mark_concluded, stored
 from contextbench.precision import Precision
-from contextbench.results import existing_run
+from contextbench.results import RunRecord, existing_run
 from contextbench.runner import (
     Cell,
     Execution,
@@ -49,16 +53,26 @@ class Shared:
     data_root: Path | None
     device: str
     workers: int
+    processes: int = 1  # of each job, which train together
 
-    def execution(self, stop: StopRequest) -> Execution:
-        """How this job executes. Raises `ConfigError` for a device that is not there."""
-        return Execution(
-            out=self.out,
-            device=device_of(self.device),
-            data_root=self.data_root,
-            workers=self.workers,
-            stop=stop,
-        )
+    @contextmanager
+    def executing(self, stop: StopRequest) -> Iterator[Execution]:
+        """How this process of the job executes, connected to the others for the block.
+
+        Raises `ConfigError` for a device that is not there, `RankError` where others do not come.
+        """
+        world = _world(self.processes)
+        place = device_of(own_device(self.device, world))
+        with joined(world, place) as world:
+            yield Execution(
+                out=self.out,
+                device=place,
+                data_root=self.data_root,
+                workers=self.workers,
+                reporter=Reporter(None if world.is_main else Console(quiet=True)),
+                stop=stop,
+                world=world,
+            )
 
     def open(self) -> Setting:
         """The data as this node has them. Raises `DataError` if they are others."""
@@ -79,12 +93,13 @@ class Shared:
         wanted = self.protocol.precision
         if wanted != "auto":
             return Precision(dtype=wanted)
-        path = jobs_folder(self.out, self.protocol) / "precision.json"
+        path, world = jobs_folder(self.out, self.protocol) / "precision.json", execution.world
         with lock(execution, self.protocol):
-            chosen = _stored_precision(path)
+            chosen = world.from_main(lambda: _stored_precision(path))
             if chosen is None:
                 chosen = shared_precision(setting, self.heads, execution)
-                write_json(path, asdict(chosen))
+                if world.is_main:
+                    write_json(path, asdict(chosen))
         return chosen
 
 
@@ -105,13 +120,13 @@ class CellJob:
         return _again(self)
 
     def _run(self, stop: StopRequest) -> str:
-        execution = self.shared.execution(stop)
         setting = self.shared.open()
-        precision = self.shared.precision(setting, execution)
-        cell = Cell(setting, self.head, self.seed, precision)
-        with cell_lock(cell, execution, patience=LOCK_SECONDS):
-            record = stored_run(cell, execution) or run_cell(cell, execution)
-        return record.status
+        with self.shared.executing(stop) as execution:
+            precision = self.shared.precision(setting, execution)
+            cell = Cell(setting, self.head, self.seed, precision)
+            with cell_lock(cell, execution, patience=LOCK_SECONDS):
+                record = execution.world.from_main(lambda: stored_run(cell, execution))
+                return (record or run_cell(cell, execution)).status
 
 
 @dataclass(frozen=True)
@@ -132,17 +147,16 @@ class Conclusion:
 
     def _run(self, stop: StopRequest) -> None:
         shared, plan = self.shared, self.plan
-        execution = shared.execution(stop)
         setting = shared.open()
-        precision = shared.precision(setting, execution)
-        found = [
-            existing_run(Cell(setting, head, seed, precision).folder(shared.out))
-            for seed in plan.seeds
-            for head in plan.heads
-        ]
-        runs = [run for run in found if run is not None]
-        conclude(setting, plan, runs, precision, execution)
-        mark_concluded(jobs_folder(shared.out, shared.protocol), self.digest)
+        with shared.executing(stop) as execution:
+            precision = shared.precision(setting, execution)
+            cells = [
+                Cell(setting, head, seed, precision) for seed in plan.seeds for head in plan.heads
+            ]
+            runs = execution.world.from_main(lambda: _existing(cells, shared.out))
+            conclude(setting, plan, runs, precision, execution)
+            if execution.world.is_main:
+                mark_concluded(jobs_folder(shared.out, shared.protocol), self.digest)
 
 
 class Notice(StopRequest):
@@ -188,6 +202,21 @@ def _leaving_on_notice(work: Callable[[StopRequest], T]) -> T:
         number = signal.SIGUSR2
     signal.raise_signal(number)
     raise SystemExit(128 + number)
+
+
+def _world(processes: int) -> World:
+    """Of the processes of this job, as submitit started them."""
+    if processes == 1:
+        return ALONE
+    from submitit.helpers import TorchDistributedEnvironment  # of the extra `slurm`
+
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    return launched()
+
+
+def _existing(cells: Sequence[Cell], out: Path) -> list[RunRecord]:
+    found = [existing_run(cell.folder(out)) for cell in cells]
+    return [run for run in found if run is not None]
 
 
 def _again(job: Callable[[], object]) -> Any:

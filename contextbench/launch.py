@@ -7,6 +7,7 @@ from dataclasses import replace
 from contextbench.cluster import JobState, Launcher, LaunchError
 from contextbench.comparison import Plan
 from contextbench.config import ConfigError, Protocol
+from contextbench.distributed import World, check_shareable
 from contextbench.job_conclusion import conclude_by_job
 from contextbench.job_ledger import Ledger, jobs_folder
 from contextbench.job_watch import Campaign, Watched, states_of, wait_for
@@ -36,6 +37,7 @@ def compare_on(
     `LaunchError` where Slurm refuses, what `compare` raises, and `Interrupted` on request, which
     leaves the jobs alone.
     """
+    _check_processes(protocol, launcher.processes)
     out, root = execution.out.resolve(), execution.data_root
     execution = replace(execution, out=out, data_root=root.resolve() if root else None)
     setting = open_setting(protocol, execution.data_root)
@@ -53,6 +55,14 @@ def compare_on(
     return conclude_by_job(campaign, [run for run in found if run is not None])
 
 
+def _check_processes(protocol: Protocol, processes: int) -> None:
+    """Raise `ConfigError` where the processes of a job cannot share its work."""
+    try:
+        check_shareable(protocol, World(size=processes))
+    except ConfigError as error:
+        raise ConfigError(f"--gpus {processes}: {error}") from None
+
+
 def _campaign(
     launcher: Launcher, setting: Setting, plan: Plan, execution: Execution, device: str
 ) -> Campaign:
@@ -64,6 +74,7 @@ def _campaign(
         data_root=execution.data_root,
         device=device,
         workers=execution.workers,
+        processes=launcher.processes,
     )
     ledger = Ledger(jobs_folder(execution.out, setting.protocol), launcher.name)
     return Campaign(launcher, ledger, plan, shared, execution)

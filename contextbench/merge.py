@@ -222,7 +222,9 @@ def _told(joined: _Joined, out: Path, profile: ProfileRecord | None, left: list[
     if left:
         lines.append(f"note: left out, since machines have different ones: {', '.join(left)}")
     if profile is None or not heads.keys() <= profile.heads.keys():
-        seeds = sorted({run.seed for run in joined.runs})
+        # Seeds that some heads lack would be trained.
+        each = [{run.seed for run in runs} for runs in heads.values()]
+        seeds = sorted(set.intersection(*each) or set.union(*each))
         lines.append(
             "to measure the costs of all heads on one device: contextbench compare "
             f"--protocol {name} --heads {','.join(heads)} "

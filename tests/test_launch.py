@@ -188,6 +188,7 @@ class Cluster:
 
     name = "slurm"
     poll_seconds = 0.01
+    processes = 1
 
     def __init__(self, out: Path, behave: Behave) -> None:
         self.folder = jobs_folder(out, PROTOCOL)
@@ -692,7 +693,7 @@ def test_options_reach_sbatch(
     wanted = Resources(
         minutes=90,
         partition="long",
-        gpus=1,
+        gpus=2,
         cpus=4,
         memory_gb=32.0,
         array_width=1,
@@ -706,7 +707,8 @@ def test_options_reach_sbatch(
     expected = {
         "partition=long",
         "time=90",
-        "gpus-per-node=1",
+        "gpus-per-node=2",
+        "ntasks-per-node=2",
         "cpus-per-task=4",
         "mem=32GB",
         "array=0-1%1",
@@ -858,6 +860,7 @@ def test_without_submitit_the_extra_is_named(
         (["--launcher", "local", "--partition", "x"], "--partition is for jobs of Slurm"),
         (["--launcher", "local", "--array-width", "2"], "--array-width is for jobs of Slurm"),
         (["--launcher", "cloud"], "'cloud' is unknown"),
+        (["--launcher", "local", "--gpus", "3"], "--gpus 3: train.batch 8 cannot be divided"),
         (["--launcher", "slurm", "--time", "3"], "--time '3'"),
         (["--launcher", "slurm", "--memory", "lots"], "--memory 'lots'"),
         (["--launcher", "slurm", "--sbatch", "array=3"], "contextbench sets it"),
@@ -987,6 +990,17 @@ def test_a_job_that_is_preempted_goes_on_where_it_was(told: Told, tmp_path: Path
     setting = runner.open_setting(protocol, None)
     runner.run_grid(setting, [small.head()], [0], Precision(), small.execution(alone))
     assert_same_result(cell(out), cell(alone))
+
+
+@linux
+@pytest.mark.slow
+def test_processes_of_one_job_train_together(tmp_path: Path, told: Told) -> None:
+    with CellsOnly(tmp_path, gpus=2) as jobs, pytest.raises(LaunchError, match="cells only"):
+        compare_on(jobs, PROTOCOL, plan_of("fcn"), told.execution, device="cpu")
+    record = read_run(cell(tmp_path) / "record.json")
+    assert (record.status, record.environment["processes"]) == ("done", 2)
+    assert record.totals is not None
+    assert sum(record.totals.labelled) == 3 * 64 * 64  # every image once
 
 
 @linux

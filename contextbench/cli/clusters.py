@@ -28,9 +28,11 @@ LauncherOption = Annotated[
 PartitionOption = Annotated[
     str | None, typer.Option(help="Partition of the cluster.", rich_help_panel=PANEL)
 ]
-GpusOption = Annotated[int, typer.Option(min=0, help="GPUs of a job.", rich_help_panel=PANEL)]
+GpusOption = Annotated[
+    int, typer.Option(min=0, help="GPUs of a job, on one node.", rich_help_panel=PANEL)
+]
 CpusOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU cores of a job.", rich_help_panel=PANEL)
+    int | None, typer.Option(min=1, help="CPU cores of a job for each GPU.", rich_help_panel=PANEL)
 ]
 MemoryOption = Annotated[
     str | None, typer.Option(help="Main memory of a job: 32G.", rich_help_panel=PANEL)
