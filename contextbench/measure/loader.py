@@ -1,6 +1,7 @@
 """Whether loading keeps up with training: how fast either is alone, and how they go together.
 
-Stages of loading are timed in this process. Loaders and training take turns, A B C A B C ..., so that a disturbance meets all alike.
+Stages of loading are timed in this process. Loaders and training take turns, A B C A B C ..., so
+that a disturbance meets all alike.
 """
 
 import time
