@@ -8,18 +8,11 @@ import torch
 
 from contextbench.ablation import Ablation, Variant, variants
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import Cell, Execution, Setting, lock, open_setting, stored_run
 from contextbench.comparison import shared_precision
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol
+from contextbench.grid import run_grid
 from contextbench.precision import Precision
-from contextbench.runner import (
-    Cell,
-    Execution,
-    Setting,
-    lock,
-    open_setting,
-    run_grid,
-    stored_run,
-)
 
 Grid = tuple[Setting, Sequence[HeadConfig]]
 """The heads that run under one protocol."""

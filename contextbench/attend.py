@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from contextbench.attention import AttentionError, attention_maps, predicted_class
+from contextbench.cells import Execution
 from contextbench.config import DatasetConfig, EvaluateConfig, nearest
 from contextbench.data import DataError, build_dataset
 from contextbench.data.labels import read_image
@@ -16,7 +17,6 @@ from contextbench.inference import open_run
 from contextbench.report.attention import cell_box, no_attention, sums_to_one
 from contextbench.report.examples import AttentionMap, ByteArray
 from contextbench.results import RecordError, RunRecord, read_run
-from contextbench.runner import Execution
 
 TOP = 3  # parts of a vector that are named
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contextbench.cells import Cell, Execution, Setting, lock, open_setting
 from contextbench.config import HeadConfig, Protocol
 from contextbench.distributed import own_share
 from contextbench.examples import store_examples
 from contextbench.files import quarantine, write_json
+from contextbench.grid import run_grid
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
@@ -23,7 +25,6 @@ from contextbench.results import (
     read_profile,
     write_model,
 )
-from contextbench.runner import Cell, Execution, Setting, lock, open_setting, run_grid
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from contextbench.attention import attention_maps
+from contextbench.cells import Cell, Execution, Setting
 from contextbench.checkpoint import CheckpointError
 from contextbench.data.base import IGNORE, DataError, Sample
 from contextbench.model import Segmenter
@@ -23,7 +24,7 @@ from contextbench.report.examples import (
     write_examples,
 )
 from contextbench.results import RecordError
-from contextbench.runner import Cell, Execution, Setting, load_trained
+from contextbench.runner import load_trained
 
 
 def store_examples(

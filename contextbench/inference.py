@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from contextbench.cells import Execution
 from contextbench.config import (
     DatasetConfig,
     EvaluateConfig,
@@ -28,7 +29,7 @@ from contextbench.precision import Precision
 from contextbench.prediction import Predictor
 from contextbench.prediction_files import Format, Overlays, PredictionFolder, Submitted
 from contextbench.results import RecordError, RunRecord, read_run
-from contextbench.runner import Execution, load_trained
+from contextbench.runner import load_trained
 
 
 def open_run(folder: Path, execution: Execution) -> tuple[RunRecord, Protocol, Segmenter]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from contextbench.cells import Cell, Execution, cell_lock, stored_run
 from contextbench.cluster import JobState, Launcher
 from contextbench.comparison import Plan
 from contextbench.interrupt import Interrupted
@@ -13,7 +14,7 @@ from contextbench.job_summary import Phase, Row, shown
 from contextbench.jobs import Shared
 from contextbench.locks import BusyError
 from contextbench.results import RunRecord
-from contextbench.runner import Cell, Execution, cell_lock, record_lost, stored_run
+from contextbench.runner import record_lost
 
 STOP_SECONDS = 0.2  # between looks at whether the user wants to leave
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from contextbench.cells import Cell, Execution, Setting, cell_lock, lock, open_setting, stored_run
 from contextbench.cluster import runs_under_slurm
 from contextbench.comparison import Plan, conclude, shared_precision
 from contextbench.config import HeadConfig, Protocol
@@ -26,16 +27,7 @@ from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.job_ledger import jobs_folder, mark_concluded, stored
 from contextbench.precision import Precision
 from contextbench.results import RunRecord, existing_run
-from contextbench.runner import (
-    Cell,
-    Execution,
-    Setting,
-    cell_lock,
-    lock,
-    open_setting,
-    run_cell,
-    stored_run,
-)
+from contextbench.runner import run_cell
 
 LOCK_SECONDS = 600.0  # a node that died may keep a lock on a shared folder for some minutes
 

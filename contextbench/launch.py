@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from contextbench.cells import Cell, Execution, Setting, cell_lock, lock, open_setting, stored_run
 from contextbench.cluster import JobState, Launcher, LaunchError
 from contextbench.comparison import Plan
 from contextbench.config import ConfigError, Protocol
@@ -16,15 +17,6 @@ from contextbench.locks import BusyError
 from contextbench.precision import Precision
 from contextbench.report.collection import Collection
 from contextbench.results import existing_run
-from contextbench.runner import (
-    Cell,
-    Execution,
-    Setting,
-    cell_lock,
-    lock,
-    open_setting,
-    stored_run,
-)
 
 
 def compare_on(

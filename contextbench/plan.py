@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from contextbench.cells import Execution, Setting, open_setting
 from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
@@ -20,7 +21,6 @@ from contextbench.precision import Precision
 from contextbench.prediction import view_size
 from contextbench.provenance import device_name
 from contextbench.results import RecordError, RunRecord, cell_folder, read_run
-from contextbench.runner import Execution, Setting, open_setting
 
 State = Literal["to run", "to resume", "done", "failed", "out_of_memory", "other", "unknown"]
 """`other`: the folder holds a run of another configuration, which a comparison refuses to replace.

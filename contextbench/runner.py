@@ -1,15 +1,8 @@
-"""One run from configuration to record, and a comparison as a grid of runs.
+"""Cells from configuration to record: trained, evaluated, and recorded whatever happens."""
 
-A cell is one head with one seed under one protocol. Cells that are on disk are not run again, cells
-that were interrupted go on, and a cell that fails is recorded while the others go on.
-"""
-
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +11,19 @@ import yaml
 
 from contextbench.backbone import Backbone
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import Cell, Execution, Setting
 from contextbench.checkpoint import load_checkpoint, save_checkpoint
 from contextbench.class_weights import ClassPixels, class_weights, counted
 from contextbench.config import ConfigError, HeadConfig, Protocol, TrainConfig
-from contextbench.console import Reporter
-from contextbench.data import LabelSet, SegmentationDataset, build_dataset
+from contextbench.data import SegmentationDataset
 from contextbench.data.stream import TrainStream, train_loader
-from contextbench.data.transforms import TrainTransform, check_crop
-from contextbench.distributed import ALONE, World
+from contextbench.data.transforms import TrainTransform
 from contextbench.evaluation import evaluate, evaluate_each
 from contextbench.files import OutputError, write_text
-from contextbench.interrupt import Interrupted, RankError, StopRequest
-from contextbench.locks import BusyError, exclusive
+from contextbench.interrupt import Interrupted, RankError
 from contextbench.losses import Criterion
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
-from contextbench.prediction import Predictor
 from contextbench.provenance import environment, now
 from contextbench.results import (
     NOTABLE_WAIT,
@@ -42,8 +32,6 @@ from contextbench.results import (
     LabelInfo,
     RunRecord,
     Status,
-    cell_folder,
-    differences,
     existing_run,
     write_areas,
     write_history,
@@ -51,116 +39,6 @@ from contextbench.results import (
 )
 from contextbench.shared_backbone import train_together
 from contextbench.training import Batches, Progress, Recipe, Training, saved_progress, train
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How and where runs execute: nothing here changes what they measure."""
-
-    out: Path
-    device: torch.device
-    data_root: Path | None = None
-    workers: int = 0
-    reporter: Reporter = field(default_factory=Reporter)
-    stop: StopRequest = field(default_factory=StopRequest)
-    save_seconds: float = 60.0
-    world: World = ALONE
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cells of a comparison share, opened once."""
-
-    protocol: Protocol
-    train_set: SegmentationDataset
-    evaluate_set: SegmentationDataset
-    dataset_fingerprint: str
-    fingerprint: str
-
-    @property
-    def labels(self) -> LabelSet:
-        return self.train_set.labels
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.labels.classes)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One head with one seed, and the number format it shares with all others."""
-
-    setting: Setting
-    head: HeadConfig
-    seed: int
-    precision: Precision
-
-    def folder(self, out: Path) -> Path:
-        return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
-
-    def predictor(self, models: Sequence[Segmenter], device: torch.device) -> Predictor:
-        """`models`, which are on `device`, under the protocol's evaluation settings."""
-        config, mirrored = self.setting.protocol.evaluate, self.setting.labels.mirrored
-        return Predictor(models, device, self.precision, config, mirrored)
-
-    @property
-    def identity(self) -> str:
-        """Two runs of one identity compute the same thing; others do not share resume files."""
-        return (
-            f"{self.setting.fingerprint}/{self.head.model_dump_json()}/{self.seed}/{self.precision}"
-        )
-
-
-def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
-    """Open the protocol's splits. Raises `DataError` for what is wrong with them."""
-    config = protocol.dataset
-    train_set = build_dataset(config, config.train, data_root)
-    evaluate_set = build_dataset(config, config.evaluate, data_root)
-    image = train_set[0].image
-    height, width = int(image.shape[-2]), int(image.shape[-1])
-    check_crop(protocol.train.crop, (height, width), protocol.train.scale)
-    digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
-    return Setting(protocol, train_set, evaluate_set, digest, protocol.fingerprint(digest))
-
-
-def lock(execution: Execution, protocol: Protocol) -> AbstractContextManager[None]:
-    """Held while what the cells share is decided, measured or drawn; waits for other processes.
-
-    Raises `OutputError` where the folder cannot be written, `Interrupted` on request.
-    """
-    path = execution.out / protocol.name / ".lock"
-    waiting = exclusive(path, f"{path} is held", patience=math.inf, stop=execution.stop)
-    return execution.world.held(waiting)
-
-
-def cell_lock(
-    cell: Cell, execution: Execution, *, patience: float = 0.0
-) -> AbstractContextManager[None]:
-    """Held while a cell's files are written, so that processes may share a comparison by cells.
-
-    Raises `BusyError` where another process still has it after `patience` seconds.
-    """
-    folder = cell.folder(execution.out)
-    busy = f"another contextbench process is writing to {folder}"
-    own = exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
-    return execution.world.held(own)
-
-
-def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
-    """The finished record of a cell, None if it has to run.
-
-    Raises `ConfigError` when the folder holds a run of another protocol or of other head options.
-    """
-    record = existing_run(cell.folder(execution.out))
-    if record is None or record.status == "interrupted":
-        return None
-    head = cell.head.model_dump(mode="json")
-    if record.fingerprint == cell.setting.fingerprint and record.head == head:
-        return record
-    raise ConfigError(
-        f"{cell.folder(execution.out)} holds a run of another configuration: "
-        f"{_difference(record, cell)}. Choose another --out, or --fresh to replace it"
-    )
 
 
 def run_cell(cell: Cell, execution: Execution) -> RunRecord:
@@ -245,103 +123,6 @@ def load_trained(
     load_checkpoint(folder / "checkpoint.safetensors", model, about)
     model.to(device).to(memory_format=precision.torch_memory_format)
     return model.eval()
-
-
-def run_grid(
-    setting: Setting,
-    heads: Sequence[HeadConfig],
-    seeds: Sequence[int],
-    precision: Precision,
-    execution: Execution,
-    *,
-    fresh: bool = False,
-    retry_failed: bool = False,
-) -> list[RunRecord]:
-    """Run what is missing of heads x seeds; records of all cells, in that order.
-
-    Cells that other processes are running come last, and are waited for.
-    """
-    grid = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
-    _check_same_data(setting, execution.world)
-    if not fresh:  # before the first run, not after hours
-        execution.world.from_main(lambda: [stored_run(cell, execution) for cell in grid])
-    cells = {
-        f"[{number}/{len(grid)}] {cell.head.name}, seed {cell.seed}": cell
-        for number, cell in enumerate(grid, 1)
-    }
-    records: dict[str, RunRecord] = {}
-    # Two processes that wait for each other with locks in hand would never end, so what has to be
-    # waited for runs by itself.
-    for patience, groups in ((0.0, _groups(cells, execution)), (math.inf, [[k] for k in cells])):
-        for group in groups:
-            left = {label: cells[label] for label in group if label not in records}
-            records.update(_run_missing(left, execution, patience, fresh, retry_failed))
-    return [records[label] for label in cells]
-
-
-def _groups(cells: Mapping[str, Cell], execution: Execution) -> list[list[str]]:
-    """What runs at once, in order: cells of one seed if they share a backbone, others one by one.
-
-    Several processes run everything one by one: what one of them meets ends a cell in all.
-    """
-    groups: dict[Any, list[str]] = {}
-    for label, cell in cells.items():
-        shared = cell.setting.protocol.shared_backbone == "frozen" and execution.world.size == 1
-        groups.setdefault(cell.seed if shared else label, []).append(label)
-    return list(groups.values())
-
-
-def _run_missing(
-    cells: Mapping[str, Cell],
-    execution: Execution,
-    patience: float,
-    fresh: bool,
-    retry_failed: bool,
-) -> dict[str, RunRecord]:
-    """The finished records of cells, but for those that another process still has."""
-    world, say = execution.world, execution.reporter.say
-    records: dict[str, RunRecord] = {}
-    missing: dict[str, Cell] = {}
-    with ExitStack() as locks:
-        for label, cell in cells.items():
-            try:
-                locks.enter_context(cell_lock(cell, execution, patience=patience))
-            except BusyError:
-                say(f"{label}: another process is running it")
-                continue
-            record = None if fresh else world.from_main(partial(stored_run, cell, execution))
-            if record is not None and (record.status == "done" or not retry_failed):
-                say(f"{label}: {record.status} already")
-                records[label] = record
-                continue
-            if world.is_main and (fresh or record is not None):
-                (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
-            say(label)
-            missing[label] = cell
-        found = _run_cells(list(missing.values()), execution)
-        records.update(zip(missing, found, strict=True))
-    for label, record in zip(missing, found, strict=True):
-        if record.failure is not None:
-            say(f"{label}: {record.status}: {record.failure.message}")
-    return records
-
-
-def _run_cells(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
-    """Records of cells that run at once."""
-    if len(cells) > 1:
-        return run_together(cells, execution)
-    return [run_cell(cell, execution) for cell in cells]
-
-
-def _check_same_data(setting: Setting, world: World) -> None:
-    """Raise `ConfigError` where a process opened other data than the first one did."""
-    fingerprints = world.together(lambda: setting.fingerprint)
-    other = [rank for rank, each in enumerate(fingerprints) if each != fingerprints[0]]
-    if other:
-        raise ConfigError(
-            f"the data of rank {', '.join(map(str, other))} differ from those of rank 0: "
-            "every machine needs the same files below --data-root"
-        )
 
 
 class _Run:
@@ -643,14 +424,3 @@ def _resolved_yaml(cell: Cell) -> str:
         "seed": cell.seed,
     }
     return str(yaml.safe_dump(content, sort_keys=False))
-
-
-def _difference(record: RunRecord, cell: Cell) -> str:
-    protocol = cell.setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}})
-    different = differences(
-        {"protocol": record.protocol, "head": record.head},
-        {"protocol": protocol, "head": cell.head.model_dump(mode="json")},
-    )
-    if not different:
-        return "its data or the version of the protocol differ"
-    return ", ".join(f"{key} was {was}, is {wanted}" for key, (was, wanted) in different.items())

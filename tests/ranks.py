@@ -22,8 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from contextbench import runner, training
+from contextbench import training
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import open_setting
 from contextbench.config import OhemConfig
 from contextbench.data import build_dataset
 from contextbench.data.base import DataError
@@ -31,6 +32,7 @@ from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
 from contextbench.distributed import ALONE, World, joined, launched
 from contextbench.evaluation import evaluate
+from contextbench.grid import run_grid
 from contextbench.interrupt import Interrupted, RankError, StopRequest, stop_on_signals
 from contextbench.losses import Criterion
 from contextbench.precision import Precision
@@ -222,16 +224,16 @@ def grid(world: World, out: Path, stop: StopRequest | None = None):
     """One cell of six steps below `out`, saved after every step."""
     protocol = small.protocol(steps=6, batch=4, ema=0.9)
     execution = dataclasses.replace(small.execution(out), world=world, stop=stop or StopRequest())
-    setting = runner.open_setting(protocol, None)
-    return runner.run_grid(setting, [small.head("fcn")], [0], Precision(), execution)
+    setting = open_setting(protocol, None)
+    return run_grid(setting, [small.head("fcn")], [0], Precision(), execution)
 
 
 def other_data(world: World, out: Path) -> str:
     """The second process has other files."""
-    setting = runner.open_setting(small.protocol(), None)
+    setting = open_setting(small.protocol(), None)
     own = dataclasses.replace(setting, fingerprint=f"files of {world.rank}")
     execution = dataclasses.replace(small.execution(out), world=world)
-    return told(lambda: runner.run_grid(own, [small.head("fcn")], [0], Precision(), execution))
+    return told(lambda: run_grid(own, [small.head("fcn")], [0], Precision(), execution))
 
 
 def checks(world: World, out: Path) -> None:

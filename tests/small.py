@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from contextbench.cells import Execution
 from contextbench.config import HeadConfig, Protocol
 from contextbench.console import Reporter
-from contextbench.runner import Execution
 
 SETTINGS = (
     "dataset.options.size=64",

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from contextbench import runner
 from contextbench.ablate import Plan, run_ablation
 from contextbench.ablation import load_ablation, variants
+from contextbench.cells import open_setting
 from contextbench.cli import app
 from contextbench.config import ConfigError, load_head, load_protocol, names_in
+from contextbench.grid import run_grid
 from contextbench.precision import Precision
 from contextbench.published import find_score, load_scores, published_folder
 from contextbench.report.ablation_runs import read_rows
@@ -309,8 +311,8 @@ def test_rows_run_once_where_comparisons_look_for_them(
 
     monkeypatch.setattr(runner, "train", None)  # calling it would fail
     assert run(path, out, 0) == unsuitable
-    setting, head = runner.open_setting(small.protocol(), None), load_head("fcn", HEADS)
-    runs = runner.run_grid(setting, [head], [0], Precision(), small.execution(out))
+    setting, head = open_setting(small.protocol(), None), load_head("fcn", HEADS)
+    runs = run_grid(setting, [head], [0], Precision(), small.execution(out))
     assert [run.status for run in runs] == ["done"]  # a comparison takes the cell as its own
 
 

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from contextbench.attend import find_image, run_labels
 from contextbench.attention import AttentionError, attention_maps, predicted_class
+from contextbench.cells import Cell, open_setting
 from contextbench.cli import app
 from contextbench.config import DatasetConfig, HeadConfig
 from contextbench.data import DataError
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
-from contextbench.runner import Cell, open_setting, run_cell
+from contextbench.runner import run_cell
 from heads import Features
 from tests import small
 from tests.heads.small import CHANNELS, CLASSES, small_features, small_head

@@ -11,15 +11,17 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from contextbench.cells import Cell, Execution, open_setting
 from contextbench.cli import app
 from contextbench.comparison import Plan, compare
 from contextbench.console import Reporter
 from contextbench.examples import make_examples, store_examples
+from contextbench.grid import run_grid
 from contextbench.precision import Precision
 from contextbench.prediction import Predictor
 from contextbench.report.disagreement import disputed_pixel
 from contextbench.report.examples import Examples, read_examples, remove_examples
-from contextbench.runner import Cell, Execution, load_trained, open_setting, run_grid
+from contextbench.runner import load_trained
 from tests import small
 
 SETTING = open_setting(small.protocol(), None)

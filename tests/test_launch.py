@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from contextbench import files, job_conclusion, jobs, runner
+from contextbench.cells import Cell, cell_lock, open_setting
 from contextbench.cli import app
 from contextbench.cluster import (
     JobState,
@@ -39,6 +40,7 @@ from contextbench.comparison import Plan
 from contextbench.config import ConfigError
 from contextbench.console import Reporter
 from contextbench.data import DataError
+from contextbench.grid import run_grid
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.job_ledger import Ledger, jobs_folder
 from contextbench.job_log import last_error, last_line
@@ -105,9 +107,9 @@ def assert_same_result(one: Path, other: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two cells of this file, run in this process."""
     out = tmp_path_factory.mktemp("alone")
-    setting = runner.open_setting(PROTOCOL, None)
+    setting = open_setting(PROTOCOL, None)
     heads = [small.head("fcn"), small.head("ppm")]
-    runner.run_grid(setting, heads, [0], Precision(), small.execution(out))
+    run_grid(setting, heads, [0], Precision(), small.execution(out))
     return out
 
 
@@ -525,9 +527,9 @@ def test_failed_cells_are_kept_unless_asked_for(told: Told) -> None:
 
 
 def test_a_cell_that_another_process_runs_is_waited_for(told: Told) -> None:
-    setting = runner.open_setting(PROTOCOL, None)
-    other = runner.Cell(setting, small.head("fcn"), 0, Precision())
-    held = runner.cell_lock(other, told.execution)
+    setting = open_setting(PROTOCOL, None)
+    other = Cell(setting, small.head("fcn"), 0, Precision())
+    held = cell_lock(other, told.execution)
     held.__enter__()
 
     def behave(job: str, task: Task) -> JobState:
@@ -562,7 +564,7 @@ def test_where_costs_fail_tables_are_written_all_the_same(
 
 
 def shared(out: Path, **changes: object) -> Shared:
-    setting = runner.open_setting(PROTOCOL, None)
+    setting = open_setting(PROTOCOL, None)
     content = Shared(
         protocol=PROTOCOL,
         heads=(small.head("fcn"),),
@@ -987,8 +989,8 @@ def test_a_job_that_is_preempted_goes_on_where_it_was(told: Told, tmp_path: Path
     logs = "".join(path.read_text() for path in (out / "tiny" / ".jobs").glob("*_log.*"))
     assert "this job is preempted" in logs
     alone = tmp_path / "alone"
-    setting = runner.open_setting(protocol, None)
-    runner.run_grid(setting, [small.head()], [0], Precision(), small.execution(alone))
+    setting = open_setting(protocol, None)
+    run_grid(setting, [small.head()], [0], Precision(), small.execution(alone))
     assert_same_result(cell(out), cell(alone))
 
 

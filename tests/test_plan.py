@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from contextbench.build import build_model
+from contextbench.cells import Cell, Execution, open_setting
 from contextbench.cli import app
 from contextbench.cli.planning import duration
 from contextbench.config import ConfigError, Protocol, load_protocol, names_in
@@ -20,7 +21,7 @@ from contextbench.measure.memory import predict_inference
 from contextbench.plan import ComparisonPlan, HeadPlan, State, Wanted, plan_comparison
 from contextbench.precision import Precision
 from contextbench.results import cell_folder, read_run, write_model
-from contextbench.runner import Cell, Execution, open_setting, run_cell
+from contextbench.runner import run_cell
 from tests import small
 
 CPU = torch.device("cpu")

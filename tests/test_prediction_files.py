@@ -12,16 +12,17 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from contextbench import inference
+from contextbench.cells import open_setting
 from contextbench.cli import app
 from contextbench.config import EvaluateConfig, Protocol
 from contextbench.data import DATASETS, build_dataset, dataset_source
 from contextbench.data.labels import read_colours, read_image, read_indices
+from contextbench.grid import run_grid
 from contextbench.inference import Views, open_run, predict_files
 from contextbench.interrupt import Interrupted
 from contextbench.precision import Precision
 from contextbench.prediction import Predictor
 from contextbench.results import cell_folder
-from contextbench.runner import open_setting, run_grid
 from tests import small
 from tests.data import trees
 

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from contextbench.backbone import build_backbone
 from contextbench.build import build_model
+from contextbench.cells import open_setting
 from contextbench.config import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError
 from contextbench.errors import UserError
+from contextbench.grid import run_grid
 from contextbench.inference import Views, evaluate_runs, predict_files
 from contextbench.model import Segmenter, ideal_regions
 from contextbench.precision import Precision
 from contextbench.prediction import predict_labels
 from contextbench.results import read_history
-from contextbench.runner import open_setting, run_grid
 from heads import HEADS
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 from tests import small

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from contextbench import runner
+from contextbench.cells import Cell, cell_lock, lock, open_setting
 from contextbench.checkpoint import CheckpointError
 from contextbench.config import ConfigError
 from contextbench.files import OutputError
+from contextbench.grid import run_grid
 from contextbench.interrupt import Interrupted
 from contextbench.locks import BusyError
 from contextbench.precision import Precision
@@ -26,12 +28,12 @@ from tests import small
 
 @pytest.fixture
 def setting():
-    return runner.open_setting(small.protocol(), None)
+    return open_setting(small.protocol(), None)
 
 
 def run(setting, out, *names, **options):
     heads = [small.head(name) for name in names or ("fcn",)]
-    return runner.run_grid(setting, heads, [0], Precision(), small.execution(out), **options)
+    return run_grid(setting, heads, [0], Precision(), small.execution(out), **options)
 
 
 def test_a_cell_leaves_record_areas_history_and_checkpoint(setting, tmp_path):
@@ -70,7 +72,7 @@ def test_fresh_runs_again(setting, tmp_path):
 
 def test_a_run_of_another_protocol_is_refused_with_the_difference(setting, tmp_path):
     run(setting, tmp_path)
-    other = runner.open_setting(small.protocol(lr=0.5), None)
+    other = open_setting(small.protocol(lr=0.5), None)
     with pytest.raises(ConfigError, match=r"protocol\.train\.lr was 0\.01, is 0\.5.*--fresh"):
         run(other, tmp_path)
 
@@ -79,7 +81,7 @@ def test_other_head_options_are_refused(setting, tmp_path):
     run(setting, tmp_path)
     heads = [small.head("fcn", dropout=0.5)]
     with pytest.raises(ConfigError, match=r"head\.options\.dropout"):
-        runner.run_grid(setting, heads, [0], Precision(), small.execution(tmp_path))
+        run_grid(setting, heads, [0], Precision(), small.execution(tmp_path))
 
 
 def test_one_failing_cell_is_recorded_and_the_others_go_on(setting, tmp_path, monkeypatch):
@@ -98,7 +100,7 @@ def test_one_failing_cell_is_recorded_and_the_others_go_on(setting, tmp_path, mo
 
 
 def test_nan_loss_is_a_failed_record_and_is_kept_until_retried(tmp_path):
-    setting = runner.open_setting(small.protocol(lr=1e30, steps=30), None)
+    setting = open_setting(small.protocol(lr=1e30, steps=30), None)
     [record] = run(setting, tmp_path)
     assert record.status == "failed"
     assert record.failure.kind == "TrainingError"
@@ -110,7 +112,7 @@ def test_nan_loss_is_a_failed_record_and_is_kept_until_retried(tmp_path):
 
 
 def test_batch_of_one_with_pooled_branch_is_a_failure_with_its_reason(tmp_path):
-    setting = runner.open_setting(small.protocol(batch=1), None)
+    setting = open_setting(small.protocol(batch=1), None)
     [record] = run(setting, tmp_path, "ppm")
     assert record.status == "failed"
     assert "batch" in record.failure.message
@@ -130,7 +132,7 @@ def test_interruption_is_recorded_and_the_next_call_goes_on(setting, tmp_path):
     execution = small.execution(tmp_path / "b")
     execution.stop.requested = True
     with pytest.raises(Interrupted):
-        runner.run_grid(setting, [small.head()], [0], Precision(), execution)
+        run_grid(setting, [small.head()], [0], Precision(), execution)
     folder = tmp_path / "b" / "tiny" / "fcn" / "seed-0"
     assert read_run(folder / "record.json").status == "interrupted"
     [resumed] = run(setting, tmp_path / "b")
@@ -151,26 +153,26 @@ def test_full_disk_stops_the_comparison_and_keeps_what_was_written(setting, tmp_
 
 def test_one_cell_is_written_by_one_process_and_others_meanwhile(setting, tmp_path):
     execution = small.execution(tmp_path)
-    cell = runner.Cell(setting, small.head("ppm"), 0, Precision())
-    with runner.cell_lock(cell, execution):
+    cell = Cell(setting, small.head("ppm"), 0, Precision())
+    with cell_lock(cell, execution):
         with (
             pytest.raises(BusyError, match=r"another contextbench process.*ppm.seed-0"),
-            runner.cell_lock(cell, execution),
+            cell_lock(cell, execution),
         ):
             pass
         [record] = run(setting, tmp_path, "fcn")
         assert record.status == "done"
-    with runner.cell_lock(cell, execution):
+    with cell_lock(cell, execution):
         pass  # released
 
 
 def test_a_cell_of_another_process_comes_last_and_its_record_is_taken(setting, tmp_path):
     execution = small.execution(tmp_path)
-    cell = runner.Cell(setting, small.head("fcn"), 0, Precision())
+    cell = Cell(setting, small.head("fcn"), 0, Precision())
     done, order = [], []
 
     def other_process():
-        with runner.cell_lock(cell, execution):
+        with cell_lock(cell, execution):
             held.set()
             while not (tmp_path / "tiny" / "ppm" / "seed-0" / "record.json").exists():
                 time.sleep(0.01)
@@ -191,9 +193,9 @@ def test_waiting_for_what_cells_share_ends_on_request(tmp_path):
     execution, other = small.execution(tmp_path), small.execution(tmp_path)
     other.stop.requested = True
     with (
-        runner.lock(execution, small.protocol()),
+        lock(execution, small.protocol()),
         pytest.raises(Interrupted),
-        runner.lock(other, small.protocol()),
+        lock(other, small.protocol()),
     ):
         pass
 
@@ -202,7 +204,7 @@ def test_output_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OutputError, match=r"output folder .*file"),
-        runner.lock(small.execution(tmp_path / "file"), small.protocol()),
+        lock(small.execution(tmp_path / "file"), small.protocol()),
     ):
         pass
 
@@ -238,23 +240,25 @@ def test_checkpoint_of_another_head_or_class_count_is_refused(setting, tmp_path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from contextbench import runner
+from contextbench.cells import open_setting
+from contextbench.grid import run_grid
 from contextbench.precision import Precision
 from tests import small
-setting = runner.open_setting(small.protocol(steps=int(sys.argv[2])), None)
-runner.run_grid(setting, [small.head()], [0], Precision(), small.execution(Path(sys.argv[1])))
+setting = open_setting(small.protocol(steps=int(sys.argv[2])), None)
+run_grid(setting, [small.head()], [0], Precision(), small.execution(Path(sys.argv[1])))
 """
 
 
 def test_sigkill_in_training_then_the_same_command_gives_the_same_weights(tmp_path):
     steps = 40
-    setting = runner.open_setting(small.protocol(steps=steps), None)
+    setting = open_setting(small.protocol(steps=steps), None)
     run(setting, tmp_path / "a")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "b"), str(steps)]
     process = subprocess.Popen(command)
     folder = tmp_path / "b" / "tiny" / "fcn" / "seed-0"
     deadline = time.monotonic() + 120
     while not (folder / "resume.pt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -12,9 +12,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from contextbench import runner, shared_backbone
 from contextbench.backbone import Backbone
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import Cell, open_setting
 from contextbench.config import EvaluateConfig, Protocol
 from contextbench.data import DataError
 from contextbench.examples import store_examples
+from contextbench.grid import run_grid
 from contextbench.interrupt import Interrupted
 from contextbench.measure.profile import Timing, profile_models
 from contextbench.precision import Precision
@@ -37,9 +39,9 @@ def frozen(evaluate=None, **train) -> Protocol:
 
 
 def run(protocol, out, *names, seeds=(0,), precision=Precision(), **options):
-    setting = runner.open_setting(protocol, None)
+    setting = open_setting(protocol, None)
     heads = [small.head(name) for name in names]
-    return runner.run_grid(setting, heads, seeds, precision, small.execution(out), **options)
+    return run_grid(setting, heads, seeds, precision, small.execution(out), **options)
 
 
 def run_each_alone(protocol, out, *names, **options):
@@ -361,9 +363,9 @@ def test_a_training_step_is_profiled_as_that_of_one_head_over_a_frozen_backbone(
 
 
 def test_attention_needs_no_gradient_of_the_backbone(tmp_path):
-    setting = runner.open_setting(frozen(), None)
+    setting = open_setting(frozen(), None)
     [record] = run(frozen(), tmp_path, "ocnet")
-    cell = runner.Cell(setting, small.head("ocnet"), 0, Precision())
+    cell = Cell(setting, small.head("ocnet"), 0, Precision())
     examples = store_examples(setting, [cell], small.execution(tmp_path), count=1)
     assert record.status == "done"
     assert {each.head for each in examples.attention} == {"ocnet"}

@@ -16,16 +16,18 @@ from typer.testing import CliRunner
 
 from contextbench.backbone import WeightsError, build_backbone
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import open_setting
 from contextbench.checkpoint import CheckpointError
 from contextbench.cli import app
 from contextbench.config import ConfigError, Protocol
+from contextbench.grid import run_grid
 from contextbench.inventory import inventory
 from contextbench.losses import loss_terms, weighted_sum
 from contextbench.measure.counts import count
 from contextbench.measure.memory import predict_inference, predict_training_step
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
-from contextbench.runner import load_trained, open_setting, run_grid
+from contextbench.runner import load_trained
 from contextbench.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
 from contextbench.training import freeze_batch_norm
 from heads import HEADS

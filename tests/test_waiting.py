@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from contextbench import runner, shared_backbone, training, waiting
+from contextbench.cells import Cell, open_setting
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.precision import Precision
 from contextbench.report.checks import warnings_for
@@ -131,7 +132,7 @@ def test_heads_that_train_together_share_the_wait(clock):
 
 
 def test_a_record_says_how_long_a_dataset_that_sleeps_was_waited_for(tmp_path, monkeypatch):
-    setting = runner.open_setting(small.protocol(), None)
+    setting = open_setting(small.protocol(), None)
     read = type(setting.train_set).__getitem__
 
     def sleepy(self, index):
@@ -139,7 +140,7 @@ def test_a_record_says_how_long_a_dataset_that_sleeps_was_waited_for(tmp_path, m
         return read(self, index)
 
     monkeypatch.setattr(type(setting.train_set), "__getitem__", sleepy)
-    cell = runner.Cell(setting, small.head(), 0, Precision())
+    cell = Cell(setting, small.head(), 0, Precision())
     runner.run_cell(cell, small.execution(tmp_path))
     record = read_run(cell.folder(tmp_path) / "record.json")
     slept = 4 * 2 * 0.02  # steps, images of a batch

@@ -10,11 +10,11 @@ import typer
 from contextbench.cli.shared import console, guarded
 
 if TYPE_CHECKING:
+    from contextbench.cells import Execution
     from contextbench.cluster import Resources
     from contextbench.comparison import Plan
     from contextbench.config import Protocol
     from contextbench.report.collection import Collection
-    from contextbench.runner import Execution
 
 PANEL = "Jobs, with --launcher"
 

@@ -160,10 +160,11 @@ def train(
     Example: contextbench train --protocol camvid-small --head ocr --data-root data
     """
     with guarded(resume=True):
+        from contextbench.cells import lock, open_setting
         from contextbench.comparison import shared_precision
         from contextbench.config import load_protocol
+        from contextbench.grid import run_grid
         from contextbench.report.collection import assemble
-        from contextbench.runner import lock, open_setting, run_grid
 
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from contextbench.cells import Execution
     from contextbench.config import HeadConfig, Protocol
     from contextbench.report.collection import Collection
     from contextbench.results import RunRecord
-    from contextbench.runner import Execution
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
@@ -91,11 +91,11 @@ def execution_of(
     shared: "Protocol | None" = None,
 ) -> "Iterator[Execution]":
     """How and where to execute; `shared` is what several processes may train together."""
+    from contextbench.cells import Execution
     from contextbench.config import ConfigError
     from contextbench.console import Reporter
     from contextbench.distributed import check_shareable, joined, launched, own_device
     from contextbench.interrupt import stop_on_signals
-    from contextbench.runner import Execution
 
     world = launched()
     if world.size > 1 and shared is None:

@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from contextbench.cells import Execution
 from contextbench.config import ConfigError, HeadConfig, load_protocol, nearest
 from contextbench.measure.counts import FeatureSize, parse_feature_size
 from contextbench.measure.head_profile import SCOPES, Extent, profile_heads
@@ -14,7 +15,6 @@ from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.published import TableSpec
 from contextbench.results import HeadProfileRecord, ProfileRecord
-from contextbench.runner import Execution
 from heads.interface import Implementation
 
 DTYPES = ("float32", "bfloat16")

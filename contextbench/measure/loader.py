@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import default_collate
 
 from contextbench.build import build_model, loss_weights
+from contextbench.cells import Execution
 from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.data import SegmentationDataset, dataset_source
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
@@ -26,7 +27,7 @@ from contextbench.losses import Criterion
 from contextbench.precision import Precision
 from contextbench.provenance import environment
 from contextbench.results import LoaderRecord, Pace, WorkersPace
-from contextbench.runner import Execution, train_stream
+from contextbench.runner import train_stream
 from contextbench.training import Batch, Recipe, Training, deterministic, device_parts
 from contextbench.waiting import BatchWait
 
