@@ -32,13 +32,18 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@contextmanager
 def file_limit() -> Iterator[None]:
-    """The system refuses to let files grow past 64 KiB, halfway through a write as a full disk."""
+    """The system refuses to let files grow past 64 KiB, halfway through a write as a full disk.
+
+    Not a fixture: what pytest prints before it ends may go to a file that is larger already.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def assert_untouched(old: Path) -> None:
@@ -91,10 +96,10 @@ WRITERS: dict[str, Callable[[BinaryIO], object]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.usefixtures("file_limit")
 def test_a_write_that_the_system_cuts_short(old: Path, writer: str) -> None:
     """torch.save hides the system's error behind one of its own."""
-    with pytest.raises(OutputError, match=r"cannot write .*record\.json: File too large"):
+    message = r"cannot write .*record\.json: File too large"
+    with file_limit(), pytest.raises(OutputError, match=message):
         write_atomic(old, WRITERS[writer])
     assert_untouched(old)
 
