@@ -263,7 +263,7 @@ def test_missing_weights_say_how_to_pass_a_file(tmp_path):
 
 def test_interrupted_compare_exits_130_and_finishes_with_the_same_table(tmp_path):
     arguments = ["compare", "--heads", "fcn,ppm", "--rounds", "1", *SETTINGS]
-    arguments += ["--set", "train.steps=40"]
+    arguments += ["--set", "train.steps=10"]
     call(*arguments, "--out", tmp_path / "a")
     command = [sys.executable, "-m", "contextbench", *arguments, "--out", str(tmp_path / "b")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -960,6 +960,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks f
 
 
 @linux
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_recorded_with_its_log(told: Told) -> None:
     out, protocol = told.execution.out, small.protocol(steps=5000)
     with Signalling(out, signal.SIGKILL) as jobs:

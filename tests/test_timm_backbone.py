@@ -261,7 +261,7 @@ def test_hrnet_fuses_branches_bilinearly(hrnet: HRNetBackbone) -> None:
         ("hrnet_w18_small", 16, "1.5"),
         ("hrnet_w18_small_v2", 18, "3.9"),
         ("hrnet_w18", 18, None),
-        ("hrnet_w48", 48, "65.9"),
+        pytest.param("hrnet_w48", 48, "65.9", marks=pytest.mark.slow),
     ],
 )
 def test_hrnets_have_their_published_size(name: str, width: int, millions: str | None) -> None:

@@ -243,6 +243,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_what_a_function_adds() -> None:
     ballast = torch.ones(75, MEBIBYTE)  # 300 MiB of this process must not hide the growth
     grown = measure_peak_cpu(_hold_100_mebibytes)
