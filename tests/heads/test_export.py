@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from heads import ContextHead, Features, HeadOutput
+from heads import HEADS, ContextHead, Features, HeadOutput
 from tests.heads.small import (
     VARIANTS,
     scalar_loss,
@@ -59,7 +59,9 @@ def assert_same_logits(program: nn.Module, head: ContextHead, sizes: list[tuple[
         torch.testing.assert_close(program(*features), head(features).logits)
 
 
-@every_variant
+@pytest.mark.parametrize(
+    "variant", [v if v in HEADS else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+)
 def test_exported_head_gives_the_same_logits(variant: str) -> None:
     head, features = small_head(variant).eval(), small_features()
     assert_same_logits(exported(head, features), head, [(17, 13)])
