@@ -10,14 +10,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from contextbench.errors import UserError
 from contextbench.files import quarantine, write_atomic, write_text
+from contextbench.reading import check_plain, given, read_json, why
 
 SCHEMA_VERSION = 1
 NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
@@ -32,7 +33,42 @@ class RecordError(UserError, ValueError):
 
 
 class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Immutable and closed, as `_read` takes it; its validators are all that is checked of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    check_plain(content)
+    return content
+
+
+Count = Annotated[int, Field(ge=0, le=2**62)]  # such that two of them fit into 64 bits
+Positive = Annotated[int, Field(ge=1, le=2**62)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e10)]  # ratios divide by them
+Free = Annotated[dict[str, Any], AfterValidator(_plain)]  # what no reader relies on
+
+
+class NumberFormat(_Stored):
+    """The number format and memory layout that a model runs in."""
+
+    dtype: Literal["float32", "bfloat16"]
+    memory_format: Literal["contiguous", "channels_last"]
+
+
+class StoredPrecision(_Stored):
+    """A `precision.json`: what was chosen for all heads of a comparison, and on which device."""
+
+    model_config = ConfigDict(extra="ignore")  # what the choice rests on is for people
+
+    device: str
+    chosen: NumberFormat
+
+
+def read_precision(path: Path) -> StoredPrecision:
+    """Read a `precision.json`. Raises `RecordError` for one that cannot be used."""
+    return _valid(StoredPrecision, _content(path), path)
 
 
 class Failure(_Stored):
@@ -276,17 +312,26 @@ def read_profile(path: Path) -> ProfileRecord:
 
 
 def _read(model: type[R], path: Path) -> R:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+    content = _content(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema version {version}, this release reads {SCHEMA_VERSION}")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        found = f"schema version {given(version)}"
+        raise RecordError(f"{path}: {found}, this release reads {SCHEMA_VERSION}")
+    return _valid(model, content, path)
+
+
+def _content(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {why(error)}") from error
+
+
+def _valid(model: type[R], content: Any, path: Path) -> R:
     try:
         return model.model_validate(content)
-    except ValidationError as error:
-        raise RecordError(f"{path}: not a valid record: {error}") from error
+    except ValueError as error:
+        raise RecordError(f"{path}: not a valid record: {why(error)}") from error
 
 
 def existing_run(folder: Path) -> RunRecord | None:

@@ -23,7 +23,9 @@ from contextbench.results import (
     existing_run,
     find_runs,
     read_areas,
+    read_head_profile,
     read_history,
+    read_precision,
     read_profile,
     read_run,
     write_areas,
@@ -152,6 +154,54 @@ def test_a_record_with_a_wrong_value_is_refused_by_name(
     edited(stored, change)
     with pytest.raises(RecordError, match=rf"record\.json: not a valid record: (.|\n)*{key}"):
         read_run(stored)
+
+
+BAD_JSON = {
+    "deep": b"[" * 100_000,
+    "many digits": b'{"schema_version": ' + b"7" * 5000 + b"}",
+    "more than 64 bits": b'{"schema_version": %d}' % 2**63,
+    "not finite": b'{"schema_version": 1, "a": NaN}',
+    "infinite by its exponent": b'{"schema_version": 1, "a": 1e999}',
+    "half a surrogate": b'{"schema_version": 1, "a": "\\ud800"}',
+    "a key twice": b'{"schema_version": 1, "schema_version": 2}',
+    "not UTF-8": b'{"schema_version": "\xff"}',
+    "no record": b'{"schema_version": 1, "a": {"b": [1, 2]}}',
+    "a list": b"[1, 2]",
+}
+
+
+@pytest.mark.parametrize("read", [read_run, read_profile, read_head_profile, read_precision])
+@pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
+def test_json_that_is_no_record_is_refused_in_one_short_line(
+    tmp_path: Path, content: bytes, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert "http" not in message
+    assert len(message) < len(str(path)) + 400
+
+
+CHOICE: dict[str, Any] = {
+    "device": "a device",
+    "chosen": {"dtype": "bfloat16", "memory_format": "channels_last"},
+    "samples_ms": {},
+}
+
+
+def test_a_stored_number_format_is_one_that_exists(tmp_path: Path) -> None:
+    path = tmp_path / "precision.json"
+    path.write_text(json.dumps(CHOICE), encoding="utf-8")
+    assert read_precision(path).chosen.model_dump() == CHOICE["chosen"]
+    for key in ("dtype", "memory_format"):
+        chosen = {**CHOICE["chosen"], key: "float8"}
+        path.write_text(json.dumps({**CHOICE, "chosen": chosen}), encoding="utf-8")
+        with pytest.raises(RecordError, match=rf"precision\.json: .*{key} is 'float8'"):
+            read_precision(path)
 
 
 def test_a_good_record_is_found_and_left_where_it_is(stored: Path) -> None:

@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from contextbench.files import write_atomic
+from contextbench.text import shortened as shortened
 
 Width = Literal["one", "two"]
 Format = Literal["png", "svg", "pdf"]
@@ -180,14 +181,6 @@ def text_height(text: str, size: float) -> float:
 def text_width(texts: Sequence[str], size: float) -> float:
     """Inches that the longest of some texts takes at a font size in points, roughly."""
     return max(map(len, texts), default=0) * CHARACTER * size / 72
-
-
-def shortened(text: str, characters: int) -> str:
-    """A text of at most so many characters: what is too much is cut out of its middle."""
-    if len(text) <= characters:
-        return text
-    head = (characters - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (characters - 1 - head) :]}"
 
 
 def signed(value: float) -> str:
