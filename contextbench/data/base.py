@@ -89,6 +89,10 @@ class SegmentationDataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of `self[index].image`, without decoding it. Raises `DataError`."""
+        ...
+
     def fingerprint(self) -> str:
         """Hex digest over split list, mask content, mapping table and class list."""
         ...

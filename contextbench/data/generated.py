@@ -52,6 +52,9 @@ class GeneratedDataset:
     def __getitem__(self, index: int) -> Sample:
         return read_pair(str(index), *self._paths(index), self.table)
 
+    def image_size(self, _index: int) -> tuple[int, int]:
+        return self.size
+
     def fingerprint(self) -> str:
         content = f"generated {self.size} {self.suffix} {self.labels.classes}"
         return hashlib.sha256(content.encode()).hexdigest()

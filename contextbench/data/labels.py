@@ -176,6 +176,15 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H, W) that `read_image` gives, from the header alone. `DataError` if unreadable."""
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
 def read_indices(path: Path) -> NDArray[np.uint8]:
     """(H, W) raw values of an index mask of mode L or P, never converted (that loses indices)."""
     return _decode(path, modes=INDEX_MODES)

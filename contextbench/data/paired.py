@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contextbench.data.base import DataError, Facts, Picture, Sample
-from contextbench.data.labels import MaskTable, read_image, read_indices, read_pair
+from contextbench.data.labels import (
+    MaskTable,
+    picture_size,
+    read_image,
+    read_indices,
+    read_pair,
+)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
@@ -233,6 +239,10 @@ class PairedDataset:
 
     def __getitem__(self, index: int) -> Sample:
         return read_pair(*self.pairs[index], self.source.table, self.source.read_mask)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an image, from the header of its file. Raises `DataError`."""
+        return picture_size(self.pairs[index].image)
 
     def fingerprint(self) -> str:
         """Hex digest over the file names of the split, its masks, mapping table and classes.

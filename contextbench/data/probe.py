@@ -177,6 +177,9 @@ class ContextProbe:
         image, labels = render(draw_plan(bits, self.size), bits, self.size)
         return Sample(self.name(index), torch.from_numpy(image), torch.from_numpy(labels))
 
+    def image_size(self, _index: int) -> tuple[int, int]:
+        return self.size
+
     def name(self, index: int) -> str:
         return f"{self.split}-{index:06d}"
 

@@ -146,3 +146,16 @@ def test_masks_of_one_file_are_hashed_as_that_file(tmp_path: Path) -> None:
     with (root / "VOC2010/train.pth").open("ab") as file:
         file.write(b"x")
     assert dataset.fingerprint() != before
+
+
+def test_sizes_of_images_come_from_headers_alone(root: Path) -> None:
+    """Height first; the pixels may be missing from the file."""
+    path = trees.write_image(root / "images/c.png", (30, 50))
+    trees.write_mask(root / "masks/c.png", trees.filled([0], (30, 50)))
+    dataset = Small(root).open("train")
+    assert dataset.image_size(2) == tuple(dataset[2].image.shape[1:]) == (30, 50)
+    path.write_bytes(path.read_bytes()[:60])
+    assert dataset.image_size(2) == (30, 50)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"c\.png"):
+        dataset.image_size(2)

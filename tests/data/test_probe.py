@@ -207,6 +207,11 @@ def test_splits_share_no_image() -> None:
     assert len(set(digests)) == len(digests) == 45
 
 
+def test_the_size_of_an_image_is_known_without_drawing_it() -> None:
+    scenes = ContextProbe(length=1, size=(64, 96), seed=0)
+    assert scenes.image_size(0) == tuple(scenes[0].image.shape[1:]) == (64, 96)
+
+
 def test_the_fingerprint_tells_what_differs() -> None:
     base = {"length": 5, "size": SIZE, "seed": 0, "split": "train"}
     changes = [{}, {"length": 6}, {"size": (64, 64)}, {"seed": 1}, {"split": "val"}]
