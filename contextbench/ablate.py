@@ -9,7 +9,7 @@ import torch
 from contextbench.ablation import Ablation, Variant, variants
 from contextbench.build import build_model, loss_weights
 from contextbench.cells import Cell, Execution, Setting, lock, open_setting, stored_run
-from contextbench.comparison import shared_precision
+from contextbench.comparison import say_weights, shared_precision
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol
 from contextbench.grid import run_grid
 from contextbench.precision import Precision
@@ -50,6 +50,8 @@ def run_ablation(
             f"ablation {ablation.name!r} has no row that runs under {protocol.name!r}: {reasons}"
         )
     protocols = {each.name: each for each in (protocol, *(v.protocol for v in runnable))}
+    for each in protocols.values():
+        say_weights(each, execution)
     settings = {n: open_setting(each, execution.data_root) for n, each in protocols.items()}
     heads = list({v.row.head.name: v.row.head for v in runnable}.values())
     with lock(execution, protocol):

@@ -14,11 +14,14 @@ layer4: block i has dilation `rate * multi_grid[i]` in every 3x3 convolution, th
 as in DeepLabv3 (rate 2 at output stride 16: 2, 4, 8).
 
 Parameter names are torchvision's, so its checkpoints load as they are; the deep stem's are those
-of the usual ResNet-C checkpoints (`conv1.0`, `conv1.1`, `conv1.3`, ..., `bn1`).
+of PyTorch-Encoding (`conv1.0`, `conv1.1`, `conv1.3`, ..., `bn1`). `STEM_NAMES` has what other code
+bases call them.
+
+Two deep stems are in use: three 3x3 convolutions of 32, 32 and 64 channels (ResNet-C, GluonCV,
+mmsegmentation), and of 64, 64 and 128 (semseg, PyTorch-Encoding, openseg.pytorch, OCNet, CCNet).
 """
 
 import difflib
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -26,8 +29,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import (
     BasicBlock,
@@ -38,14 +39,51 @@ from torchvision.models.resnet import (
     ResNet101_Weights,
 )
 
-from contextbench.errors import UserError
+from contextbench.config import WEIGHT_SUFFIXES, weights_file
+from contextbench.pretrained import Fitted, Naming, Wanted, WeightsError, fit
 from heads.interface import Channels, Features
 
-Stem = Literal["basic", "deep"]
+Stem = Literal["basic", "deep", "deep_wide"]
 
+# Channels of the first convolutions and of the last one, for each channel of layer1's.
+STEM_CHANNELS: Mapping[Stem, tuple[float, float]] = {
+    "basic": (1, 1),
+    "deep": (0.5, 1),
+    "deep_wide": (1, 2),
+}
+STEM_TEXTS: Mapping[Stem, str] = {
+    "basic": "a basic stem (one 7x7 convolution)",
+    "deep": "a deep stem (three 3x3 convolutions, of 32, 32 and 64 channels at the usual width)",
+    "deep_wide": "a wide deep stem (three 3x3 convolutions, of 64, 64 and 128 channels there)",
+}
 
-class WeightsError(UserError, ValueError):
-    """Pretrained weights that cannot be had or do not fit. The message says what to do."""
+# Modules of the stem, in the order of what they compute: a convolution, its batch norm, and so on.
+STEM_NAMES: Mapping[str, tuple[str, ...]] = {
+    "names of torchvision": ("conv1", "bn1"),
+    "names of semseg's models (layer0)": ("layer0.0", "layer0.1"),
+    "names of openseg.pytorch (resinit)": ("resinit.conv1", "resinit.bn1"),
+}
+DEEP_STEM_NAMES: Mapping[str, tuple[str, ...]] = {
+    # zhanghang1989/PyTorch-Encoding, encoding/models/backbone/resnet.py; timm's resnet50c too
+    "names of PyTorch-Encoding (conv1.0)": (
+        "conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1",
+    ),
+    # hszhao/semseg, model/resnet.py, whose files OCNet, CCNet and openseg.pytorch start from
+    "names of semseg (conv1, conv2, conv3)": ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"),
+    # open-mmlab/mmsegmentation, mmseg/models/backbones/resnet.py, `deep_stem`; mmpretrain likewise
+    "names of mmsegmentation (stem)": (
+        "stem.0", "stem.1", "stem.3", "stem.4", "stem.6", "stem.7",
+    ),
+    # hszhao/semseg, model/pspnet.py
+    "names of semseg's models (layer0)": (
+        "layer0.0", "layer0.1", "layer0.3", "layer0.4", "layer0.6", "layer0.7",
+    ),
+    # openseg-group/openseg.pytorch, lib/models/backbones/resnet/resnet_models.py
+    "names of openseg.pytorch (resinit)": (
+        "resinit.conv1", "resinit.bn1", "resinit.conv2", "resinit.bn2", "resinit.conv3",
+        "resinit.bn3",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +107,6 @@ RESNETS = {
     "resnet101": ResNetSpec(Bottleneck, (3, 4, 23, 3), _urls(ResNet101_Weights)),
 }
 OUTPUT_STRIDES = (8, 16, 32)
-FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 class Backbone(nn.Module):
@@ -77,6 +114,7 @@ class Backbone(nn.Module):
 
     channels: Channels
     output_stride: int  # of layer4
+    origin: str | None = None  # what its first weights were, None for random ones
 
     def synchronise_batch_norm(self) -> None:
         """Let every batch norm use the statistics of all processes, in place."""
@@ -101,13 +139,15 @@ class DilatedResNet(Backbone):
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
-        self.conv1 = _stem(stem, width)
-        self.bn1 = nn.BatchNorm2d(width)
+        half, outputs = STEM_CHANNELS[stem]
+        outputs = int(outputs * width)
+        self.conv1 = _stem(stem, int(half * width), outputs)
+        self.bn1 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         planes = [width, 2 * width, 4 * width, 8 * width]
         self.channels = Channels(*(n * spec.block.expansion for n in planes))
-        inputs = [width, *self.channels[:3]]
+        inputs = [outputs, *self.channels[:3]]
         strides, rates = _strides_and_rates(output_stride)
         sizes = zip(inputs, planes, spec.blocks, strides, strict=True)
         stages = [_stage(spec.block, *each) for each in sizes]
@@ -142,8 +182,9 @@ def build_backbone(
 
     `width` is the channel count of layer1's convolutions; later stages double it. Only resnet10 may
     depart from 64. `weights` is the name of a torchvision weight set, such as "IMAGENET1K_V2", or a
-    file of the network's state dict (.pth, .pt, .safetensors). Without it the initialisation is
-    torchvision's. Raises ValueError for a bad option and WeightsError for bad weights.
+    file that has the network's tensors (`pretrained`). Without it the initialisation is
+    torchvision's. On the meta device weights are looked at but not loaded. Raises ValueError for a
+    bad option and WeightsError for bad weights.
     """
     spec = _find(name)
     _check_options(name, spec, stem, output_stride, multi_grid, width)
@@ -172,8 +213,9 @@ def _check_options(
     multi_grid: Sequence[int],
     width: int,
 ) -> None:
-    if stem not in ("basic", "deep"):
-        raise ValueError(f"backbone stem {stem!r}: allowed are 'basic' and 'deep'")
+    if stem not in STEM_CHANNELS:
+        allowed = ", ".join(map(repr, STEM_CHANNELS))
+        raise ValueError(f"backbone stem {stem!r}: allowed are {allowed}")
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"output_stride {output_stride}: allowed are 8, 16 and 32")
     if len(multi_grid) != 3 or min(multi_grid) < 1:
@@ -188,11 +230,10 @@ def _check_options(
         raise ValueError(f"width {width}: expected at least 2")
 
 
-def _stem(stem: Stem, width: int) -> nn.Module:
-    """Everything before `bn1`. ResNet-C has 32, 32 and 64 channels at the usual width of 64."""
+def _stem(stem: Stem, half: int, outputs: int) -> nn.Module:
+    """Everything before `bn1`."""
     if stem == "basic":
-        return nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-    half = width // 2
+        return nn.Conv2d(3, outputs, kernel_size=7, stride=2, padding=3, bias=False)
     return nn.Sequential(
         nn.Conv2d(3, half, kernel_size=3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(half),
@@ -200,7 +241,7 @@ def _stem(stem: Stem, width: int) -> nn.Module:
         nn.Conv2d(half, half, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(half),
         nn.ReLU(inplace=True),
-        nn.Conv2d(half, width, kernel_size=3, padding=1, bias=False),
+        nn.Conv2d(half, outputs, kernel_size=3, padding=1, bias=False),
     )
 
 
@@ -252,55 +293,96 @@ def _initialise(backbone: nn.Module) -> None:
 
 
 def _load(backbone: DilatedResNet, name: str, stem: Stem, weights: str) -> None:
-    if Path(weights).suffix in FILE_SUFFIXES:
-        state = read_state(Path(weights))
+    file = weights_file(weights)
+    if file is None:
+        fitted = _published(name, stem, weights)
     else:
-        state = _download(name, stem, weights)
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    if stem == "deep" and "conv1.weight" in state:
-        raise WeightsError(_basic_stem_message(weights))
-    try:
-        # Not strict, so that one message can name all keys.
-        # Batch norms of old files lack a counter, which torch then adds by itself.
-        missing, unexpected = backbone.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise WeightsError(f"backbone.weights {weights!r} do not fit {name}: {error}") from error
-    if missing or unexpected:
-        raise WeightsError(
-            f"backbone.weights {weights!r} are not those of {name} with a {stem} stem: "
-            f"missing keys: {listed_keys(missing)}; unexpected keys: {listed_keys(unexpected)}"
-        )
+        fitted = fit(file, _wanted(backbone, name, stem))
+    if not backbone.bn1.weight.is_meta:
+        backbone.load_state_dict(fitted.tensors, strict=False)  # batch norms may lack a counter
+    backbone.origin = fitted.origin
 
 
-def listed_keys(keys: Sequence[str]) -> str:
-    """The first few keys of a state dict and how many more there are."""
-    shown = ", ".join(keys[:8]) or "none"
-    return shown if len(keys) <= 8 else f"{shown} and {len(keys) - 8} more"
-
-
-def _basic_stem_message(weights: str) -> str:
-    return (
-        f"backbone.weights {weights!r} are of a ResNet with the basic 7x7 stem, but the protocol "
-        "has backbone.stem: deep; choose stem: basic, or give a file of ResNet-C weights"
+def _wanted(backbone: DilatedResNet, name: str, stem: Stem) -> Wanted:
+    own = backbone.state_dict()
+    width = backbone.channels.layer1 // RESNETS[name].block.expansion
+    names = _stem_names(stem)
+    modules = next(iter(names.values()))
+    return Wanted(
+        name=f"{name} with a {stem} stem",
+        shapes={key: tuple(tensor.shape) for key, tensor in own.items()},
+        namings=[
+            Naming(
+                label, {key: _renamed(key, dict(zip(modules, theirs, strict=True))) for key in own}
+            )
+            for label, theirs in names.items()
+        ],
+        hint=lambda tensors: _hint(tensors, name, stem, width),
     )
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a local file; pickled code in it is refused, not run.
+def _stem_names(stem: Stem) -> Mapping[str, tuple[str, ...]]:
+    return STEM_NAMES if stem == "basic" else DEEP_STEM_NAMES
 
-    Raises `WeightsError` for a file that is missing, unreadable or holds something else.
-    """
-    if not path.is_file():
-        raise WeightsError(f"backbone.weights: no such file: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError(f"backbone.weights: cannot read {path}: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"backbone.weights: {path} holds no state dict (names to tensors)")
-    return state
+
+def _renamed(key: str, modules: Mapping[str, str]) -> str:
+    module, _, tensor = key.rpartition(".")
+    return f"{modules.get(module, module)}.{tensor}"
+
+
+def _hint(tensors: Mapping[str, Tensor], name: str, stem: Stem, width: int) -> str:
+    """What the shapes in a file say that it is of, where that is another network; else empty."""
+    first = tensors.get("layer1.0.conv1.weight")
+    if first is None:
+        return ""
+    hints = [*_depth_hint(tensors, name), *_stem_hint(tensors, stem, len(first))]
+    if any(_is_convolution(tensors.get(f"layer{n}.0.downsample.1.weight")) for n in (1, 2)):
+        hints.append(
+            "Its shortcuts have a layer before their convolution (ResNet-D), which no backbone "
+            "here has"
+        )
+    if len(first) != width:
+        hints.append(f"Its layer1 has {len(first)} channels, not {width}")
+    return ". ".join(hints)
+
+
+def _depth_hint(tensors: Mapping[str, Tensor], name: str) -> Iterable[str]:
+    block = Bottleneck if "layer1.0.conv3.weight" in tensors else BasicBlock
+    places = {tuple(key.split(".")[:2]) for key in tensors}
+    blocks = tuple(sum(stage == f"layer{n}" for stage, *_ in places) for n in (1, 2, 3, 4))
+    found = (each for each, spec in RESNETS.items() if (spec.block, spec.blocks) == (block, blocks))
+    known = next(found, None)
+    if known == name:
+        return
+    kind = "three" if block is Bottleneck else "two"
+    yield f"The file has stages of {', '.join(map(str, blocks))} blocks of {kind} convolutions" + (
+        f": set backbone.name: {known}" if known else ", which no backbone here has"
+    )
+
+
+def _stem_hint(tensors: Mapping[str, Tensor], stem: Stem, width: int) -> Iterable[str]:
+    """The stem that the file has, under whichever name, by its kernels and channels."""
+    for wanted, half, outputs in ((each, *STEM_CHANNELS[each]) for each in STEM_CHANNELS):
+        sizes = [int(half * width)] * 2 * (wanted != "basic") + [int(outputs * width)]
+        kernel = 7 if wanted == "basic" else 3
+        for modules in _stem_names(wanted).values():
+            found = [tensors.get(f"{module}.weight") for module in modules[::2]]
+            shapes = [None if each is None else (len(each), *each.shape[2:]) for each in found]
+            if shapes == [(size, kernel, kernel) for size in sizes] and wanted != stem:
+                yield f"The file has {STEM_TEXTS[wanted]}: set backbone.stem: {wanted}"
+                return
+
+
+def _is_convolution(weight: Tensor | None) -> bool:
+    return weight is not None and weight.ndim == 4
+
+
+def _published(name: str, stem: Stem, weights: str) -> Fitted:
+    state = _download(name, stem, weights)
+    tensors = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    return Fitted(
+        tensors, f"{weights} of torchvision, {Path(RESNETS[name].published[weights]).name}"
+    )
 
 
 def _download(name: str, stem: Stem, weights: str) -> dict[str, Tensor]:
@@ -311,10 +393,14 @@ def _download(name: str, stem: Stem, weights: str) -> dict[str, Tensor]:
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise WeightsError(
             f"{name} has no published weights {weights!r}{hint} Allowed for backbone.weights: "
-            f"{''.join(f'{each}, ' for each in known)}a file ({', '.join(FILE_SUFFIXES)})"
+            f"{''.join(f'{each}, ' for each in known)}a file ({', '.join(WEIGHT_SUFFIXES)})"
         )
-    if stem == "deep":
-        raise WeightsError(_basic_stem_message(weights))
+    if stem != "basic":
+        raise WeightsError(
+            f"backbone.weights {weights!r} are of a ResNet with the basic 7x7 stem, but the "
+            f"protocol has backbone.stem: {stem}; choose stem: basic, or give a file of weights "
+            f"with {STEM_TEXTS[stem]}"
+        )
     url = known[weights]
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(

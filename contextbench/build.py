@@ -6,7 +6,14 @@ from typing import Any
 import torch
 
 from contextbench.backbone import Backbone, build_backbone
-from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol, nearest
+from contextbench.config import (
+    BackboneConfig,
+    ConfigError,
+    HeadConfig,
+    Protocol,
+    nearest,
+    weights_file,
+)
 from contextbench.model import Segmenter
 from contextbench.timm_backbone import PREFIX, build_timm_backbone
 from heads import HEADS, Channels, ContextHead, build_head
@@ -38,6 +45,18 @@ def build_model(
     options = head_options(protocol, head)
     module = build_configured(head, backbone.channels, num_classes, options)
     return Segmenter(backbone, module, frozen=protocol.shared_backbone == "frozen")
+
+
+def check_weights(protocol: Protocol) -> str | None:
+    """What the backbone's weights are (`Backbone.origin`), looked at before there is work to lose.
+
+    None where they are random. Published weights are downloaded, if they are not here yet. Raises
+    `ConfigError` for a backbone that cannot be built and for weights that are not its own.
+    """
+    config = protocol.backbone
+    looked_at = config.weights is None or weights_file(config.weights) is not None
+    with torch.device("meta" if looked_at else "cpu"):
+        return _backbone(config).origin
 
 
 def build_configured(

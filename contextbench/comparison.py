@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contextbench.build import check_weights
 from contextbench.cells import Cell, Execution, Setting, lock, open_setting
 from contextbench.config import HeadConfig, Protocol
 from contextbench.distributed import own_share
@@ -48,6 +49,7 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     evaluation, while the others wait.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
+    say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
     with lock(execution, protocol):
         precision = shared_precision(setting, plan.heads, execution)
@@ -61,6 +63,13 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
         retry_failed=plan.retry_failed,
     )
     return conclude(setting, plan, runs, precision, execution)
+
+
+def say_weights(protocol: Protocol, execution: Execution) -> None:
+    """Say what the backbone starts from. Raises `ConfigError` for weights that do not fit it."""
+    origin = execution.world.from_main(lambda: check_weights(protocol))
+    if origin is not None:
+        execution.reporter.say(f"backbone weights: {origin}")
 
 
 def conclude(

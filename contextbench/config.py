@@ -52,11 +52,22 @@ class DatasetConfig(Frozen):
 
 class BackboneConfig(Frozen):
     name: str
-    stem: Literal["basic", "deep"] = "basic"
+    stem: Literal["basic", "deep", "deep_wide"] = "basic"
     output_stride: Literal[4, 8, 16, 32] = 8  # 4: HRNet, and no other
     multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
     width: Positive = 64
     weights: str | None = None
+
+
+WEIGHT_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """The file that `backbone.weights` names; None for a published set of weights."""
+    if weights is None:
+        return None
+    path = Path(weights).expanduser()
+    return path if path.suffix in WEIGHT_SUFFIXES or path.is_file() else None
 
 
 class ScheduleConfig(Frozen):

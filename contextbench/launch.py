@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from contextbench.cells import Cell, Execution, Setting, cell_lock, lock, open_setting, stored_run
 from contextbench.cluster import JobState, Launcher, LaunchError
-from contextbench.comparison import Plan
+from contextbench.comparison import Plan, say_weights
 from contextbench.config import ConfigError, Protocol
 from contextbench.distributed import World, check_shareable
 from contextbench.job_conclusion import conclude_by_job
@@ -32,6 +32,7 @@ def compare_on(
     _check_processes(protocol, launcher.processes)
     out, root = execution.out.resolve(), execution.data_root
     execution = replace(execution, out=out, data_root=root.resolve() if root else None)
+    say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
     campaign = _campaign(launcher, setting, plan, execution, device)
     cells = [

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from contextbench.build import check_weights
 from contextbench.cells import Execution, Setting, open_setting
-from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.config import ConfigError, HeadConfig, Protocol, weights_file
 from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
 from contextbench.measure.forecast import Forecast, Forecaster, Size, Workload
@@ -163,6 +164,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         heads=heads,
         notes=[
             *data_note,
+            *_weights_notes(protocol),
             *precision_note,
             *_cell_notes(heads),
             *_memory_notes(workload),
@@ -282,6 +284,16 @@ def _same_recipe(record: RunRecord, protocol: Protocol) -> bool:
     except ValidationError:
         return False
     return recorded.fingerprint("") == protocol.fingerprint("")
+
+
+def _weights_notes(protocol: Protocol) -> Iterable[str]:
+    """What a file of weights is; nothing of published ones, which may have to be downloaded."""
+    if weights_file(protocol.backbone.weights) is None:
+        return
+    try:
+        yield f"Backbone weights: {check_weights(protocol)}."
+    except ConfigError as error:
+        yield f"With these weights compare would stop: {error}"
 
 
 def _cell_notes(heads: Sequence[HeadPlan]) -> Iterable[str]:

@@ -135,6 +135,7 @@ class _Run:
         self.started = now()
         self.progress = Progress()
         self.record: RunRecord | None = None
+        self.weights_origin: str | None = None
         self._writes = execution.world.is_main
         if self._writes:
             write_text(self.folder / "config.yaml", _resolved_yaml(cell))
@@ -147,9 +148,11 @@ class _Run:
     def build(self, backbone: Backbone | None = None) -> Segmenter:
         """The model with its initial weights, on a backbone of its own unless one is given."""
         setting, seed = self.cell.setting, self.cell.seed
-        return build_model(
+        model = build_model(
             setting.protocol, self.cell.head, setting.num_classes, seed=seed, backbone=backbone
         )
+        self.weights_origin = model.backbone.origin
+        return model
 
     def recipe(self, model: Segmenter) -> Recipe:
         cell, execution = self.cell, self.execution
@@ -396,7 +399,10 @@ def _record(
             swap=list(labels.swap),
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
-        environment=environment(execution.device, execution.world),
+        environment={
+            **environment(execution.device, execution.world),
+            **({"backbone_weights": run.weights_origin} if run.weights_origin else {}),
+        },
         started=run.started,
         finished=now(),
         steps=run.progress.step,

@@ -34,15 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contextbench.backbone import (
-    FILE_SUFFIXES,
-    OUTPUT_STRIDES,
-    Backbone,
-    WeightsError,
-    listed_keys,
-    read_state,
-)
+from contextbench.backbone import OUTPUT_STRIDES, Backbone
+from contextbench.config import WEIGHT_SUFFIXES, weights_file
 from contextbench.data.transforms import MEAN, STD
+from contextbench.pretrained import Naming, Wanted, WeightsError, fit
 from heads.blocks import resize_like
 from heads.interface import Channels, Features
 
@@ -112,9 +107,9 @@ def build_timm_backbone(
     """Build a network of timm by its name there, with or without the prefix `timm:`.
 
     `weights` is `imagenet` for the weights that timm prefers, the tag of others, such as `ms_in1k`,
-    or a file of a state dict that timm's classifier of that name would load. Raises ValueError for
-    an unknown name, a network without the strides that are asked for, and if timm is missing;
-    `WeightsError` for bad weights.
+    or a file that has the tensors of timm's classifier of that name (`pretrained`). On the meta
+    device a file is looked at but not loaded. Raises ValueError for an unknown name, a network
+    without the strides that are asked for, and if timm is missing; `WeightsError` for bad weights.
     """
     name = name.removeprefix(PREFIX)
     timm = _timm(name)
@@ -124,9 +119,12 @@ def build_timm_backbone(
     tag = _tag(timm, name, weights)
     options = {"feature_location": ""} if hrnet else _dilation(timm, name, output_stride)
     network = _network(timm, name, tag, options)
-    if weights is not None and tag is None:
-        _load_file(timm, network, name, Path(weights))
-    return _hrnet(network, name) if hrnet else _pyramid(network, name, output_stride)
+    origin = None if tag is None else f"{tag} of timm {timm.__version__}"
+    if (file := weights_file(weights)) is not None:
+        origin = _load_file(timm, network, name, file)
+    built = _hrnet(network, name) if hrnet else _pyramid(network, name, output_stride)
+    built.origin = origin
+    return built
 
 
 def hrnet_names() -> list[str]:
@@ -205,7 +203,7 @@ def _check_stride(name: str, hrnet: bool, output_stride: int) -> None:
 
 def _tag(timm: Any, name: str, weights: str | None) -> str | None:
     """Which of timm's weight sets to load; None for none of them. Raises `WeightsError`."""
-    if weights is None or Path(weights).suffix in FILE_SUFFIXES:
+    if weights is None or weights_file(weights) is not None:
         return None
     tags = [full.partition(".")[2] for full in timm.list_pretrained(name)]
     preferred = timm.get_pretrained_cfg(name)
@@ -214,7 +212,7 @@ def _tag(timm: Any, name: str, weights: str | None) -> str | None:
         choices = [DEFAULT_WEIGHTS, *tags] if tags else []
         raise WeightsError(
             f"{PREFIX}{name} has no published weights {weights!r}. Allowed for backbone.weights: "
-            f"{''.join(f'{each}, ' for each in choices)}a file ({', '.join(FILE_SUFFIXES)})"
+            f"{''.join(f'{each}, ' for each in choices)}a file ({', '.join(WEIGHT_SUFFIXES)})"
         )
     _check_statistics(timm.get_pretrained_cfg(f"{name}.{tag}"), f"{PREFIX}{name}", tag)
     return tag
@@ -267,32 +265,24 @@ def _download_message(timm: Any, name: str, tag: str, error: Exception) -> str:
     )
 
 
-def _load_file(timm: Any, network: nn.Module, name: str, path: Path) -> None:
-    """Weights of the classifier `name`, all of the extractor's among them. `WeightsError` else.
+def _load_file(timm: Any, network: nn.Module, name: str, path: Path) -> str:
+    """Load what a file has of the extractor; what that was. Raises `WeightsError`.
 
     timm's own loader would take a file that has nothing in common with the network.
     """
-    state = read_state(path)
+    own = network.state_dict()
     with torch.device("meta"):
         classifier = timm.create_model(name).state_dict()
-    sources = {key: _key_in_file(key, classifier) for key in network.state_dict()}
-    missing = [
-        source
-        for source in sources.values()
-        if source not in state and not source.endswith("num_batches_tracked")
-    ]
-    unexpected = [key for key in state if key not in classifier]
-    if missing or unexpected:
-        raise WeightsError(
-            f"backbone.weights {str(path)!r} are not those of {PREFIX}{name}: missing keys: "
-            f"{listed_keys(missing)}; unexpected keys: {listed_keys(unexpected)}"
-        )
-    try:
-        loaded = {key: state[source] for key, source in sources.items() if source in state}
-        network.load_state_dict(loaded, strict=False)
-    except RuntimeError as error:
-        message = f"backbone.weights {str(path)!r} do not fit {PREFIX}{name}: {error}"
-        raise WeightsError(message) from error
+    wanted = Wanted(
+        name=f"{PREFIX}{name}",
+        shapes={key: tuple(tensor.shape) for key, tensor in own.items()},
+        namings=[Naming("names of timm", {key: _key_in_file(key, classifier) for key in own})],
+        beyond=classifier,
+    )
+    fitted = fit(path, wanted)
+    if not next(network.parameters()).is_meta:
+        network.load_state_dict(fitted.tensors, strict=False)  # batch norms may lack a counter
+    return fitted.origin
 
 
 def _key_in_file(key: str, classifier: Mapping[str, Any]) -> str:

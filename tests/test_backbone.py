@@ -1,17 +1,15 @@
 """Backbones against torchvision, the à trous property, and weights from files and the network."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from contextbench.backbone import RESNETS, Backbone, WeightsError, build_backbone
+from contextbench.backbone import RESNETS, Backbone, build_backbone
+from contextbench.pretrained import WeightsError
 
 NAMES = list(RESNETS)
 
@@ -150,7 +148,7 @@ def test_dilation_of_every_convolution(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stem", ["basic", "deep"])
+@pytest.mark.parametrize("stem", ["basic", "deep", "deep_wide"])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_shapes_and_channels(name: str, stem: Any, output_stride: int) -> None:
     """Each stride maps n to ceil(n / 2); 97 = 96 + 1 tells rounding up from rounding down."""
@@ -187,12 +185,18 @@ def test_width_scales_every_stage() -> None:
     assert backbone(torch.zeros(1, 3, 32, 32, device="meta")).layer4.shape == (1, 96, 4, 4)
 
 
-def test_deep_stem_is_three_convolutions_of_32_32_64_channels() -> None:
-    stem = _on_meta("resnet50", stem="deep").conv1
-    convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
-    assert [c.out_channels for c in convolutions] == [32, 32, 64]
+@pytest.mark.parametrize(
+    ("stem", "channels"), [("deep", (32, 32, 64)), ("deep_wide", (64, 64, 128))]
+)
+def test_channels_of_deep_stems(stem: Any, channels: tuple[int, int, int]) -> None:
+    backbone = _on_meta("resnet50", stem=stem)
+    convolutions = [m for m in backbone.conv1.modules() if isinstance(m, nn.Conv2d)]
+    assert tuple(c.out_channels for c in convolutions) == channels
     assert [c.stride for c in convolutions] == [(2, 2), (1, 1), (1, 1)]
-    assert sum(p.numel() for p in stem.parameters()) == 9 * (3 * 32 + 32 * 32 + 32 * 64) + 4 * 32
+    a, b, c = channels
+    parameters = sum(p.numel() for p in backbone.conv1.parameters())
+    assert parameters == 9 * (3 * a + a * b + b * c) + 2 * (a + b)
+    assert backbone.bn1.num_features == backbone.layer1[0].conv1.in_channels == c
 
 
 def test_initialisation_is_torchvisions() -> None:
@@ -207,7 +211,7 @@ def test_initialisation_is_torchvisions() -> None:
     [
         ("resnet5", {}, "did you mean 'resnet50'"),
         ("vgg", {}, "resnet10, resnet18"),
-        ("resnet18", {"stem": "wide"}, "'basic' and 'deep'"),
+        ("resnet18", {"stem": "wide"}, "'basic', 'deep', 'deep_wide'"),
         ("resnet18", {"output_stride": 4}, "8, 16 and 32"),
         ("resnet18", {"width": 32}, "only resnet10"),
         ("resnet10", {"width": 0}, "at least 2"),
@@ -230,91 +234,6 @@ def test_bad_options_name_what_is_allowed(name: str, options: dict[str, Any], me
         build_backbone(name, **options)
 
 
-def _tiny_state() -> dict[str, Tensor]:
-    """A state dict of resnet10 as a classifier would be saved, with the layer that is dropped."""
-    state = build_backbone("resnet10", width=8).state_dict()
-    return {**state, "fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}
-
-
-def _load_tiny(path: Path, **options: Any) -> Backbone:
-    return build_backbone("resnet10", width=8, weights=str(path), **options)
-
-
-@pytest.mark.parametrize(("suffix", "save"), [(".pth", torch.save), (".safetensors", save_file)])
-def test_weights_from_a_file(tmp_path: Path, suffix: str, save: Callable[..., None]) -> None:
-    state = _tiny_state()
-    save(state, tmp_path / f"weights{suffix}")
-    loaded = _load_tiny(tmp_path / f"weights{suffix}").state_dict()
-    assert loaded.keys() == {key for key in state if not key.startswith("fc.")}
-    for key, value in loaded.items():
-        assert torch.equal(value, state[key]), key
-
-
-def test_old_files_without_batch_counters_load(tmp_path: Path) -> None:
-    state = {k: v for k, v in _tiny_state().items() if not k.endswith("num_batches_tracked")}
-    save_file(state, tmp_path / "weights.safetensors")
-    loaded = _load_tiny(tmp_path / "weights.safetensors")
-    assert torch.equal(loaded.conv1.weight, state["conv1.weight"])
-
-
-def test_deep_stem_weights_load_from_a_file_and_basic_ones_are_refused(tmp_path: Path) -> None:
-    deep = build_backbone("resnet10", width=8, stem="deep")
-    torch.save(deep.state_dict(), tmp_path / "deep.pth")
-    torch.save(_tiny_state(), tmp_path / "basic.pth")
-    loaded = _load_tiny(tmp_path / "deep.pth", stem="deep")
-    assert torch.equal(loaded.conv1[6].weight, deep.conv1[6].weight)
-    with pytest.raises(WeightsError, match=r"basic 7x7 stem.*backbone\.stem: deep"):
-        _load_tiny(tmp_path / "basic.pth", stem="deep")
-    with pytest.raises(
-        WeightsError, match=r"missing keys: conv1\.weight.*unexpected keys: conv1\.0"
-    ):
-        _load_tiny(tmp_path / "deep.pth")
-
-
-def test_wrong_keys_and_shapes_are_named(tmp_path: Path) -> None:
-    state = _tiny_state()
-    missing = {k: v for k, v in state.items() if k != "layer2.0.conv1.weight"}
-    torch.save({**missing, "extra.weight": torch.zeros(1)}, tmp_path / "keys.pth")
-    torch.save({**state, "conv1.weight": torch.zeros(9, 3, 7, 7)}, tmp_path / "shape.pth")
-    pattern = r"missing keys: layer2\.0\.conv1\.weight; unexpected keys: extra\.weight"
-    with pytest.raises(WeightsError, match=pattern):
-        _load_tiny(tmp_path / "keys.pth")
-    with pytest.raises(WeightsError, match=r"size mismatch for conv1\.weight"):
-        _load_tiny(tmp_path / "shape.pth")
-
-
-def test_long_key_lists_are_cut(tmp_path: Path) -> None:
-    torch.save({}, tmp_path / "empty.pth")
-    keys = build_backbone("resnet10", width=8).state_dict()
-    expected = len([key for key in keys if not key.endswith("num_batches_tracked")])
-    with pytest.raises(WeightsError, match=f"and {expected - 8} more; unexpected keys: none"):
-        _load_tiny(tmp_path / "empty.pth")
-
-
-class _NotATensor:
-    pass
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content", "message"),
-    [
-        (".pth", b"not a checkpoint", "cannot read"),
-        (".pth", b"", "cannot read"),
-        (".safetensors", b"not a checkpoint", "cannot read"),
-        (".pth", {"epoch": 3}, "holds no state dict"),
-        (".pth", {"model": _NotATensor()}, "cannot read"),  # pickled code is refused
-    ],
-)
-def test_unreadable_files(tmp_path: Path, suffix: str, content: Any, message: str) -> None:
-    path = tmp_path / f"weights{suffix}"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(WeightsError, match=message):
-        _load_tiny(path)
-
-
 def test_published_weights_go_through_torch_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     network = ResNet(BasicBlock, [2, 2, 2, 2])
     asked: list[tuple[str, dict[str, Any]]] = []
@@ -329,6 +248,7 @@ def test_published_weights_go_through_torch_hub(monkeypatch: pytest.MonkeyPatch)
     assert asked[0][0].endswith("resnet18-f37072fd.pth")
     assert asked[0][1]["check_hash"] is True
     assert asked[0][1]["weights_only"] is True
+    assert backbone.origin == "IMAGENET1K_V1 of torchvision, resnet18-f37072fd.pth"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from contextbench.backbone import WeightsError, build_backbone
+from contextbench.backbone import build_backbone
 from contextbench.build import build_model, loss_weights
 from contextbench.cells import open_setting
 from contextbench.checkpoint import CheckpointError
@@ -27,6 +27,7 @@ from contextbench.measure.counts import count
 from contextbench.measure.memory import predict_inference, predict_training_step
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
+from contextbench.pretrained import WeightsError
 from contextbench.runner import load_trained
 from contextbench.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
 from contextbench.training import freeze_batch_norm
@@ -185,8 +186,46 @@ def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
         build_timm_backbone("resnet34", weights=str(tmp_path / "resnet18.pth"))
     state = timm.create_model("resnet18").state_dict()
     torch.save({**state, "conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "shape.pth")
-    with pytest.raises(WeightsError, match=r"size mismatch for conv1\.weight"):
+    with pytest.raises(WeightsError, match=r"conv1\.weight \[8, 3, 7, 7\] for \[64, 3, 7, 7\]"):
         build_timm_backbone("resnet18", weights=str(tmp_path / "shape.pth"))
+
+
+def test_wrapped_weights_load_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    network = classifier("regnety_002")
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "weights.pth")
+    file = str(tmp_path / "weights.pth")
+    backbone = build_timm_backbone("regnety_002", output_stride=32, weights=file).eval()
+    assert backbone.origin == (
+        "weights.pth: names of timm in 'state_dict' below 'module.'; left out: head (2)"
+    )
+    with torch.inference_mode():
+        _, stages = network.forward_intermediates(images())
+        torch.testing.assert_close(backbone(images()).layer4, stages[-1])
+
+
+def test_weights_of_the_authors_segmentation_network_load_into_hrnet(tmp_path: Path) -> None:
+    """HRNet-Semantic-Segmentation wraps its network, whose trunk has timm's names, as `model`.
+
+    It has no `incre_modules`, `downsamp_modules`, `final_layer`, but `last_layer`, and OCR's parts.
+    """
+    source = classifier("hrnet_w18_small").state_dict()
+    trunk = {
+        key: value
+        for key, value in source.items()
+        if key.split(".")[0]
+        not in ("incre_modules", "downsamp_modules", "final_layer", "classifier")
+    }
+    heads = {"cls_head.weight": torch.zeros(19, 512, 1, 1), "aux_head.0.weight": torch.zeros(1)}
+    content = {f"model.{key}": value for key, value in (trunk | heads).items()}
+    torch.save({**content, "loss.criterion.weight": torch.ones(19)}, tmp_path / "weights.pth")
+    file = str(tmp_path / "weights.pth")
+    backbone = build_timm_backbone("hrnet_w18_small", output_stride=4, weights=file)
+    assert backbone.origin == (
+        "weights.pth: names of timm below 'model.'; left out: cls_head (1), aux_head (1), loss (1)"
+    )
+    for key, value in backbone.network.state_dict().items():
+        assert torch.equal(value, trunk[key]), key
 
 
 def test_published_weights_are_loaded_by_timm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def train(
     """
     with guarded(resume=True):
         from contextbench.cells import lock, open_setting
-        from contextbench.comparison import shared_precision
+        from contextbench.comparison import say_weights, shared_precision
         from contextbench.config import load_protocol
         from contextbench.grid import run_grid
         from contextbench.report.collection import assemble
@@ -169,6 +169,7 @@ def train(
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)
         with execution_of(out, device, data_root, workers, shared=settings) as execution:
+            say_weights(settings, execution)
             setting = open_setting(settings, data_root)
             with lock(execution, settings):
                 precision = shared_precision(setting, chosen, execution)

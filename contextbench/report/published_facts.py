@@ -128,7 +128,7 @@ def _backbone(score: PublishedScore, recipe: Recipe) -> list[Fact]:
         )
     if "deep stem" in match["more"]:
         stem = recipe.get("backbone.stem")
-        facts.append(Fact("backbone.stem", stem, "deep", stem == "deep"))
+        facts.append(Fact("backbone.stem", stem, "deep", stem in ("deep", "deep_wide")))
     return facts
 
 
