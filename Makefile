@@ -6,10 +6,12 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+ORACLES := .venv-oracles
+PIP_INSTALL := -m pip install --no-input --disable-pip-version-check
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean install-dev
+.PHONY: help demo test slow oracles check format clean install-dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -19,6 +21,12 @@ demo: $(VENV)/.installed ## compare six heads on the embedded dataset
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/.installed-dev ## run the slow tests: exports, compilers, processes, memory
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+oracles: $(ORACLES)/.installed ## compare the heads with other packages, in an environment of its own
+	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py $(ARGS)
 
 check: $(VENV)/.installed-dev ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -31,23 +39,27 @@ format: $(VENV)/.installed-dev ## format the code and mend what lint can mend
 
 install-dev: $(VENV)/.installed-dev ## set up .venv with all that tests and checks need
 
-clean: ## remove .venv, caches and builds; runs/ and data/ stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-oracles, caches and builds; runs/ and data/ stay
+	rm -rf $(VENV) $(ORACLES) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find contextbench heads tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv installs: a set-up that broke off leaves no pip and starts again.
-$(BIN)/pip:
+%/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'contextbench needs Python 3.11 or newer; $(PYTHON) is:' \
 	    "$$($(PYTHON) --version 2>&1 | tail -n 1)." \
 	    'Name another one: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 # Editable, so that the targets always run the code of the checkout.
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check -e .
+	$(BIN)/python $(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(ORACLES)/.installed: pyproject.toml | $(ORACLES)/bin/pip
+	$(ORACLES)/bin/python $(PIP_INSTALL) -e '.[oracles]'
+	@touch $@

@@ -1,6 +1,6 @@
-"""Speed that the project promises. Slow and sensitive to other load, so not in the default suite:
+"""Speed that the project promises. Other load changes seconds, so neither CI nor the default suite:
 
-pytest -m slow -s tests/test_speed.py
+make test ARGS="-m timing -s"
 """
 
 import statistics
@@ -20,7 +20,7 @@ from contextbench.measure.profile import choose_for
 from contextbench.precision import Precision
 from contextbench.prediction import predict_labels
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.timing, pytest.mark.timeout(1200)]
 
 CLASSES = 19
 FCN = HeadConfig(name="fcn", head="fcn")

@@ -461,7 +461,7 @@ def test_any_counts_give_a_ranking_that_agrees_with_itself(seed, images, classes
         assert 0 < pair.p_value <= pair.holm_p_value <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_ten_thousand_paired_draws_of_500_images_take_less_than_three_seconds():
     areas = {head: {0: made_up(i, images=500, classes=19)} for i, head in enumerate("ab")}
     took = min(_seconds(lambda: rank(areas)) for _ in range(3))  # other load only adds time

@@ -1,0 +1,37 @@
+"""Options for all tests."""
+
+from collections.abc import Generator
+
+import pytest
+
+Report = pytest.TestReport | pytest.CollectReport
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skip",
+        action="store_true",
+        help="a test that skips itself fails: for machines that have all that tests need",
+    )
+
+
+def refused(report: Report, config: pytest.Config) -> Report:
+    """The report as it is, or as a failure where the test skipped itself and may not."""
+    if report.skipped and not hasattr(report, "wasxfail") and config.getoption("--no-skip"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which --no-skip forbids: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, Report]:
+    return refused((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, Report]:
+    return refused((yield), collector.config)
