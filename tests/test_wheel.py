@@ -1,0 +1,69 @@
+"""The wheel, installed where no checkout is: what users of `pip install contextbench` run."""
+
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import small
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: object, cwd: Path) -> str:
+    """Output of a command that knows nothing of this checkout. A failure shows all it said."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a new environment with the wheel; what it requires is read from the one of the tests.
+
+    A line of a .pth file adds a folder to the path without the .pth files in it, and it is by one
+    of these that a checkout is installed.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "-q", "--no-deps", "-w", folder, ROOT, cwd=folder)
+    [wheel] = folder.glob("contextbench-*.whl")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
+    scripts = folder / "env" / "bin"
+    run(*pip, "--python", scripts / "python", "install", "-q", "--no-deps", wheel, cwd=folder)
+    [packages] = (folder / "env").glob("lib/*/site-packages")
+    (packages / "requirements.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    return scripts
+
+
+@pytest.mark.slow
+def test_a_wheel_compares_heads_in_an_empty_folder(scripts: Path, tmp_path: Path) -> None:
+    where = "import contextbench, heads; print(contextbench.__file__, heads.__file__)"
+    for path in run(scripts / "python", "-c", where, cwd=tmp_path).split():
+        assert Path(path).is_relative_to(scripts.parent)
+    settings = [part for setting in small.SETTINGS for part in ("--set", setting)]
+    command = ("contextbench", "compare", "--heads", "fcn,ocr", "--rounds", "2", "--device", "cpu")
+    said = run(scripts / command[0], *command[1:], *settings, cwd=tmp_path)
+    assert "fcn" in said
+    [table] = tmp_path.rglob("table.csv")
+    rows = [line.split(",")[0] for line in table.read_text().splitlines()]
+    assert (rows[0], sorted(rows[1:])) == ("head", ["fcn", "ocr"])
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_configurations_and_the_published_figures(
+    scripts: Path, tmp_path: Path
+) -> None:
+    for kind in ("ablations", "heads", "protocols", "tables"):
+        said = run(scripts / "contextbench", "list", kind, "--json", cwd=tmp_path)
+        names = [path.stem for path in (ROOT / "configs" / kind).glob("*.yaml")]
+        assert [name for name in names if f'"{name}"' not in said] == []
+    [published] = scripts.parent.glob("lib/*/site-packages/contextbench/published")
+    tables = {path.name for path in (ROOT / "results" / "published").glob("*.csv")}
+    assert {path.name for path in published.glob("*.csv")} == tables != set()
