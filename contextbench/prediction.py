@@ -287,11 +287,21 @@ def _resized_rows(view: View, rows: slice, width: int) -> Tensor:
     return resize_logits(mixed, (mixed.shape[2], width))
 
 
-def _largest(views: Sequence[View], size: tuple[int, int], average: str) -> Tensor:
-    """The class with the largest score at every pixel: (N, H, W) uint8 at `size`."""
+def strip_bytes(device: torch.device) -> int:
+    """How much of the resized scores is held at a time."""
+    return STRIP_BYTES_CPU if device.type == "cpu" else STRIP_BYTES_GPU
+
+
+def _largest(
+    views: Sequence[View], size: tuple[int, int], average: str, budget: int | None = None
+) -> Tensor:
+    """The class with the largest score at every pixel: (N, H, W) uint8 at `size`.
+
+    `budget` are the bytes of a strip; those of the device unless given.
+    """
     scores = views[0].scores
     n, num_classes = scores.shape[:2]
-    budget = STRIP_BYTES_CPU if scores.device.type == "cpu" else STRIP_BYTES_GPU
+    budget = strip_bytes(scores.device) if budget is None else budget
     rows = max(1, budget // (4 * n * num_classes * size[1]))
     prediction = torch.empty(n, *size, dtype=torch.uint8, device=scores.device)
     for start in range(0, size[0], rows):

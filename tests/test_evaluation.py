@@ -1,5 +1,7 @@
 """Strip-wise prediction against the whole map, counts against loops, and a split end to end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 import contextbench.prediction as prediction_module
 from contextbench.backbone import build_backbone
-from contextbench.config import EvaluateConfig
+from contextbench.config import EvaluateConfig, Size
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
 from contextbench.evaluation import count_areas, evaluate
@@ -119,15 +121,49 @@ def test_strips_equal_the_whole_map(
     choice differ.
     """
     logits = _random_logits(2, *inner, seed=seed)
-    whole = resize_logits(logits, outer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction_module, "STRIP_BYTES_CPU", budget)
-        prediction = predict_labels([FixedLogits(logits)], torch.zeros(2, 3, 8, 8), outer)  # type: ignore[arg-type]
-    assert prediction.shape == (2, *outer)
+    view = prediction_module._view(Scores(logits, False, False), outer[0])
+    prediction = prediction_module._largest([view], outer, "probabilities", budget)
     assert prediction.dtype == torch.uint8
-    best = whole.topk(2, dim=1).values
-    clear = best[:, 0] - best[:, 1] > 1e-5
-    assert torch.equal(prediction[clear].long(), whole.argmax(dim=1)[clear])
+    assert_largest(prediction, resize_logits(logits, outer))
+
+
+def assert_largest(prediction: Tensor, whole: Tensor) -> None:
+    """The classes of the largest logits (N, K, H, W), except where two tie up to rounding."""
+    assert prediction.shape == (whole.shape[0], *whole.shape[2:])
+    best = whole.topk(2, dim=1)
+    clear = best.values[:, 0] - best.values[:, 1] > 1e-5
+    assert torch.equal(prediction[clear].long(), best.indices[:, 0][clear])
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "strips"),
+    [
+        ("cpu", (60, 80), 1),
+        ("cpu", (1024, 512), 3),  # of 4 MiB, of 10
+        ("cuda", (1024, 512), 1),
+        # Of 128 MiB, of 134: seconds.
+        pytest.param("cuda", (2200, 3200), 2, marks=pytest.mark.slow),
+    ],
+)
+def test_strips_of_the_size_of_each_device(device: str, size: Size, strips: int) -> None:
+    """Both budgets as they are, below and above them; a GPU's strips are made on the CPU here."""
+    logits, budget = _random_logits(1, 33, 47), prediction_module.strip_bytes(torch.device(device))
+    sizes: list[int] = []
+    with noted_strips(sizes):
+        view = prediction_module._view(Scores(logits, False, False), size[0])
+        prediction = prediction_module._largest([view], size, "probabilities", budget)
+    assert len(sizes) == strips
+    assert max(sizes) <= budget
+    assert_largest(prediction, resize_logits(logits, size))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_large_map_is_cut_on_a_gpu_too() -> None:
+    logits, size = _random_logits(1, 33, 47).cuda(), (2200, 3200)
+    model, images = FixedLogits(logits), torch.zeros(1, 3, 8, 8, device="cuda")
+    prediction = predict_labels([model], images, size)  # type: ignore[list-item]
+    assert_largest(prediction, resize_logits(logits, size))
 
 
 @pytest.mark.parametrize("size", [(257, 371), (256, 376), (31, 29)])
@@ -141,19 +177,29 @@ def test_strips_give_the_same_logits(size: tuple[int, int]) -> None:
     torch.testing.assert_close(torch.cat(strips, dim=2), resize_logits(logits, size))
 
 
-def test_strips_stay_within_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No float map of label size exists: the largest resized strip has STRIP_BYTES bytes."""
-    sizes = []
+@contextmanager
+def noted_strips(sizes: list[int]) -> Iterator[None]:
+    """Notes the bytes of every strip of a map that is resized."""
 
     def recording(logits: Tensor, size: tuple[int, int]) -> Tensor:
         resized = resize_logits(logits, size)
-        sizes.append(resized.numel() * resized.element_size())
+        if size[1] > 1:  # not the weights of rows
+            sizes.append(resized.numel() * resized.element_size())
         return resized
 
-    monkeypatch.setattr(prediction_module, "resize_logits", recording)
-    monkeypatch.setattr(prediction_module, "STRIP_BYTES_CPU", 40_000)
-    predict_labels([FixedLogits(_random_logits(1, 20, 20))], torch.zeros(1, 3, 8, 8), (160, 160))  # type: ignore[arg-type]
-    assert max(sizes) <= 40_000 < 4 * CLASSES * 160 * 160
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction_module, "resize_logits", recording)
+        yield
+
+
+def test_strips_stay_within_their_budget() -> None:
+    """No float map of label size exists: the largest resized strip has 4 MiB."""
+    sizes: list[int] = []
+    with noted_strips(sizes):
+        predict_labels(
+            [FixedLogits(_random_logits(1, 20, 20))], torch.zeros(1, 3, 8, 8), (1024, 2048)
+        )  # type: ignore[list-item]
+    assert max(sizes) <= prediction_module.STRIP_BYTES_CPU < 4 * CLASSES * 1024 * 2048
     assert len(sizes) > 10
 
 
