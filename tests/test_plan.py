@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -199,8 +200,36 @@ def test_processes_share_evaluated_images() -> None:
     assert found.hours == pytest.approx(milliseconds / 3.6e6)
 
 
+def test_a_step_of_hours_is_not_timed_on_any_device() -> None:
+    """By the rate that this device has: two million crops a step, of which two are held at a time.
+
+    At 10 microseconds a pass of 64 x 64 pixels, faster than a launch on a GPU, they are a minute.
+    """
+    protocol = small.protocol(batch=2_000_000, accumulate=1_000_000)
+    found = forecaster(protocol, steps=3).forecast(small.head())
+    assert found.untimed is not None
+    assert re.fullmatch(
+        r"about \S+ s a step and \S+ s a pass here, judged by a small pass; "
+        r"timing may take 60 s a head",
+        found.untimed,
+    )
+    assert (found.hours, found.step_ms) == (None, ())
+
+
+def test_a_step_of_terabytes_is_not_timed_on_any_device() -> None:
+    """One crop of 2^40 pixels. Its prediction needs no memory."""
+    found = forecaster(small.protocol(crop=(2**20, 2**20)), steps=1).forecast(small.head())
+    assert found.untimed is not None
+    assert re.fullmatch(
+        r"too large for this device(, which has \d+ GiB free|: out of memory)", found.untimed
+    )
+
+
 def test_what_would_take_too_long_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 1 MAC a ms: a pass takes its MACs, a step three times those of each of its two crops."""
+    """At 1 MAC a ms: a pass takes its MACs, a step three times those of each of its two crops.
+
+    The rate is given because the seconds in the message follow from it.
+    """
     monkeypatch.setattr(Forecaster, "_macs_per_ms", 1.0)
     monkeypatch.setattr(Forecaster, "_samples", never)
     found = forecaster(small.protocol(), steps=3).forecast(small.head())
@@ -218,7 +247,10 @@ def never(*_: object) -> None:
 
 
 def test_timing_takes_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crops are as large as images: 1 + 3 steps of 3 x 2 passes, and 1 + 3 passes."""
+    """Crops are as large as images: 1 + 3 steps of 3 x 2 passes, and 1 + 3 passes.
+
+    A device is given that needs 1 % more or less than the limit, so nothing is timed.
+    """
     monkeypatch.setattr(Forecaster, "_samples", lambda *_: ([1.0], [1.0]))
     macs = forecaster(small.protocol()).forecast(small.head()).macs
     assert macs is not None

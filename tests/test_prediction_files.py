@@ -138,7 +138,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_submissions_are_read_back_as_the_prediction(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All classes are predicted, by a stub; its maps come back through the official table."""
+    """All classes are predicted, by a stub; its maps come back through the official table.
+
+    A model of one step predicts few of them: `test_submissions_are_what_the_model_predicts`.
+    """
     make, config = LAYOUTS[case]
     root = tmp_path / "data"
     expected = make(root)
@@ -173,6 +176,27 @@ def test_submissions_are_read_back_as_the_prediction(
             labels = source.table.apply(raw, path)
             np.testing.assert_array_equal(labels, trees.filled(range(classes), image.shape[1:]))
             assert len(np.unique(labels)) == classes
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_submissions_are_what_the_model_predicts(case: str, tmp_path: Path) -> None:
+    """A submission read through the official table, and the index masks of the same images."""
+    make, config = LAYOUTS[case]
+    root = tmp_path / "data"
+    split = next(iter(make(root)))
+    folder = trained(tmp_path / "runs", root=str(root), **config)
+    content = {**small.protocol().model_dump(), "dataset": config}
+    table = dataset_source(Protocol.model_validate(content).dataset, root).table
+    sent, plain = (
+        predict_files(
+            folder, (), tmp_path / name, execution_in(root, tmp_path), split=split, submission=sent
+        )
+        for name, sent in (("sent", True), ("plain", False))
+    )
+    read = read_colours if case == "folder in colours" else read_indices
+    for one, other in zip(sent, plain, strict=True):
+        [path], mask = one.paths, other.paths[0]
+        np.testing.assert_array_equal(table.apply(read(path), path), read_indices(mask))
 
 
 def test_a_folders_predictions_can_be_read_as_its_masks(tmp_path: Path) -> None:
