@@ -18,6 +18,7 @@ from contextbench.config import (
     Frozen,
     HeadConfig,
     Protocol,
+    Weight,
     find_config,
     load_head,
     names_in,
@@ -25,6 +26,7 @@ from contextbench.config import (
     read_mapping,
     validated,
 )
+from contextbench.naming import Name
 from contextbench.published import PublishedScore, find_score, load_scores
 from contextbench.results import differences
 
@@ -48,7 +50,7 @@ class _Row(Frozen):
     head: str  # a head's file, by name or path; with options or weights of its own: registered
     name: FolderName | None = None  # of its runs, for options or weights of its own
     options: dict[str, Any] = Field(default_factory=dict)
-    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    loss_weights: dict[str, Weight] = Field(default_factory=dict)
     protocol: dict[str, Any] = Field(default_factory=dict)  # dotted keys, as for --set
     published: dict[str, dict[str, str]] = Field(default_factory=dict)  # column -> keys of the line
     notes: tuple[str, ...] = ()  # what is not the same as in the paper
@@ -60,7 +62,7 @@ class _Row(Frozen):
 
 
 class _File(Frozen):
-    name: str
+    name: Name
     title: str
     paper: str
     baseline: str  # label of the row that differences refer to
@@ -217,7 +219,7 @@ def _variant(row: AblationRow, protocol: Protocol, source: str) -> Variant:
     after = validated(Protocol, _changed(protocol, row.changes, source), source)
     changed = differences(before, after.model_dump(mode="json"))
     name = "+".join([protocol.name, *(_suffix(key, new) for key, (_, new) in changed.items())])
-    return Variant(row, after.model_copy(update={"name": name}), changed)
+    return Variant(row, validated(Protocol, {**dict(after), "name": name}, source), changed)
 
 
 def _changed(protocol: Protocol, changes: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contextbench.config import DatasetConfig, EvaluateConfig, nearest
 from contextbench.data import DataError, build_dataset
 from contextbench.data.labels import read_image
 from contextbench.inference import open_run
+from contextbench.recorded import recorded_protocol
 from contextbench.report.attention import cell_box, no_attention, sums_to_one
 from contextbench.report.examples import AttentionMap, ByteArray
 from contextbench.results import RecordError, RunRecord, read_run
@@ -108,7 +109,7 @@ def attend(
     classes = _shared_classes(folders, records)
     if class_name is not None and class_name not in classes:
         raise AttentionError(f"unknown class {class_name!r}: {nearest(class_name, classes)}")
-    dataset = DatasetConfig.model_validate(records[0].protocol["dataset"])
+    dataset = recorded_protocol(records[0], str(folders[0])).dataset
     name, pixels = find_image(image, dataset, execution.data_root)
     target = None if class_name is None else classes.index(class_name)
     sights = []

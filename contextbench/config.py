@@ -10,19 +10,34 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from contextbench.errors import UserError
+from contextbench.naming import Name
+from contextbench.reading import exists, given, read_bytes, reason_of, why
+from contextbench.safe_yaml import LARGEST_TEXT, parse_yaml
+from contextbench.text import shortened
 
 PROTOCOL_VERSION = 1
 """Raised whenever a change of the code changes what a protocol measures; part of fingerprints."""
 
-Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # height, width in pixels
-Positive = Annotated[int, Field(ge=1)]
+LARGEST_SCALE = 100.0  # of images, against their own size
+LARGEST_SIDE = 2**16  # pixels
+LARGEST_RATE = 1e30  # times the largest `head_lr_factor` still a number in float32
+LARGEST_SEED = 2**63 - 1
 
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Size = tuple[Side, Side]  # height, width in pixels
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a loss term, of a class
+Factor = Annotated[float, Field(gt=0, le=LARGEST_SCALE)]
+
+
+MOST_FAULTS = 10  # of one file that a message lists
+LONGEST_LIST = 3000  # characters
+LONGEST_GUESS = 200  # characters of a name that is compared with others
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -32,9 +47,9 @@ class ConfigError(UserError, ValueError):
 
 
 class Frozen(BaseModel):
-    """What is read from a file: immutable, and unknown keys are refused."""
+    """What is read from a file: immutable, numbers are finite, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 LATER: dict[str, JsonValue] = {"later": True}
@@ -55,7 +70,7 @@ class BackboneConfig(Frozen):
     stem: Literal["basic", "deep", "deep_wide"] = "basic"
     output_stride: Literal[4, 8, 16, 32] = 8  # 4: HRNet, and no other
     multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
-    width: Positive = 64
+    width: Side = 64
     weights: str | None = None
 
 
@@ -77,8 +92,8 @@ class ScheduleConfig(Frozen):
     """
 
     name: Literal["poly"] = "poly"
-    power: float = Field(0.9, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    power: float = Field(0.9, ge=0, le=100)
+    warmup_steps: int = Field(0, ge=0, le=10**9)
     floor: float = Field(0.0, ge=0, le=1, json_schema_extra=LATER)
 
 
@@ -100,32 +115,30 @@ class LossConfig(Frozen):
     """Cross-entropy of every pixel term, and what may be added to the main one."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
-    class_weights: ClassWeighting | tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        None, json_schema_extra=LATER
-    )
+    class_weights: ClassWeighting | tuple[Weight, ...] | None = Field(None, json_schema_extra=LATER)
     ohem: OhemConfig | None = Field(None, json_schema_extra=LATER)
     label_smoothing: float = Field(0.0, ge=0, lt=1, json_schema_extra=LATER)
-    dice: float = Field(0.0, ge=0, json_schema_extra=LATER)  # weight beside the cross-entropy
-    lovasz: float = Field(0.0, ge=0, json_schema_extra=LATER)  # weight of Lovasz-Softmax, likewise
+    dice: Weight = Field(0.0, json_schema_extra=LATER)  # weight beside the cross-entropy
+    lovasz: Weight = Field(0.0, json_schema_extra=LATER)  # weight of Lovasz-Softmax, likewise
 
 
 class TrainConfig(Frozen):
     crop: Size
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
     flip: bool = True
     jitter: float = Field(0.0, ge=0, le=1)  # strength of brightness, contrast, saturation changes
     batch: Positive
     steps: Positive
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=LARGEST_RATE)
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD only
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e4)
     schedule: ScheduleConfig = ScheduleConfig()
-    head_lr_factor: float = Field(10.0, gt=0)
-    clip_norm: float | None = Field(None, gt=0)
+    head_lr_factor: float = Field(10.0, gt=0, le=1e4)
+    clip_norm: float | None = Field(None, gt=0, le=1e12)
     loss: LossConfig = LossConfig()
     rotate: float = Field(0.0, ge=0, le=180, json_schema_extra=LATER)  # degrees, to either side
-    aspect: tuple[float, float] = Field((1.0, 1.0), json_schema_extra=LATER)  # width over height
+    aspect: tuple[Factor, Factor] = Field((1.0, 1.0), json_schema_extra=LATER)  # width over height
     # A crop is drawn again, up to ten times, while one class covers more of its labelled pixels.
     max_class_share: float | None = Field(None, gt=0, le=1, json_schema_extra=LATER)
     accumulate: Positive = Field(1, json_schema_extra=LATER)  # parts that a batch is computed in
@@ -164,14 +177,14 @@ class EvaluateConfig(Frozen):
     """
 
     mode: Literal["whole", "slide"] = "whole"
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    scales: tuple[Factor, ...] = Field((1.0,), min_length=1, max_length=100)
     flip: bool = False
     window: Size | None = Field(None, json_schema_extra=LATER)
     stride: Size | None = Field(None, json_schema_extra=LATER)
     average: Literal["probabilities", "logits"] = Field("probabilities", json_schema_extra=LATER)
     size: Size | None = Field(None, json_schema_extra=LATER)
-    short_side: Positive | None = Field(None, json_schema_extra=LATER)
-    long_side: Positive | None = Field(None, json_schema_extra=LATER)
+    short_side: Side | None = Field(None, json_schema_extra=LATER)
+    long_side: Side | None = Field(None, json_schema_extra=LATER)
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
@@ -208,10 +221,10 @@ class Protocol(Frozen):
     carries heads of the papers' proportions (512 of 2048 channels, say 128 of 512).
     """
 
-    name: str
+    name: Name
     dataset: DatasetConfig
     backbone: BackboneConfig
-    head_width_factor: float = Field(1.0, gt=0)
+    head_width_factor: Factor = 1.0
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -250,10 +263,10 @@ class HeadConfig(Frozen):
     `name` is the file's stem and labels the row; `loss_weights` override the published ones.
     """
 
-    name: str
+    name: Name
     head: str
     options: dict[str, Any] = {}
-    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    loss_weights: dict[str, Weight] = {}
 
 
 def configs_folder() -> Path:
@@ -268,12 +281,13 @@ def names_in(kind: str) -> list[str]:
     return sorted(path.stem for path in (configs_folder() / kind).glob("*.yaml"))
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
+def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message: nearest valid name, then all of them."""
     choices = sorted(allowed)
-    close = difflib.get_close_matches(given, choices, n=1)
+    close = difflib.get_close_matches(name[:LONGEST_GUESS], choices, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}allowed: {', '.join(choices)}"
+    listed = ", ".join(choices) or "nothing"
+    return f"{hint}allowed: {shortened(listed, LONGEST_LIST)}"
 
 
 def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
@@ -307,22 +321,21 @@ def find_config(name: str, kind: str, extra: Iterable[str] = ()) -> Path:
     """The shipped file of a kind by name, or any file by path. Raises `ConfigError`."""
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"there is no file {name}")
+        if not exists(path, Path.is_file):
+            raise ConfigError(f"there is no file {shortened(name, LONGEST_LIST)}")
         return path
-    path = configs_folder() / kind / f"{name}.yaml"
-    if not path.is_file():
+    if name not in names_in(kind):
         allowed = {*names_in(kind), *extra}
-        raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, allowed)}")
-    return path
+        raise ConfigError(f"unknown {kind[:-1]} {given(name)}; {nearest(name, allowed)}")
+    return configs_folder() / kind / f"{name}.yaml"
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The content of a YAML file. Raises `ConfigError` unless it is a mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+        content = parse_yaml(read_bytes(path, LARGEST_TEXT).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {why(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys, found {type(content).__name__}")
     return content
@@ -331,11 +344,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _overridden(content: Mapping[str, Any], override: str) -> dict[str, Any]:
     dotted, separator, text = override.partition("=")
     if not separator or not dotted:
-        raise ConfigError(f"--set {override!r}: write it as key.key=value")
+        raise ConfigError(f"--set {given(override)}: write it as key.key=value")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--set {given(override)}: the value is not YAML: {why(error)}"
+        ) from error
     return _replaced(content, dotted.split("."), value, override)
 
 
@@ -347,7 +362,7 @@ def _replaced(
         return {**content, first: value}
     inner = content.get(first, {})
     if not isinstance(inner, Mapping):
-        raise ConfigError(f"--set {override!r}: {first!r} holds a value, not keys")
+        raise ConfigError(f"--set {given(override)}: {first!r} holds a value, not keys")
     return {**content, first: _replaced(inner, rest, value, override)}
 
 
@@ -356,28 +371,38 @@ def validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_explain(model, item, source) for item in error.errors())
-        ) from None
+        items = error.errors()
+        lines = [_explain(model, item, source) for item in items[:MOST_FAULTS]]
+        if len(items) > MOST_FAULTS:
+            lines.append(f"{source}: and {len(items) - MOST_FAULTS} more")
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _explain(model: type[BaseModel], item: Any, source: str) -> str:
     location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
+    key = given(".".join(location))
     if item["type"] == "extra_forbidden":
         allowed = _keys_at(model, location[:-1])
-        return f"{source}: unknown key {key!r}; {nearest(location[-1], allowed)}"
+        return f"{source}: unknown key {key}; {nearest(location[-1], allowed)}"
     if item["type"] == "missing":
-        return f"{source}: key {key!r} is missing"
-    return f"{source}: key {key!r} is {item['input']!r}: {item['msg']}"
+        return f"{source}: key {key} is missing"
+    return f"{source}: key {key} is {given(item['input'])}: {reason_of(item)}"
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    for part in location:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
+def _keys_at(annotation: Any, location: Sequence[str]) -> list[str]:
+    """Keys of the model at `location` below a model, or below what a field of one holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not location:
+            return _keys(annotation)
+        field = annotation.model_fields.get(location[0])
+        return [] if field is None else _keys_at(field.annotation, location[1:])
+    inner, origin = get_args(annotation), get_origin(annotation)
+    if origin in (dict, list, tuple):
+        return _keys_at(inner[1 if origin is dict else 0], location[1:]) if location else []
+    return next((keys for each in inner if (keys := _keys_at(each, location))), [])
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
     return [
         name for name in model.model_fields if name != "name" or model not in (Protocol, HeadConfig)
     ]

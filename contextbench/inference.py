@@ -14,7 +14,6 @@ from contextbench.cells import Execution
 from contextbench.config import (
     DatasetConfig,
     EvaluateConfig,
-    HeadConfig,
     Protocol,
     read_mapping,
     validated,
@@ -28,6 +27,7 @@ from contextbench.model import Segmenter
 from contextbench.precision import Precision
 from contextbench.prediction import Predictor
 from contextbench.prediction_files import Format, Overlays, PredictionFolder, Submitted
+from contextbench.recorded import recorded_head, recorded_protocol
 from contextbench.results import RecordError, RunRecord, read_run
 from contextbench.runner import load_trained
 
@@ -38,7 +38,7 @@ def open_run(folder: Path, execution: Execution) -> tuple[RunRecord, Protocol, S
     Raises `RecordError` for a folder that is no finished run, `CheckpointError` for its weights.
     """
     record = finished_record(folder)
-    return record, Protocol.model_validate(record.protocol), _model(folder, record, execution)
+    return record, recorded_protocol(record, str(folder)), _model(folder, record, execution)
 
 
 def finished_record(folder: Path) -> RunRecord:
@@ -55,8 +55,8 @@ def finished_record(folder: Path) -> RunRecord:
 def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
     return load_trained(
         folder,
-        Protocol.model_validate(record.protocol),
-        HeadConfig.model_validate(record.head),
+        recorded_protocol(record, str(folder)),
+        recorded_head(record, str(folder)),
         len(record.labels.classes),
         stored_precision(record),
         execution.device,
@@ -180,7 +180,7 @@ def predict_files(
     labels.
     """
     record = finished_record(folder)
-    protocol = Protocol.model_validate(record.protocol)
+    protocol = recorded_protocol(record, str(folder))
     if split is None:
         pictures = [Picture(path.stem, partial(read_image, path)) for path in images]
     else:
@@ -239,7 +239,7 @@ def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
 
 def _dataset(folder: Path, record: RunRecord) -> DatasetConfig:
     """As recorded. Records know no places on disk, but the configuration beside them does."""
-    config = Protocol.model_validate(record.protocol).dataset
+    config = recorded_protocol(record, str(folder)).dataset
     path = folder / "config.yaml"
     if not path.is_file():
         return config

@@ -23,6 +23,7 @@ from contextbench.config import (
     read_mapping,
     validated,
 )
+from contextbench.naming import Name
 
 
 class PublishedCost(Frozen):
@@ -108,7 +109,7 @@ class TableRow(Frozen):
 class TableSpec(Frozen):
     """A paper's table with our heads beside it. `baseline` is the row that times refer to."""
 
-    name: str
+    name: Name
     title: str
     published: str  # file in `published_folder()`
     features: FeatureShape

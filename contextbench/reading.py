@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from contextbench.text import one_line, shortened
+from contextbench.text import one_line, printable, shortened
 
 LARGEST_FILE = 64 * 2**20  # bytes of text that are read; the largest file of a comparison has 2 MiB
 LARGEST_INTEGER = 2**63 - 1  # which counts are stored in
+MOST_VALUES = 10**7  # in one file
 DEEPEST = 32  # levels of lists and mappings within each other; records have 8
 LONGEST_VALUE = 80  # characters of a value in a message
 LONGEST_REASON = 300
@@ -67,13 +68,21 @@ def parse_json(content: bytes | str) -> Any:
     return value
 
 
-def check_plain(value: Any) -> None:
-    """Raises ValueError for what is nested too deeply, not finite, or text that is no Unicode."""
-    level = [value]
+def check_plain(value: Any, limit: int = MOST_VALUES) -> None:
+    """Raises ValueError for values that JSON does not have or this code does not bear.
+
+    Those are other types, numbers that are not finite or have more than 64 bits, text that is no
+    Unicode, lists within each other without end, and more than `limit` values in all.
+    """
+    level, left = [value], limit
     for _ in range(DEEPEST):
+        left -= len(level)
         for each in level:
             _check_leaf(each)
-        level = [inner for each in level for inner in _inside(each)]
+        inside = [_inside(each) for each in level]
+        if sum(map(len, inside)) > left:
+            raise ValueError(f"it has more than {limit} values")
+        level = [inner for each in inside for inner in each]
         if not level:
             return
     raise ValueError(TOO_DEEP)
@@ -94,10 +103,15 @@ def why(error: Exception) -> str:
 def explained(item: Mapping[str, Any]) -> str:
     """One entry of `ValidationError.errors()`: key, reason and what was given."""
     key = ".".join(str(part) for part in item["loc"])
-    reason = str(item["msg"]).removeprefix("Value error, ")
+    reason = reason_of(item)
     if not key or item["type"] == "missing":
         return " ".join(f"{one_line(key)}: {reason}".removeprefix(": ").split())
     return " ".join(f"{one_line(key)} is {given(item['input'])}: {reason}".split())
+
+
+def reason_of(item: Mapping[str, Any]) -> str:
+    """What such an entry says is wrong, printable."""
+    return printable(str(item["msg"]).removeprefix("Value error, "))
 
 
 def given(value: Any) -> str:
@@ -108,6 +122,7 @@ def given(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
+PLAIN = (str, bool, int, float, list, tuple, dict, type(None))
 TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 
 
@@ -139,6 +154,8 @@ def _mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_leaf(value: Any) -> None:
+    if not isinstance(value, PLAIN):
+        raise ValueError(f"{given(value)} is a {type(value).__name__}, no plain value: quote it")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"the number {value} is not finite")
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
@@ -150,10 +167,12 @@ def _check_leaf(value: Any) -> None:
             raise ValueError(f"the text {given(value)} is no Unicode") from None
     if isinstance(value, dict):
         for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"the key {given(key)} is no text")
             _check_leaf(key)
 
 
 def _inside(value: Any) -> Sequence[Any]:
     if isinstance(value, dict):
         return list(value.values())
-    return value if isinstance(value, list) else ()
+    return value if isinstance(value, list | tuple) else ()

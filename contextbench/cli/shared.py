@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from contextbench.errors import UserError
+from contextbench.reading import given, why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +72,14 @@ def guarded(*, resume: bool = False) -> Iterator[None]:
         if errors.quiet:  # torchrun ends all at the first exit, and with them the one that speaks
             time.sleep(SPEAKING_SECONDS)
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(WRONG_INPUT) from None
+    except OSError as error:
+        # A name that is too long, a folder that is not to be entered: of no use to anybody is where
+        # in the code it was met. Errors without a file are of the network or of this software.
+        if error.filename is None:
+            raise
+        where = given(os.fsdecode(error.filename))
+        errors.print(f"error: {where}: {why(error)}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(WRONG_INPUT) from None
     except (Interrupted, KeyboardInterrupt):
         errors.print(f"interrupted{hint}", markup=False, highlight=False)
@@ -130,43 +139,47 @@ def heads_of(names: str) -> "list[HeadConfig]":
 
 
 def seeds_of(text: str) -> list[int]:
-    from contextbench.config import ConfigError
+    from contextbench.config import LARGEST_SEED, ConfigError
 
     try:
         seeds = [int(part) for part in listed(text, "--seeds")]
     except ValueError:
-        raise ConfigError(f"--seeds {text!r}: write whole numbers, like 0,1,2") from None
-    if min(seeds) < 0:
-        raise ConfigError(f"--seeds {text!r}: seeds are 0 or more")
+        raise ConfigError(f"--seeds {given(text)}: write whole numbers, like 0,1,2") from None
+    if not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise ConfigError(f"--seeds {given(text)}: seeds are from 0 to {LARGEST_SEED}")
     return seeds
 
 
 def scales_of(text: str | None) -> tuple[float, ...] | None:
-    from contextbench.config import ConfigError
+    from contextbench.config import LARGEST_SCALE, ConfigError
 
     if text is None:
         return None
     try:
         scales = tuple(float(part) for part in listed(text, "--scales"))
     except ValueError:
-        raise ConfigError(f"--scales {text!r}: write numbers with commas, like 0.75,1") from None
-    if min(scales) <= 0:
-        raise ConfigError(f"--scales {text!r}: scales are positive")
+        raise ConfigError(
+            f"--scales {given(text)}: write numbers with commas, like 0.75,1"
+        ) from None
+    if not all(0 < scale <= LARGEST_SCALE for scale in scales):  # NaN is not either
+        raise ConfigError(
+            f"--scales {given(text)}: scales are above 0 and at most {LARGEST_SCALE:g}"
+        )
     return scales
 
 
 def size_of(text: str | None, option: str) -> tuple[int, int] | None:
     """Height and width, or None where the option was not given."""
-    from contextbench.config import ConfigError
+    from contextbench.config import LARGEST_SIDE, ConfigError
 
     if text is None:
         return None
     try:
         height, width = (int(side) for side in text.split("x"))
     except ValueError:
-        raise ConfigError(f"{option} {text!r}: write height x width, like 512x1024") from None
-    if min(height, width) < 1:
-        raise ConfigError(f"{option} {text!r}: sides are at least 1")
+        raise ConfigError(f"{option} {given(text)}: write height x width, like 512x1024") from None
+    if not all(1 <= side <= LARGEST_SIDE for side in (height, width)):
+        raise ConfigError(f"{option} {given(text)}: sides are from 1 to {LARGEST_SIDE}")
     return height, width
 
 
@@ -175,7 +188,7 @@ def listed(text: str, option: str) -> list[str]:
 
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or len(set(parts)) < len(parts):
-        raise ConfigError(f"{option} {text!r}: needs one or more different names")
+        raise ConfigError(f"{option} {given(text)}: needs one or more different names")
     return parts
 
 
