@@ -12,7 +12,7 @@ from contextbench.attention import AttentionError, attention_maps, predicted_cla
 from contextbench.cells import Execution
 from contextbench.config import DatasetConfig, EvaluateConfig, nearest
 from contextbench.data import DataError, build_dataset
-from contextbench.data.labels import read_image
+from contextbench.data.pictures import read_image
 from contextbench.inference import open_run
 from contextbench.recorded import recorded_protocol
 from contextbench.report.attention import cell_box, no_attention, sums_to_one

@@ -13,6 +13,7 @@ from contextbench.console import Reporter
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.transforms import check_crop
 from contextbench.distributed import ALONE, World
+from contextbench.fingerprints import differing
 from contextbench.interrupt import StopRequest
 from contextbench.locks import exclusive
 from contextbench.model import Segmenter
@@ -24,6 +25,8 @@ from contextbench.results import (
     differences,
     existing_run,
 )
+
+_UNTOLD = "its data or the version of the protocol differ"
 
 
 @dataclass(frozen=True)
@@ -143,5 +146,6 @@ def _difference(record: RunRecord, cell: Cell) -> str:
         {"protocol": protocol, "head": cell.head.model_dump(mode="json")},
     )
     if not different:
-        return "its data or the version of the protocol differ"
+        parts = differing(record.dataset_fingerprint, cell.setting.dataset_fingerprint)
+        return f"its data differ: {', '.join(parts)}" if parts else _UNTOLD
     return ", ".join(f"{key} was {was}, is {wanted}" for key, (was, wanted) in different.items())

@@ -20,7 +20,7 @@ from contextbench.config import (
 )
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.data.base import DataError, Picture
-from contextbench.data.labels import read_image
+from contextbench.data.pictures import read_image
 from contextbench.evaluation import evaluate
 from contextbench.metrics import group_iou, scores
 from contextbench.model import Segmenter

@@ -1,8 +1,10 @@
-"""Options for all tests."""
+"""Options for all tests, and no writing to the caches of whoever runs them."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from contextbench.data.digests import CACHE_VARIABLE
 
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -35,3 +37,10 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, Report]:
     return refused((yield), collector.config)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield

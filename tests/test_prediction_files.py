@@ -16,7 +16,7 @@ from contextbench.cells import open_setting
 from contextbench.cli import app
 from contextbench.config import EvaluateConfig, Protocol
 from contextbench.data import DATASETS, build_dataset, dataset_source
-from contextbench.data.labels import read_colours, read_image, read_indices
+from contextbench.data.pictures import read_colours, read_image, read_indices
 from contextbench.grid import run_grid
 from contextbench.inference import Views, open_run, predict_files
 from contextbench.interrupt import Interrupted

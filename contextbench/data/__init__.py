@@ -75,7 +75,8 @@ def build_dataset(
     """The split `split` of the dataset that `config` names; `DataError` where that is impossible.
 
     Files are looked for in `data_root`, else in the folder that `CONTEXTBENCH_DATA` names, else in
-    `config.root`. The first two may be the dataset's folder or the folder above it.
+    `config.root`. The first two may be the dataset's folder or the folder above it. `~` and
+    variables such as `$HOME` are expanded in all of them.
     """
     return dataset_source(config, data_root).open(split)
 
@@ -104,13 +105,19 @@ def option_names(make: Callable[..., Source]) -> list[str]:
 
 def dataset_folder(config: DatasetOptions, data_root: Path | None) -> Path:
     """Where the files of a dataset on disk are, by the precedence of `build_dataset`."""
-    folder = Path(config.root or config.name)
+    folder = _expanded(config.root or config.name)
     if data_root is None and os.environ.get(DATA_ROOT_VARIABLE):
         data_root = Path(os.environ[DATA_ROOT_VARIABLE])
     if data_root is None:
         return folder
+    data_root = _expanded(data_root)
     inside = data_root / folder.name
     return inside if inside.is_dir() else data_root
+
+
+def _expanded(path: str | Path) -> Path:
+    """With home folders and variables in place; what is unknown stays and is then not found."""
+    return Path(os.path.expandvars(os.path.expanduser(path)))  # noqa: PTH111, keeps an unknown ~name
 
 
 def _choice(given: str, allowed: Iterable[str]) -> str:

@@ -19,7 +19,14 @@ from pathlib import Path
 
 from contextbench.data.base import Facts, LabelSet
 from contextbench.data.labels import LabelTable, bit_palette
-from contextbench.data.paired import IMAGE_SUFFIXES, MASK_SUFFIXES, Matches, PairedSource, match
+from contextbench.data.paired import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    Matches,
+    PairedSource,
+    match,
+    unpacked,
+)
 from contextbench.data.submission import Submission
 
 OFFICIAL_COUNTS = {"train": 20210, "val": 2000}
@@ -69,12 +76,12 @@ class ADE20K(PairedSource):
         )
 
     def find(self, split: str) -> Matches:
-        base = self.first_folder((".", "ADEChallengeData2016"), holding="annotations")
-        images = self.files(f"{base}/images/{_FOLDERS[split]}", IMAGE_SUFFIXES)
-        masks = self.files(f"{base}/annotations/{_FOLDERS[split]}", MASK_SUFFIXES)
+        folder, bases = _FOLDERS[split], unpacked("ADEChallengeData2016")
+        images = self.files([f"{base}/images/{folder}" for base in bases], IMAGE_SUFFIXES)
+        masks = self.files([f"{base}/annotations/{folder}" for base in bases], MASK_SUFFIXES)
         return match(images, masks)
 
     def find_unlabelled(self, _split: str) -> dict[str, Path]:
-        places = ("release_test", "images")
-        candidates = (*places, *(f"ADEChallengeData2016/{place}" for place in places))
-        return self.files(f"{self.first_folder(candidates, 'testing')}/testing", IMAGE_SUFFIXES)
+        places = ("release_test/testing", "images/testing")
+        bases = unpacked("ADEChallengeData2016")
+        return self.files([f"{base}/{each}" for base in bases for each in places], IMAGE_SUFFIXES)

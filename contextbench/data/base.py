@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contextbench.data.submission import Submission
 from contextbench.errors import UserError
+from contextbench.sampling import INDEPENDENT, Sampling
 
 IGNORE = 255
 
@@ -39,13 +40,15 @@ class LabelSet:
     """Classes in train-id order, with how they are drawn and grouped in reports.
 
     `swap` lists pairs of train ids that a horizontal flip exchanges, because they name a side of
-    what is shown ("left arm"). Raises `DataError` for ids that do not exist or are in two pairs.
+    what is shown ("left arm"). `sampling` says which images belong together, for statistics.
+    Raises `DataError` for ids to swap that do not exist or are in two pairs.
     """
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # one RGB colour per class
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # group -> train ids
     swap: tuple[tuple[int, int], ...] = ()
+    sampling: Sampling = INDEPENDENT
 
     def __post_init__(self) -> None:
         ids = [train_id for pair in self.swap for train_id in pair]
@@ -94,7 +97,7 @@ class SegmentationDataset(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest over split list, mask content, mapping table and class list."""
+        """A text that differs where images, labels, their names or their meaning do."""
         ...
 
 

@@ -10,6 +10,8 @@ Letters 2009; split and index masks as published with SegNet (Badrinarayanan et 
 Where a list file exists it decides the split; only the file names in it are used, because the
 published lists carry absolute paths. Otherwise the folders are the split.
 
+Frames of videos in order of their names, four drives in all: neighbours are alike.
+
 Traps: the original release has 960 x 720 images and colour masks of 32 classes, and some tutorials
 make void class 0: both are refused, by the mode of the masks or by their values.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 from contextbench.data.base import Facts, LabelSet
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import IMAGE_SUFFIXES, MASK_SUFFIXES, Matches, PairedSource, match
+from contextbench.sampling import Sampling
 
 OFFICIAL_COUNTS = {"train": 367, "val": 101, "test": 233}
 SIZE = (360, 480)
@@ -37,7 +40,11 @@ _CLASSES: dict[str, tuple[int, int, int]] = {
     "pedestrian": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-LABELS = LabelSet(classes=tuple(_CLASSES), palette=tuple(_CLASSES.values()))
+LABELS = LabelSet(
+    classes=tuple(_CLASSES),
+    palette=tuple(_CLASSES.values()),
+    sampling=Sampling(frames="ordered"),
+)
 
 
 class CamVid(PairedSource):

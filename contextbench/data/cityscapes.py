@@ -7,6 +7,10 @@ arXiv:1604.01685; ids, names and colours as in the published label table.
     ROOT/gtFine/{train,val}/{city}/{city}_{sequence}_{frame}_gtFine_labelIds.png
     ROOT/gtFine/{train,val}/{city}/{city}_{sequence}_{frame}_gtFine_labelTrainIds.png
 
+Every image is from another snippet of 1.8 seconds, but snippets of a city follow each other along a
+drive, and so do the names: neighbours are declared as frames in order. The statistics draw them one
+by one where scores of neighbours are not alike.
+
 `labelIds` are in the download and hold 0 .. 33, of which 19 are scored; `labelTrainIds` are made
 by the official conversion and hold 0 .. 18 and 255. Predictions for the server hold label ids.
 
@@ -22,6 +26,7 @@ from contextbench.data.base import DataError, Facts, LabelSet
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import Matches, PairedSource, match
 from contextbench.data.submission import Submission
+from contextbench.sampling import Sampling
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500}
 SIZE = (1024, 2048)
@@ -49,7 +54,11 @@ _CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {  # name: label id, col
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-LABELS = LabelSet(tuple(_CLASSES), tuple(colour for _, colour in _CLASSES.values()))
+LABELS = LabelSet(
+    tuple(_CLASSES),
+    tuple(colour for _, colour in _CLASSES.values()),
+    sampling=Sampling(frames="ordered"),
+)
 _IDS = tuple(label_id for label_id, _ in _CLASSES.values())
 
 
@@ -57,6 +66,10 @@ class Cityscapes(PairedSource):
     """Option `masks`: `labelIds` (default) or `labelTrainIds`."""
 
     layout = "leftImg8bit/{train,val}/CITY/ and gtFine/{train,val}/CITY/"
+    others = (
+        *("_gtFine_color.png", "_gtFine_instanceIds.png"),
+        *(f"_gtFine_{encoding}.png" for encoding in ENCODINGS),
+    )
 
     def __init__(self, root: Path, *, masks: str = "labelIds") -> None:
         if masks not in ENCODINGS:

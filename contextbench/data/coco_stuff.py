@@ -7,6 +7,10 @@ arXiv:1612.03716; label numbers 1 .. 182 and names as published with it.
         ROOT/images/{name}.jpg, annotations/{name}.mat, imageLists/{train,test}.txt
     release 164k, splits train and val; masks hold label n as n - 1, unlabelled as 255
         ROOT/images/{train2017,val2017}/{name}.jpg, annotations/{train2017,val2017}/{name}.png
+        or, beside other annotations of COCO, ROOT/{train2017,val2017}/{name}.jpg and
+        ROOT/{stuffthingmaps,stuffthingmaps_trainval2017}/{train2017,val2017}/{name}.png
+
+The lists of 10k are also found in imagesLists/.
 
 Converted masks `{name}_labelTrainIds.png` are read with the option `masks`: of 10k they hold
 1 .. 171 and 0 for unlabelled, in any folder below annotations/; of 164k 0 .. 170 and 255.
@@ -24,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contextbench.data.base import DataError, Facts, LabelSet
-from contextbench.data.labels import LabelTable, bit_palette, read_indices
+from contextbench.data.labels import LabelTable, bit_palette
 from contextbench.data.matfiles import read_label_map, read_optional
 from contextbench.data.paired import (
     IMAGE_SUFFIXES,
@@ -81,6 +85,7 @@ class COCOStuff(PairedSource):
         "images/, annotations/ and imageLists/ (10k), or "
         "images/{train2017,val2017}/ and annotations/{train2017,val2017}/ (164k)"
     )
+    others = (_CONVERTED, "_instanceTrainIds.png")
 
     def __init__(self, root: Path, *, release: str | None = None, masks: str = "original") -> None:
         if release not in tuple(OFFICIAL_COUNTS):
@@ -104,17 +109,20 @@ class COCOStuff(PairedSource):
             images = by_stem(self.files("images", IMAGE_SUFFIXES))
             suffix = _CONVERTED if self.converted else ".mat"
             masks = by_stem(self.files("annotations", (suffix,)))
-            return match(images, masks, self.listed(f"imageLists/{split}.txt"))
+            lists = (f"imageLists/{split}.txt", f"imagesLists/{split}.txt")
+            return match(images, masks, self.listed(*lists))
         folder = f"{split}2017"
-        images = self.files(f"images/{folder}", IMAGE_SUFFIXES)
+        images = self.files((f"images/{folder}", folder), IMAGE_SUFFIXES)
+        tops = ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017")
+        folders = [f"{top}/{folder}" for top in tops]
         if self.converted:
-            return match(images, self.files(f"annotations/{folder}", (_CONVERTED,)))
+            return match(images, self.files(folders, (_CONVERTED,)))
         # The usual conversion writes its masks into the folder of the originals.
-        return match(images, self.files(f"annotations/{folder}", (".png",), without=_CONVERTED))
+        return match(images, self.files(folders, (".png",), without=_CONVERTED))
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         if path.suffix != ".mat":
-            return read_indices(path)
+            return super().read_mask(path)
         names = read_optional(path, "names")
         if names is not None and np.size(names) == _NAMES_OF_VERSION_1_0:
             raise DataError(

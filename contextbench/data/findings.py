@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, Sample, SegmentationDataset
-from contextbench.data.labels import read_image, size_fault
+from contextbench.data.labels import size_fault
 from contextbench.data.paired import PairedDataset
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -54,7 +54,7 @@ def _look_at_files(dataset: PairedDataset, index: int) -> Finding:
     name, image_path, mask_path = dataset.pairs[index]
     table = dataset.source.table
     faults: list[str] = []
-    image = _attempt(lambda: read_image(image_path), faults)
+    image = _attempt(lambda: dataset.source.read_image(image_path), faults)
     raw = _attempt(lambda: dataset.source.read_mask(mask_path), faults)
     if image is not None and raw is not None:
         fault = size_fault(image, raw, image_path, mask_path)

@@ -8,13 +8,18 @@ Images and masks are paired by their paths below the split's folders. Keys of th
 
     classes       names in train-id order
     values        the raw value of each class in the masks, or a list of values to merge; or
-    colours       the RGB colour of each class, for colour masks (mode RGB)
+    colours       the RGB colour of each class, for masks of colours
     ignored       values or colours that are not scored; default [255], unless a class has it
     image_suffix  default .jpg; mask_suffix: default .png
     splits        the folders' names
     unlabelled    names of folders below images/ that have no masks, to be predicted
-    palette       RGB colours to draw the classes in; default: `colours`, else those of VOC
+    palette       RGB colours to draw the classes in; default: `colours`, else VOC's without black
     swap          pairs of class names that a horizontal flip exchanges
+    orientation   applied (default): images and masks are turned as their EXIF tags say, as viewers
+                  show them; stored: they are not
+    frames        ordered: in order of their names, images are frames of videos
+    cluster       a regular expression, searched in the names: images with one first group, or
+                  without groups one match, belong together
 
 Traps: in two-class masks of 0 and 255, `values: [0, 255]` declares the foreground. Without it 255
 is ignored and the foreground vanishes: `check-data` reports the class that never occurs.
@@ -23,7 +28,7 @@ is ignored and the foreground vanishes: `check-data` reports the class that neve
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +41,11 @@ from contextbench.data.labels import (
     LabelTable,
     MaskTable,
     bit_palette,
-    read_colours,
-    read_indices,
 )
-from contextbench.data.paired import Matches, PairedSource, match
+from contextbench.data.paired import Matches, MissingFiles, PairedSource, match
+from contextbench.data.pictures import read_colours, read_indices
 from contextbench.data.submission import Submission
+from contextbench.sampling import Pattern, Sampling
 
 Byte = Annotated[int, Field(ge=0, le=255, strict=True)]
 Colour = tuple[Byte, Byte, Byte]
@@ -51,7 +56,7 @@ Name = Annotated[str, Field(min_length=1)]
 class Description(Frozen):
     """The keys of a description file, each checked by itself."""
 
-    classes: tuple[Name, ...] = Field(min_length=1, max_length=IGNORE)
+    classes: tuple[Name, ...]
     values: tuple[Byte | Values, ...] | None = None
     colours: tuple[Colour, ...] | None = None
     ignored: tuple[Byte | Colour, ...] | None = None
@@ -61,6 +66,9 @@ class Description(Frozen):
     unlabelled: tuple[Name, ...] = ()
     palette: tuple[Colour, ...] | None = None
     swap: tuple[tuple[Name, Name], ...] = ()
+    orientation: Literal["applied", "stored"] = "applied"
+    frames: Literal["ordered"] | None = None
+    cluster: Pattern | None = None
 
 
 class FolderDataset(PairedSource):
@@ -71,7 +79,14 @@ class FolderDataset(PairedSource):
     def __init__(self, root: Path, *, description: str = "dataset.yaml") -> None:
         super().__init__(root)
         path = root / str(description)
+        if not path.is_file():
+            raise MissingFiles(
+                f"{path} does not exist; expected {root} to hold this description of the dataset "
+                f"(see docs/datasets.md) with {self.layout}. Pass --data-root FOLDER, where "
+                f"FOLDER or FOLDER/{root.name} holds them, or set CONTEXTBENCH_DATA"
+            )
         self._about = read_description(path)
+        self.upright = self._about.orientation == "applied"
         labels = _labels(self._about, path)
         self.table = _table(self._about, path)
         self.facts = Facts(
@@ -91,7 +106,8 @@ class FolderDataset(PairedSource):
         return self.files(f"images/{split}", (self._about.image_suffix,))
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
-        return read_indices(path) if self._about.colours is None else read_colours(path)
+        read = read_indices if self._about.colours is None else read_colours
+        return read(path, upright=self.upright)
 
 
 def read_description(path: Path) -> Description:
@@ -107,6 +123,13 @@ def read_description(path: Path) -> Description:
 
 
 def _check_names(about: Description, path: Path) -> None:
+    if not 2 <= len(about.classes) <= IGNORE:
+        raise DataError(
+            f"{path}: key 'classes' has {len(about.classes)} names: from 2 to {IGNORE} can be told "
+            "apart; declare what is not of a class as one, such as background"
+        )
+    if about.frames is not None and about.cluster is not None:
+        raise DataError(f"{path}: keys 'frames' and 'cluster' exclude each other")
     if len(set(about.classes)) < len(about.classes):
         raise DataError(f"{path}: key 'classes' has a name twice: {list(about.classes)}")
     unknown = sorted({name for pair in about.swap for name in pair} - set(about.classes))
@@ -136,10 +159,11 @@ def _check_lengths(about: Description, path: Path) -> None:
 
 def _labels(about: Description, path: Path) -> LabelSet:
     ids = {name: train_id for train_id, name in enumerate(about.classes)}
-    palette = about.palette or about.colours or bit_palette(len(ids))
+    palette = about.palette or about.colours or bit_palette(len(ids) + 1)[1:]
     swap = tuple((ids[left], ids[right]) for left, right in about.swap)
+    sampling = Sampling(frames=about.frames, cluster=about.cluster)
     try:
-        return LabelSet(about.classes, palette, swap=swap)
+        return LabelSet(about.classes, palette, swap=swap, sampling=sampling)
     except DataError as error:
         raise DataError(f"{path}: key 'swap': {error}") from None
 

@@ -1,4 +1,4 @@
-"""Reading images and masks from disk, and turning raw mask values into train ids, once.
+"""Turning raw mask values into train ids, once, and the colours that train ids are drawn in.
 
 Axes: (H, W) image pixels, height first.
 """
@@ -10,13 +10,17 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, Sample
+from contextbench.data.pictures import (
+    RAW_VALUES,
+    UPRIGHT,
+    picture_header,
+    read_image,
+    read_indices,
+)
 
-RAW_VALUES = 256
-INDEX_MODES = ("L", "P")  # one byte a pixel, read as it is stored
 _UNDECLARED = -1
 
 Colour = tuple[int, int, int]
@@ -170,66 +174,21 @@ def in_ranges(values: Iterable[int]) -> str:
     return ", ".join(text for part in parts for text in part)
 
 
-def read_image(path: Path) -> Tensor:
-    """(3, H, W) uint8 RGB; grey and palette images are converted. `DataError` if unreadable."""
-    pixels = _decode(path, convert_to="RGB")
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) that `read_image` gives, from the header alone. `DataError` if unreadable."""
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-
-
-def read_indices(path: Path) -> NDArray[np.uint8]:
-    """(H, W) raw values of an index mask of mode L or P, never converted (that loses indices)."""
-    return _decode(path, modes=INDEX_MODES)
-
-
-def read_colours(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) raw colours of a mask of mode RGB."""
-    return _decode(path, modes=("RGB",))
-
-
 def read_pair(
     name: str,
     image_path: Path,
     mask_path: Path,
     table: MaskTable,
-    read_mask: Callable[[Path], NDArray[np.uint8]] = read_indices,
+    *,
+    image_reader: Callable[[Path], Tensor] = read_image,
+    mask_reader: Callable[[Path], NDArray[np.uint8]] = read_indices,
 ) -> Sample:
     """Image and mask of one size; a different size is an error, never a resize."""
-    image, raw = read_image(image_path), read_mask(mask_path)
+    image, raw = image_reader(image_path), mask_reader(mask_path)
     fault = size_fault(image, raw, image_path, mask_path)
     if fault is not None:
         raise DataError(fault)
     return Sample(name, image, torch.from_numpy(table.apply(raw, mask_path)))
-
-
-def as_indices(values: NDArray[np.generic], source: Path) -> NDArray[np.uint8]:
-    """(H, W) whole numbers of any type as raw values; `DataError` for what does not fit one byte.
-
-    MATLAB stores whole numbers as doubles readily, and other tools as 16 bits.
-    """
-    if values.ndim != 2 or values.dtype.kind not in "uif":
-        raise DataError(
-            f"{source}: the mask is {values.dtype} of shape {list(values.shape)}; "
-            "whole numbers of shape (height, width) are expected"
-        )
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    indices = values.astype(np.int64)
-    wrong = (indices != values) | (indices < 0) | (indices >= RAW_VALUES)
-    if wrong.any():
-        raise DataError(
-            f"{source}: label value(s) {np.unique(values[wrong])[:8].tolist()}; "
-            f"whole numbers in 0-{RAW_VALUES - 1} are expected"
-        )
-    return indices.astype(np.uint8)
 
 
 def size_fault(
@@ -239,33 +198,29 @@ def size_fault(
     if image.shape[1:] == mask.shape[:2]:
         return None
     (height, width), (mask_height, mask_width) = image.shape[1:], mask.shape[:2]
-    return (
+    message = (
         f"{mask_path}: mask is {mask_height}x{mask_width} but its image {image_path} is "
         f"{height}x{width} (height x width)"
     )
+    if (height, width) == (mask_width, mask_height) and _has_orientation(image_path):
+        message += (
+            "; the image has an EXIF orientation: `orientation` in dataset.yaml says whether it is "
+            "applied"
+        )
+    return message
 
 
-def _decode(
-    path: Path, *, convert_to: str | None = None, modes: Sequence[str] = ()
-) -> NDArray[np.uint8]:
-    """Pixels after a conversion, or without one of an image in one of `modes`."""
+def _has_orientation(path: Path) -> bool:
     try:
-        with Image.open(path) as file:
-            if convert_to is None and file.mode not in modes:
-                kind = "index" if modes == INDEX_MODES else "colour"
-                raise DataError(
-                    f"{path}: mask has mode {file.mode}; {kind} masks of mode "
-                    f"{' or '.join(modes)} are expected"
-                )
-            return np.array(file if convert_to is None else file.convert(convert_to))
+        return picture_header(path).orientation != UPRIGHT
     except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+        return False
 
 
 def bit_palette(count: int) -> tuple[Colour, ...]:
     """The colours of PASCAL VOC for the numbers 0 .. count - 1: all different, 0 is black.
+
+    `bit_palette(count + 1)[1:]` are those of `count` classes none of which is a background.
 
     Bit 3k + j of a number goes to bit 7 - k of channel j: red, green, blue.
     """
@@ -278,8 +233,14 @@ def _channel(number: int, channel: int) -> int:
     return sum((number >> (3 * k + channel) & 1) << (7 - k) for k in range(8))
 
 
+def ignored_colour(palette: Sequence[Colour]) -> Colour:
+    """The colour of ignored pixels: that of VOC's contours, or the next that no class has."""
+    taken = set(palette)
+    return next(colour for colour in reversed(bit_palette(RAW_VALUES)) if colour not in taken)
+
+
 def colourise(labels: NDArray[np.uint8], palette: Sequence[Colour]) -> NDArray[np.uint8]:
-    """(H, W) train ids -> (H, W, 3) RGB. Ids outside the palette, ignored ones too, are black."""
-    colours = np.zeros((RAW_VALUES, 3), dtype=np.uint8)
+    """(H, W) train ids -> (H, W, 3) RGB; ids outside the palette in `ignored_colour`."""
+    colours = np.full((RAW_VALUES, 3), ignored_colour(palette), dtype=np.uint8)
     colours[: len(palette)] = palette
     return colours[labels]

@@ -1,4 +1,4 @@
-"""Label maps in MATLAB files, as SBD and COCO-Stuff 10k publish them."""
+"""Label maps in MATLAB files, as SBD, COCO-Stuff 10k and PASCAL Context publish them."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contextbench.data.base import DataError
-from contextbench.data.labels import as_indices
+from contextbench.data.pictures import as_indices
 
 
 def read_label_map(path: Path, *fields: str) -> NDArray[np.uint8]:
-    """(H, W) raw values in the field `fields[0]`, in its field `fields[1]`, and so on.
+    """(H, W) raw values in one byte each. Arguments and errors as for `read_matrix`."""
+    return as_indices(read_matrix(path, *fields), path)
+
+
+def read_matrix(path: Path, *fields: str) -> NDArray[np.generic]:
+    """What is in the field `fields[0]`, in its field `fields[1]`, and so on.
 
     Raises `DataError` for a damaged file, a field that is missing, and where SciPy is.
     """
@@ -24,7 +29,7 @@ def read_label_map(path: Path, *fields: str) -> NDArray[np.uint8]:
             value = value[field][0, 0]  # a MATLAB structure is a 1x1 array of records
         except (ValueError, IndexError, KeyError, TypeError):
             raise DataError(f"{path}: has no field {'.'.join(fields[: depth + 1])}") from None
-    return as_indices(np.asarray(value), path)
+    return np.asarray(value)
 
 
 def read_optional(path: Path, variable: str) -> Any:

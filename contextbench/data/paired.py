@@ -5,34 +5,28 @@ its masks mean (`table`). Matching by name, checking partners and counts, readin
 fingerprint are here.
 """
 
-import hashlib
 import json
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from contextbench.data.base import DataError, Facts, Picture, Sample
-from contextbench.data.labels import (
-    MaskTable,
-    picture_size,
-    read_image,
-    read_indices,
-    read_pair,
-)
+from contextbench.data.digests import file_digests, verify_digests
+from contextbench.data.folders import find_files, read_list
+from contextbench.data.labels import MaskTable, read_pair
+from contextbench.data.pictures import picture_size, read_image, read_indices
+from contextbench.fingerprints import digest, joined
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
-
-# Every command opens the dataset, and opening so many files takes minutes on a network drive. Of
-# the official splits, the training sets of COCO-Stuff 164k and LIP are larger.
-HASHED_MASKS = 25_000
 
 
 class MissingFiles(DataError):
@@ -94,15 +88,25 @@ def by_stem(files: Mapping[str, Path]) -> dict[str, Path]:
     return stems
 
 
+def unpacked(archive: str) -> tuple[str, ...]:
+    """Where the content of an archive lies: at the top, or in its folder, often doubled."""
+    return ".", archive, f"{archive}/{archive}"
+
+
 class PairedSource(ABC):
     """A dataset below the folder `root`, which need not exist before `open`."""
 
     facts: Facts
     table: MaskTable
     layout: ClassVar[str]  # what `root` should hold, in a few words
+    others: ClassVar[Sequence[str]] = ()  # endings of pictures that lie there and are not read
+    # Whether EXIF orientations are applied. Masks of the official datasets were drawn on pixels as
+    # they are stored, and the same pixels are what other code bases train on.
+    upright: bool = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._notes: list[str] = []  # on the files found since a split was asked for
 
     @abstractmethod
     def find(self, split: str) -> Matches:
@@ -112,9 +116,13 @@ class PairedSource(ABC):
         """The images of one of `facts.unlabelled`, by name; most datasets have no such split."""
         return {}
 
+    def read_image(self, path: Path) -> Tensor:
+        """(3, H, W) uint8 RGB."""
+        return read_image(path, upright=self.upright)
+
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         """(H, W) raw values, or (H, W, 3) colours where `table` is one of colours."""
-        return read_indices(path)
+        return read_indices(path, upright=self.upright)
 
     def open(self, split: str) -> "PairedDataset":
         """One split, in the order of the names. Warns when the official count differs.
@@ -122,8 +130,9 @@ class PairedSource(ABC):
         Raises `DataError` for an unknown split, `MissingFiles` and `IncompleteSplit`.
         """
         self._check_name(split)
+        self._notes = []
         found = self.find(split)
-        dataset = PairedDataset(self, split, found.pairs)
+        dataset = PairedDataset(self, split, found.pairs, self._notes)
         if found.without_image or found.without_mask:
             raise IncompleteSplit(
                 f"{self.facts.name} {split} in {self.root}: "
@@ -152,7 +161,9 @@ class PairedSource(ABC):
             files = {pair.name: pair.image for pair in self.open(split).pairs}
         else:
             raise self._unknown(split, (*self.facts.splits, *unlabelled))
-        return [Picture(name, partial(read_image, path)) for name, path in sorted(files.items())]
+        return [
+            Picture(name, partial(self.read_image, path)) for name, path in sorted(files.items())
+        ]
 
     def _check_name(self, split: str) -> None:
         if split in self.facts.unlabelled:
@@ -181,107 +192,106 @@ class PairedSource(ABC):
         return next(found, candidates[0])
 
     def files(
-        self, folder: str, suffixes: Sequence[str], *, without: str | None = None
+        self, folders: str | Sequence[str], suffixes: Sequence[str], *, without: str | None = None
     ) -> dict[str, Path]:
-        """Files below `root/folder`, by path from there without suffix, case of suffixes ignored.
+        """Files below the first of `folders` that exists, by path from there without suffix.
 
-        Files that end in `without` are left out, and so are hidden ones.
+        See `find_files`. Raises `MissingFiles` with the places that were tried.
         """
-        top = self.root / folder
-        if not top.is_dir():
-            raise self.missing(f"folder {top}")
-        files: dict[str, Path] = {}
-        for parent, folders, names in os.walk(top, followlinks=True):
-            folders.sort()
-            inside = Path(parent).relative_to(top).as_posix()
-            prefix = "" if inside == "." else f"{inside}/"
-            for name in sorted(names):
-                suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
-                if suffix is None or name.startswith(".") or (without and name.endswith(without)):
-                    continue
-                key, path = prefix + name[: -len(suffix)], Path(parent, name)
-                if key in files:
-                    raise DataError(
-                        f"{self.facts.name}: {path} and {files[key].name} have the same stem"
-                    )
-                files[key] = path
-        return files
-
-    def listed(self, list_file: str) -> set[str]:
-        """Stems of the first path in each line: lists with absolute paths of others are common."""
-        path = self.root / list_file
+        candidates = [folders] if isinstance(folders, str) else list(folders)
+        places = list(dict.fromkeys(self.root / folder for folder in candidates))
+        top = next((place for place in places if place.is_dir()), None)
+        if top is None:
+            raise self.missing("folder", places)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise self.missing(f"list {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a list of names ({error})") from error
-        return {_stem(line.split()[0]) for line in lines if line.strip()}
+            found = find_files(top, suffixes, without=without, others=self.others)
+        except DataError as error:
+            raise DataError(f"{self.facts.name}: {error}") from None
+        self._notes += found.notes
+        return found.files
 
-    def missing(self, what: str) -> MissingFiles:
-        """The error for something that is not there, with the layout and what to do."""
+    def listed(self, *list_files: str) -> set[str]:
+        """Names in the first of `list_files` that exists, see `read_list`. Raises `DataError`."""
+        places = [self.root / name for name in list_files]
+        for place in places:
+            with suppress(FileNotFoundError):
+                return read_list(place)
+        raise self.missing("list", places)
+
+    def missing(self, kind: str, places: Sequence[Path]) -> MissingFiles:
+        """The error for what is at none of `places`, with the layout and what to do."""
+        others = ", ".join(place.relative_to(self.root).as_posix() for place in places[1:])
+        tried = f" (also looked for: {others})" if others else ""
         return MissingFiles(
-            f"{self.facts.name}: {what} does not exist; expected {self.root} to hold "
-            f"{self.layout}. Pass --data-root FOLDER, where FOLDER or "
+            f"{self.facts.name}: {kind} {places[0]} does not exist; expected {self.root} to hold "
+            f"{self.layout}{tried}. Pass --data-root FOLDER, where FOLDER or "
             f"FOLDER/{self.root.name} holds them, or set CONTEXTBENCH_DATA"
         )
 
 
 class PairedDataset:
-    """One split of a `PairedSource`."""
+    """One split of a `PairedSource`. `notes`: what was met on the way to its files."""
 
-    def __init__(self, source: PairedSource, split: str, pairs: Sequence[Pair]) -> None:
-        self.source, self.split, self.pairs = source, split, pairs
+    def __init__(
+        self, source: PairedSource, split: str, pairs: Sequence[Pair], notes: Sequence[str] = ()
+    ) -> None:
+        self.source, self.split, self.pairs, self.notes = source, split, pairs, list(notes)
         self.labels = source.facts.labels
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        return read_pair(*self.pairs[index], self.source.table, self.source.read_mask)
+        source = self.source
+        return read_pair(
+            *self.pairs[index],
+            source.table,
+            image_reader=source.read_image,
+            mask_reader=source.read_mask,
+        )
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(H, W) of an image, from the header of its file. Raises `DataError`."""
-        return picture_size(self.pairs[index].image)
+        return picture_size(self.pairs[index].image, upright=self.source.upright)
 
     def fingerprint(self) -> str:
-        """Hex digest over the file names of the split, its masks, mapping table and classes.
+        """Digests of names, images, masks, meaning of labels and sampling: see `fingerprints`.
 
-        Masks enter by their bytes, or by their sizes where there are more than `HASHED_MASKS`:
-        an edited mask keeps the size of its compressed file only by chance.
+        Image and mask files enter by their bytes, which are read once: see `digests`.
         """
-        sizes = len(self.pairs) > HASHED_MASKS
-        digest = hashlib.sha256(json.dumps(self._facts(sizes)).encode())
-        digest.update(self.source.table.fingerprint_bytes())
-        for path in dict.fromkeys(pair.mask_file for pair in self.pairs):
-            if sizes:
-                digest.update(path.stat().st_size.to_bytes(8, "little"))
-            else:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()
+        images, masks = self._files()
+        digests = file_digests(self.source.root, [*images, *masks])
+        return joined(
+            {
+                "names": digest([json.dumps([self.split, self._names()]).encode()]),
+                "images": digest(digests[path] for path in images),
+                "masks": digest(digests[path] for path in masks),
+                "labels": digest([self._meaning(), self.source.table.fingerprint_bytes()]),
+                "sampling": digest([self.labels.sampling.model_dump_json().encode()]),
+            }
+        )
 
-    def _facts(self, sizes: bool) -> dict[str, object]:
+    def verify(self) -> list[Path]:
+        """Read every file again; those whose content changed behind their size and times."""
+        images, masks = self._files()
+        return verify_digests(self.source.root, [*images, *masks])
+
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """Of images and of masks, each once; a file may hold all masks."""
+        masks = dict.fromkeys(pair.mask_file for pair in self.pairs)
+        return [pair.image for pair in self.pairs], list(masks)
+
+    def _names(self) -> list[tuple[str, str]]:
         names = []
         for pair in self.pairs:
             folder = pair.name[: pair.name.rfind("/") + 1]
             names.append((folder + pair.image.name, folder + pair.mask.name))
-        facts: dict[str, object] = {
-            "split": self.split,
-            "pairs": names,
-            "classes": self.labels.classes,
-        }
-        if self.labels.swap:
-            facts["swap"] = self.labels.swap
-        if sizes:
-            facts["masks"] = "sizes"
-        return facts
+        return names
 
-
-def _stem(listed: str) -> str:
-    """The name of a listed file without folders and, if it has one, its suffix."""
-    path = PurePosixPath(listed)
-    known = (*IMAGE_SUFFIXES, ".mat")
-    return path.stem if path.suffix.lower() in known else path.name
+    def _meaning(self) -> bytes:
+        """Of the labels, and how pixels are read."""
+        facts = {"classes": self.labels.classes, "swap": self.labels.swap}
+        return json.dumps({**facts, "upright": self.source.upright}).encode()
 
 
 def _missing(found: Matches) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample, SegmentationDataset
-from contextbench.data.labels import colourise
+from contextbench.data.labels import colourise, ignored_colour
 from contextbench.files import write_atomic
 
 _HEIGHT = 240  # pixels of a picture in the sheet
@@ -21,7 +21,8 @@ _OVERLAY_SHARE = 0.5  # of the mask's colour
 def contact_sheet(dataset: SegmentationDataset, path: Path, count: int = 8) -> None:
     """Write a PNG with `count` images spread over the split, unreadable ones left out.
 
-    Ignored pixels are black. Raises `DataError` where none is readable, `OutputError`.
+    Ignored pixels have a colour that no class has. Raises `DataError` where none is readable,
+    `OutputError`.
     """
     rows = [_row(sample, dataset.labels) for sample in _readable(dataset, count)]
     if not rows:
@@ -52,7 +53,7 @@ def _row(sample: Sample, labels: LabelSet) -> Image.Image:
     image = np.ascontiguousarray(sample.image.numpy().transpose(1, 2, 0))  # (H, W, 3)
     mask = colourise(sample.labels.numpy(), labels.palette)
     overlay = (image * (1 - _OVERLAY_SHARE) + mask * _OVERLAY_SHARE).astype(np.uint8)
-    overlay[sample.labels.numpy() == IGNORE] = 0
+    overlay[sample.labels.numpy() == IGNORE] = ignored_colour(labels.palette)
     return _beside([image, mask, overlay])
 
 

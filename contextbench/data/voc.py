@@ -10,10 +10,12 @@ ICCV 2011 (SBD).
     ROOT/VOC2012/SegmentationClassAug/{id}.png             masks of SBD, converted
     ROOT/SBD/dataset/{img/{id}.jpg,cls/{id}.mat,train.txt,val.txt}     SBD as released
 
-ROOT may also hold VOCdevkit, or be VOC2012 itself. The split `train_aug` is built by a set rule:
-VOC train and all of SBD, without VOC val. SBD's images are those of its two lists; where only
-`SegmentationClassAug` exists, those with a mask in it. Images of VOC train keep their own masks,
-which have a void contour and finer outlines than SBD's.
+ROOT may also hold VOCdevkit, or be VOC2012 itself. SBD's `dataset` is also found in the folder of
+its archive, benchmark_RELEASE, at the top or in SBD, and in VOCaug or VOCdevkit/VOCaug.
+
+The split `train_aug` is built by a set rule: VOC train and all of SBD, without VOC val. SBD's
+images are those of its two lists; where only `SegmentationClassAug` exists, those with a mask in
+it. Images of VOC train keep their own masks, which have a void contour and finer outlines.
 
 Traps: palette masks are read as indices; 255 is no class; SBD's own lists hold images of VOC val
 and are no splits here; augmented masks are used in `train_aug` only. A number on val from a model
@@ -26,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contextbench.data.base import DataError, Facts, LabelSet
-from contextbench.data.labels import LabelTable, bit_palette, read_indices
+from contextbench.data.labels import LabelTable, bit_palette
 from contextbench.data.matfiles import read_label_map
 from contextbench.data.paired import IMAGE_SUFFIXES, MASK_SUFFIXES, Matches, PairedSource, match
 from contextbench.data.submission import Submission
@@ -50,7 +52,11 @@ class VOC(PairedSource):
     `augmented_masks` is `SegmentationClassAug` (default) or `sbd`, straight from SBD's .mat files.
     """
 
-    layout = "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}/"
+    layout = (
+        "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}/, and for train_aug "
+        "VOC2012/SegmentationClassAug/ or, with the option `augmented_masks: sbd`, SBD as released "
+        "in SBD/dataset/ or where the option `sbd` says"
+    )
     table = LabelTable(
         {value: value for value in range(len(CLASSES))},
         ignored=(VOID,),
@@ -99,31 +105,38 @@ class VOC(PairedSource):
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         if path.suffix == ".mat":
             return read_label_map(path, "GTcls", "Segmentation")
-        return read_indices(path)
+        return super().read_mask(path)
 
     @property
     def _voc(self) -> str:
         return self.first_folder(("VOC2012", "VOCdevkit/VOC2012", "."), holding="JPEGImages")
 
     @property
-    def _sbd(self) -> str:
-        nested = f"{self._sbd_folder}/dataset"
-        return self.first_folder((nested, self._sbd_folder), holding="cls")
+    def _sbd(self) -> list[str]:
+        """Where SBD's folder `dataset` may be."""
+        own = self._sbd_folder
+        archive = "benchmark_RELEASE/dataset"
+        usual = [archive, "VOCaug/dataset", "VOCdevkit/VOCaug/dataset"]
+        return [f"{own}/dataset", own, f"{own}/{archive}", *usual]
 
     def _list(self, split: str) -> set[str]:
         return self.listed(f"{self._voc}/ImageSets/Segmentation/{split}.txt")
 
     def _augmented_masks(self) -> dict[str, Path]:
         if self.augmented_masks == "sbd":
-            return self.files(f"{self._sbd}/cls", (".mat",))
+            return self.files([f"{base}/cls" for base in self._sbd], (".mat",))
         return self.files(f"{self._voc}/SegmentationClassAug", MASK_SUFFIXES)
 
     def _sbd_names(self, augmented: dict[str, Path]) -> set[str]:
-        if self.augmented_masks == "sbd" or (self.root / self._sbd / "train.txt").is_file():
-            return self.listed(f"{self._sbd}/train.txt") | self.listed(f"{self._sbd}/val.txt")
+        bases = self._sbd
+        there = any((self.root / base / "train.txt").is_file() for base in bases)
+        if self.augmented_masks == "sbd" or there:
+            train, val = ([f"{base}/{split}.txt" for base in bases] for split in ("train", "val"))
+            return self.listed(*train) | self.listed(*val)
         return set(augmented)
 
     def _sbd_images(self) -> dict[str, Path]:
         """SBD's images are in VOC's folder too; this finds them where only SBD's were kept."""
-        folder = f"{self._sbd}/img"
-        return self.files(folder, IMAGE_SUFFIXES) if (self.root / folder).is_dir() else {}
+        folders = [f"{base}/img" for base in self._sbd]
+        there = any((self.root / folder).is_dir() for folder in folders)
+        return self.files(folders, IMAGE_SUFFIXES) if there else {}

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contextbench.config import Protocol
+from contextbench.fingerprints import named
 from contextbench.metrics import scores
 from contextbench.published import PublishedScore
 from contextbench.report.checks import dataset_name
@@ -148,7 +149,7 @@ def explain_published(
         unknown=tuple(
             key
             for key in sorted(recipe, key=lambda key: (SHOWN.index(group_of(key)), key))
-            if group_of(key) != "execution" and key not in stated and key not in _OWN
+            if group_of(key) != "execution" and key not in stated and not key.startswith(_OWN)
         ),
         notes=(*judged.limits, *_published_notes(published)),
     )
@@ -170,7 +171,7 @@ def recipe_of(run: RunRecord) -> dict[str, Any]:
         "head": head,
         "seed": run.seed,
         "classes": run.labels.classes,
-        "dataset_fingerprint": run.dataset_fingerprint[:12],
+        "dataset_fingerprint": named(run.dataset_fingerprint),
         "evaluated_images": run.evaluated_images,
         "number_format": run.precision,
         "environment": environment,

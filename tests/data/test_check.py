@@ -332,5 +332,6 @@ def test_the_contact_sheet_shows_image_mask_and_overlay(tmp_path: Path) -> None:
     assert sheet.shape == (2 * 240, 3 * 480, 3)
     assert sheet[20, 20].tolist() == [100, 100, 100]
     assert sheet[20, 480 + 20].tolist() == [255, 0, 0]
-    assert sheet[200, 480 + 300].tolist() == [0, 0, 0]
+    assert sheet[200, 480 + 300].tolist() == [224, 224, 192]  # ignored: VOC's void
+    assert sheet[200, 960 + 300].tolist() == [224, 224, 192]
     assert sheet[20, 960 + 20].tolist() == [177, 50, 50]  # half image, half colour, rounded down

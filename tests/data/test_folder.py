@@ -67,9 +67,8 @@ def test_colour_masks_are_read_by_their_colours(tmp_path: Path) -> None:
     trees.write_mask(path, pixels)
     with pytest.raises(DataError, match=r"x\.png: undeclared colour.* #80407f; .*, #804080"):
         source.open("train")[0]
-    trees.write_mask(path, trees.filled([0], (2, 2)))
-    with pytest.raises(DataError, match="mode L; colour masks of mode RGB"):
-        source.open("train")[0]
+    trees.write_mask(path, trees.filled([0], (2, 2)))  # grey: black is declared as ignored
+    assert source.open("train")[0].labels.tolist() == [[IGNORE] * 2] * 2
 
 
 def test_colours_are_told_apart_as_by_a_dictionary() -> None:

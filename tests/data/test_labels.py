@@ -10,14 +10,12 @@ from PIL import Image
 from contextbench.data.base import IGNORE, DataError, LabelSet
 from contextbench.data.labels import (
     LabelTable,
-    as_indices,
     bit_palette,
     colourise,
     in_ranges,
-    read_image,
-    read_indices,
     read_pair,
 )
+from contextbench.data.pictures import as_indices, read_image, read_indices
 
 TABLE = LabelTable({7: 0, 200: 1}, ignored=(0, 255))
 RAW = np.array([[7, 200, 0], [255, 7, 7]], dtype=np.uint8)
@@ -114,11 +112,21 @@ def test_a_pair_is_read_as_a_sample(tmp_path: Path) -> None:
     assert sample.labels.tolist() == TRAIN_IDS
 
 
-def test_colourise_draws_classes_in_their_colours_and_ignored_pixels_black() -> None:
+@pytest.mark.parametrize(
+    "palette", [bit_palette(2), bit_palette(256)[1:], ((224, 224, 192), (224, 224, 64))]
+)
+def test_ignored_pixels_have_a_colour_that_no_class_has(palette: tuple) -> None:
+    """Also where a class is black, and where a class has the colour itself."""
+    drawn = colourise(np.array([[0, IGNORE]], dtype=np.uint8), palette)
+    assert tuple(drawn[0, 0].tolist()) == palette[0]
+    assert tuple(drawn[0, 1].tolist()) not in palette[:IGNORE]
+
+
+def test_colourise_draws_classes_in_their_colours_and_ignored_pixels_as_voc_does() -> None:
     labels = np.array([[0, 1, IGNORE]], dtype=np.uint8)
     drawn = colourise(labels, [(1, 2, 3), (4, 5, 6)])
     assert drawn.dtype == np.uint8
-    assert drawn.tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+    assert drawn.tolist() == [[[1, 2, 3], [4, 5, 6], [224, 224, 192]]]
 
 
 def test_the_bit_palette_is_that_of_voc() -> None:

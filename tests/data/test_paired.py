@@ -1,16 +1,19 @@
 """What all datasets of files share: partners, lists, fingerprints."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from contextbench.data import paired
+from contextbench import fingerprints
 from contextbench.data.base import DataError, Facts, LabelSet
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import IncompleteSplit, Matches, PairedSource, by_stem, match
 from contextbench.data.pascal_context import PascalContext
+from contextbench.sampling import Sampling
 from tests.data import trees
 
 
@@ -106,35 +109,42 @@ def test_a_dataset_goes_to_loader_workers(root: Path) -> None:
     assert again.fingerprint() == dataset.fingerprint()
 
 
-@pytest.mark.parametrize("hashed", [paired.HASHED_MASKS, 0])
-def test_the_fingerprint_covers_masks_names_and_swap_but_not_the_place(
-    root: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    hashed: int,
+def differing(one: str, other: str) -> list[str]:
+    """What differs between fingerprints of a split."""
+    parts = fingerprints.differing(f"{one}/same", f"{other}/same")
+    assert bool(parts) == (one != other)
+    return [part.removesuffix(" of train") for part in parts]
+
+
+def test_the_fingerprint_says_what_differs_and_does_not_hold_the_place(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(paired, "HASHED_MASKS", hashed)
     original = Small(root).open("train").fingerprint()
     moved = tmp_path_factory.mktemp("moved") / "copy"
     root.rename(moved)
     assert Small(moved).open("train").fingerprint() == original
-    assert Small(moved, swap=((0, 1),)).open("train").fingerprint() != original
+    swapped = Small(moved, swap=((0, 1),)).open("train").fingerprint()
+    assert differing(original, swapped) == ["labels"]
     noise = np.random.default_rng(0).integers(0, 2, trees.SIZE, dtype=np.uint8)
     trees.write_mask(moved / "masks/c.png", noise)
     changed = Small(moved).open("train").fingerprint()
-    assert changed != original
+    assert differing(original, changed) == ["masks"]
     for kind in ("images", "masks"):
         (moved / kind / "c.png").rename(moved / kind / "d.png")
-    assert Small(moved).open("train").fingerprint() not in (changed, original)
+    assert differing(changed, Small(moved).open("train").fingerprint()) == ["names"]
+    clustered = Small(moved)
+    labels = clustered.facts.labels
+    declared = dataclasses.replace(labels, sampling=Sampling(cluster="^."))
+    clustered.facts = dataclasses.replace(clustered.facts, labels=declared)
+    last = Small(moved).open("train").fingerprint()
+    assert differing(last, clustered.open("train").fingerprint()) == ["sampling"]
 
 
-def test_fingerprints_by_bytes_and_by_sizes_differ(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = Small(root).open("train")
-    by_bytes = dataset.fingerprint()
-    monkeypatch.setattr(paired, "HASHED_MASKS", 2)  # of three
-    assert dataset.fingerprint() != by_bytes
+def test_black_images_with_the_same_masks_are_other_data(root: Path) -> None:
+    before = Small(root).open("train").fingerprint()
+    for path in (root / "images").rglob("*.png"):
+        Image.new("RGB", (trees.SIZE[1], trees.SIZE[0])).save(path)
+    assert differing(before, Small(root).open("train").fingerprint()) == ["images"]
 
 
 def test_masks_of_one_file_are_hashed_as_that_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from contextbench.data import DATASETS, DataError, dataset_source
-from contextbench.data.labels import read_colours, read_indices
+from contextbench.data.pictures import read_colours, read_indices
 from contextbench.data.submission import Submission
 from tests.data import trees
 
