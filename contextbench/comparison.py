@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contextbench.averaging import caution
 from contextbench.build import check_weights
 from contextbench.cells import Cell, Execution, Setting, lock, open_setting
 from contextbench.config import HeadConfig, Protocol
@@ -66,10 +67,16 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
 
 
 def say_weights(protocol: Protocol, execution: Execution) -> None:
-    """Say what the backbone starts from. Raises `ConfigError` for weights that do not fit it."""
+    """Say what the backbone starts from, and what is odd about averaging its weights.
+
+    Raises `ConfigError` for weights that do not fit it.
+    """
     origin = execution.world.from_main(lambda: check_weights(protocol))
     if origin is not None:
         execution.reporter.say(f"backbone weights: {origin}")
+    train = protocol.train
+    if train.ema is not None and (text := caution(train.ema, train.steps)) is not None:
+        execution.reporter.say(f"caution: {text}")
 
 
 def conclude(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from contextbench import averaging
 from contextbench.errors import UserError
 from contextbench.naming import Name
 from contextbench.reading import exists, given, read_bytes, reason_of, why
@@ -144,7 +145,7 @@ class TrainConfig(Frozen):
     accumulate: Positive = Field(1, json_schema_extra=LATER)  # parts that a batch is computed in
     ema: float | None = Field(
         None, gt=0, lt=1, json_schema_extra=LATER
-    )  # decay of averaged weights
+    )  # decay of averaged weights, which grows to that (`averaging`)
     batch_norm: Literal["batch", "frozen"] = Field("batch", json_schema_extra=LATER)
     deterministic: bool = Field(False, json_schema_extra=LATER)
 
@@ -236,6 +237,8 @@ class Protocol(Frozen):
         """Hex digest over all that changes what is measured, where the data lies left out."""
         content = _without_later_defaults(self)
         del content["name"], content["expected"], content["dataset"]["root"]
+        if self.train.ema is not None:
+            content["train"]["ema_rule"] = averaging.RULE
         content["dataset_fingerprint"] = dataset_fingerprint
         content["protocol_version"] = PROTOCOL_VERSION
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from contextbench.averaging import caution, window
 from contextbench.build import check_weights
 from contextbench.cells import Execution, Setting, open_setting
 from contextbench.config import ConfigError, HeadConfig, Protocol, weights_file
@@ -165,6 +166,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         notes=[
             *data_note,
             *_weights_notes(protocol),
+            *_average_notes(protocol),
             *precision_note,
             *_cell_notes(heads),
             *_memory_notes(workload),
@@ -294,6 +296,14 @@ def _weights_notes(protocol: Protocol) -> Iterable[str]:
         yield f"Backbone weights: {check_weights(protocol)}."
     except ConfigError as error:
         yield f"With these weights compare would stop: {error}"
+
+
+def _average_notes(protocol: Protocol) -> Iterable[str]:
+    decay, steps = protocol.train.ema, protocol.train.steps
+    if decay is not None:
+        yield caution(decay, steps) or (
+            f"Averaged weights: over the last {window(decay, steps):,.0f} steps or so of {steps:,}."
+        )
 
 
 def _cell_notes(heads: Sequence[HeadPlan]) -> Iterable[str]:

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+from contextbench.averaging import decay_after
 from contextbench.config import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
 from contextbench.distributed import ALONE, World, no_way_back, synchronise_batch_norm
@@ -39,6 +40,7 @@ FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so m
 UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 Entry = dict[str, float]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 Part = tuple[Tensor | Features, Tensor]  # images or their features, and labels, on the device
 Batch = tuple[Tensor, Tensor]  # images and labels
 Batches = Callable[[int], Iterable[Batch]]  # first step -> batches, of this process if of several
@@ -311,12 +313,29 @@ class _Trained:
     average: AveragedModel | None
 
 
+class _Average(AveragedModel):
+    """The exponential moving average of parameters and buffers (`averaging`).
+
+    Integers, which are counters of batch norms, are those of the last step.
+    """
+
+    def __init__(self, part: nn.Module, decay: float) -> None:
+        self._decay = decay
+        super().__init__(part, multi_avg_fn=self._mix, use_buffers=True)
+
+    @torch.no_grad()
+    def _mix(self, averages: Tensors, values: Tensors, _count: object) -> None:
+        if averages[0].is_floating_point():
+            # The module's own count lies on the CPU, so that no device is waited for.
+            decay = decay_after(self._decay, int(self.n_averaged))
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, values)
+
+
 def _averaged(part: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of parameters and buffers, from the first step's values on."""
-    if decay is None:
-        return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(part, multi_avg_fn=average, use_buffers=True)
+    """The average of the weights after the first step and all later ones; None without `decay`."""
+    return None if decay is None else _Average(part, decay)
 
 
 @contextmanager

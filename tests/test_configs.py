@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from contextbench import averaging
 from contextbench.build import build_model, head_options, loss_weights
 from contextbench.config import (
     ConfigError,
@@ -239,6 +240,7 @@ def fingerprint(*overrides: str, data: str = "d") -> str:
     [
         "train.lr=0.123",
         "train.schedule.warmup_steps=1",
+        "train.ema=0.9",
         "head_width_factor=0.25",
         "dataset.options.seed=5",
         "evaluate.flip=true",
@@ -252,6 +254,14 @@ def test_what_is_measured_changes_the_fingerprint(override: str) -> None:
 @pytest.mark.parametrize("override", ["dataset.root=/elsewhere", "name=other", "train.flip=true"])
 def test_names_places_and_spelled_out_values_do_not(override: str) -> None:
     assert fingerprint(override) == fingerprint()
+
+
+def test_averages_of_the_old_rule_have_another_fingerprint(monkeypatch: Any) -> None:
+    """Without averages the rule does not matter."""
+    now, plain = fingerprint("train.ema=0.9"), fingerprint()
+    monkeypatch.setattr(averaging, "RULE", 1)
+    assert fingerprint("train.ema=0.9") != now
+    assert fingerprint() == plain
 
 
 def test_the_data_is_part_of_the_fingerprint() -> None:

@@ -164,6 +164,14 @@ def test_memory_is_that_of_the_model_with_what_a_plain_step_does_not_hold() -> N
     assert plain.inference_memory_bytes == whole + 4 * 13 * 8 * 8
 
 
+def test_the_window_of_averaged_weights_is_noted(tmp_path: Path) -> None:
+    """1 / (1 - decay) steps; where that is long for the run, what the growing decay makes of it."""
+    notes = plan(small.protocol(steps=60, ema=0.9), tmp_path, heads=[]).notes
+    assert "Averaged weights: over the last 8 steps or so of 60." in notes  # 69 / 9, not yet 10
+    notes = plan(small.protocol(steps=60, ema=0.9999), tmp_path, heads=[]).notes
+    assert any("about 10,000 steps, and the run has 60" in note for note in notes)
+
+
 def test_a_frozen_backbone_needs_less_memory_to_train() -> None:
     settings = small.protocol().model_copy(update={"shared_backbone": "frozen"})
     frozen = forecaster(settings).forecast(small.head()).training_memory_bytes

@@ -373,7 +373,7 @@ def test_a_comparison_and_its_records_say_where_weights_came_from(tmp_path: Path
 def test_a_plan_says_what_weights_are(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(tiny("deep").state_dict(), path)
-    wanted = Wanted(heads=[small.head()], seeds=[0], time_steps=0)
+    wanted = Wanted(heads=[], seeds=[0], time_steps=0)
     notes = plan_comparison(protocol(path, stem="deep"), wanted, small.execution(tmp_path)).notes
     assert "Backbone weights: weights.pth: names of PyTorch-Encoding (conv1.0)." in notes
     notes = plan_comparison(protocol(path), wanted, small.execution(tmp_path)).notes

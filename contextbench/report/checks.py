@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from contextbench import averaging
 from contextbench.errors import UserError
 from contextbench.results import (
     NOTABLE_WAIT,
@@ -81,6 +82,7 @@ def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> li
         ),
         *_absent_classes(runs),
         *_waiting(runs),
+        *_averaging(runs),
     ]
     return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
 
@@ -172,6 +174,16 @@ def _waiting(runs: Sequence[RunRecord]) -> list[str]:
         f"Training waited for data {most:.0%} of the time ({cell}){others}, so training times are "
         "partly those of loading: see --workers and `contextbench profile-data`."
     ]
+
+
+def _averaging(runs: Sequence[RunRecord]) -> list[str]:
+    """What is said of averaged weights before training, of the protocol that runs share."""
+    train = runs[0].protocol.get("train") if runs else None
+    decay, steps = (train.get("ema"), train.get("steps")) if isinstance(train, dict) else (0, 0)
+    if not isinstance(decay, float) or not isinstance(steps, int):
+        return []
+    text = averaging.caution(decay, steps)
+    return [] if text is None else [text]
 
 
 def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list[str]:

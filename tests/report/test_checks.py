@@ -87,6 +87,15 @@ def test_runs_made_differently_are_named_with_their_cells(changes, expected):
     assert "ppm seed 0" in warning
 
 
+def test_a_window_of_averages_that_is_long_for_the_run_is_reported():
+    """PROTOCOL has 400 steps; a decay of 0.999 averages over 1,000."""
+    averaged = {**PROTOCOL, "train": {**PROTOCOL["train"], "ema": 0.999}}
+    (warning,) = warnings_for([evaluated(protocol=averaged)], None)
+    assert warning.startswith("train.ema 0.999 averages weights over about 1,000 steps")
+    short = {**PROTOCOL, "train": {**PROTOCOL["train"], "ema": 0.9}}
+    assert warnings_for([evaluated(protocol=short)], None) == []
+
+
 def test_unequal_numbers_of_seeds_are_reported():
     (warning,) = warnings_for([evaluated(), evaluated(seed=1), evaluated("ppm")], None)
     assert warning == "The number of scored seeds differs between rows (2: fcn; 1: ppm)."
