@@ -13,8 +13,7 @@ from contextbench.cells import Execution
 from contextbench.config import DatasetConfig, EvaluateConfig, nearest
 from contextbench.data import DataError, build_dataset
 from contextbench.data.pictures import read_image
-from contextbench.inference import open_run
-from contextbench.recorded import recorded_protocol
+from contextbench.inference import open_run, stored_dataset
 from contextbench.report.attention import cell_box, no_attention, sums_to_one
 from contextbench.report.examples import AttentionMap, ByteArray
 from contextbench.results import RecordError, RunRecord, read_run
@@ -109,7 +108,7 @@ def attend(
     classes = _shared_classes(folders, records)
     if class_name is not None and class_name not in classes:
         raise AttentionError(f"unknown class {class_name!r}: {nearest(class_name, classes)}")
-    dataset = recorded_protocol(records[0], str(folders[0])).dataset
+    dataset = stored_dataset(folders[0], records[0])
     name, pixels = find_image(image, dataset, execution.data_root)
     target = None if class_name is None else classes.index(class_name)
     sights = []

@@ -93,8 +93,9 @@ def conclude(
         profile = _profile(setting, plan, precision, execution)
         shown = _first_cells(setting, plan, runs, precision)
         examples = store_examples(setting, shown, execution, count=plan.examples)
-        collection = assemble(execution.out, runs, profile)
-        write_report(collection, examples, execution.out / protocol.name)
+        with execution.stop.at_once():
+            collection = assemble(execution.out, runs, profile)
+            write_report(collection, examples, execution.out / protocol.name)
         return collection
 
     with lock(execution, protocol):

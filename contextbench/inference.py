@@ -227,7 +227,7 @@ def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Forma
 
 def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
     """The dataset of a run. Raises `RecordError` where its classes are others by now."""
-    source = dataset_source(_dataset(folder, record), execution.data_root)
+    source = dataset_source(stored_dataset(folder, record), execution.data_root)
     now = source.facts.labels.classes
     if list(now) != record.labels.classes:
         raise RecordError(
@@ -237,7 +237,7 @@ def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
     return source
 
 
-def _dataset(folder: Path, record: RunRecord) -> DatasetConfig:
+def stored_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
     """As recorded. Records know no places on disk, but the configuration beside them does."""
     config = recorded_protocol(record, str(folder)).dataset
     path = folder / "config.yaml"

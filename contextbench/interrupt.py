@@ -23,19 +23,42 @@ class RankError(RuntimeError):
 
 
 class StopRequest:
-    """Set by the first signal; `check` raises `Interrupted` at the next safe point."""
+    """Set by the first signal; `check` raises `Interrupted` at the next safe point.
+
+    Inside of `at_once` every point is safe.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._at_once = False
 
     def check(self) -> None:
         if self.requested:
             raise Interrupted
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that loses nothing wherever it ends, such as drawing: it ends on the request.
+
+        Raises `Interrupted`, on the way in too. What the work writes must be written atomically.
+        """
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.requested:
+                raise Interrupted from None
+            raise
+        finally:
+            self._at_once = False
+
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the safe point
+        # A second Ctrl-C does not wait for the safe point. No `Exception`: libraries catch those.
+        at_once = self._at_once or self.requested
         self.requested = True
+        if at_once:
+            raise KeyboardInterrupt
 
 
 @contextmanager

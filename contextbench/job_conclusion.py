@@ -32,9 +32,10 @@ def conclude_by_job(campaign: Campaign, runs: Sequence[RunRecord]) -> Collection
         campaign.say(f"interrupted cells: {interrupted}; the same command goes on with them")
     elif concluded(jobs) != digest:
         _run(campaign, jobs, digest)
-    collection = assemble(out, runs, _stored_profile(folder))
-    if concluded(jobs) != digest:
-        write_report(collection, _stored_examples(folder), folder)
+    with campaign.execution.stop.at_once():
+        collection = assemble(out, runs, _stored_profile(folder))
+        if concluded(jobs) != digest:
+            write_report(collection, _stored_examples(folder), folder)
     return collection
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from contextbench.cells import Execution
 from contextbench.config import HeadConfig, Protocol
 from contextbench.console import Reporter
+from contextbench.interrupt import StopRequest
 
 SETTINGS = (
     "dataset.options.size=64",
@@ -43,7 +44,12 @@ def head(name: str = "fcn", **options: object) -> HeadConfig:
     return HeadConfig(name=name, head=name, options=options)
 
 
-def execution(out: Path) -> Execution:
+def execution(out: Path, stop: StopRequest | None = None) -> Execution:
     """On the CPU, silent, saving after every step."""
-    quiet = Reporter(Console(quiet=True))
-    return Execution(out=out, device=torch.device("cpu"), reporter=quiet, save_seconds=0.0)
+    return Execution(
+        out=out,
+        device=torch.device("cpu"),
+        reporter=Reporter(Console(quiet=True)),
+        save_seconds=0.0,
+        stop=stop or StopRequest(),
+    )

@@ -1,5 +1,6 @@
 """Attention and influence of a pixel: the functions, trained runs, and the command."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +13,18 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from contextbench.attend import find_image, run_labels
+from contextbench.attend import attend, find_image, run_labels
 from contextbench.attention import AttentionError, attention_maps, predicted_class
 from contextbench.cells import Cell, open_setting
 from contextbench.cli import app
-from contextbench.config import DatasetConfig, HeadConfig
+from contextbench.config import DatasetConfig, HeadConfig, Protocol
 from contextbench.data import DataError
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
 from contextbench.runner import run_cell
 from heads import Features
 from tests import small
+from tests.data import trees
 from tests.heads.small import CHANNELS, CLASSES, small_features, small_head
 
 NAMES = [f"class {k}" for k in range(CLASSES)]
@@ -220,6 +222,26 @@ def test_attend_writes_figures_and_values(runs: dict[str, Path], tmp_path: Path)
         for each in described:
             assert list(values[each["array"]].shape) == each["shape"]
             assert (each["pixel"], each["cell"]) == ([20, 33], [2, 4])
+
+
+def test_images_of_a_split_are_found_where_the_runs_data_lay(tmp_path: Path) -> None:
+    """As `evaluate` and `predict --split` find them: a record has no place, `config.yaml` has."""
+    root = trees.folder(tmp_path / "data")
+    content = small.protocol(steps=1).model_dump(mode="json")
+    content["dataset"] = {"name": "folder", "root": str(root)}
+    content["train"]["crop"] = (4, 4)
+    cell = Cell(
+        open_setting(Protocol.model_validate(content), None), small.head("ocr"), 0, Precision()
+    )
+    assert run_cell(cell, small.execution(tmp_path)).status == "done"
+    runs, execution = [cell.folder(tmp_path)], small.execution(tmp_path)
+    scene = attend(runs, "val:0", (1, 2), execution)
+    moved = root.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="no image of the dataset"):
+        attend(runs, "val:0", (1, 2), execution)
+    again = attend(runs, "val:0", (1, 2), dataclasses.replace(execution, data_root=moved))
+    assert again.image_name == scene.image_name
+    assert np.array_equal(again.image, scene.image)
 
 
 def test_compare_makes_one_figure_and_says_who_has_no_attention(

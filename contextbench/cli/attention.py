@@ -54,7 +54,7 @@ def attend(
     with guarded():
         from contextbench.attend import attend
 
-        with execution_of(out, device, data_root, 0) as execution:
+        with execution_of(out, device, data_root, 0) as execution, execution.stop.at_once():
             scene = attend(runs, image, _pixel(pixel), execution, class_name=class_name)
         groups = [scene.sights] if compare else [[sight] for sight in scene.sights]
         paths = [path for group in groups for path in _write(scene, group, out)]

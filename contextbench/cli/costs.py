@@ -105,7 +105,9 @@ def profile(
             alone = HeadRequest(
                 features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
             )
-            _show_heads(profile_of_heads(alone, sampling, execution), out, as_json)
+            record = profile_of_heads(alone, sampling, execution)
+            with execution.stop.at_once():
+                _show_heads(record, out, as_json)
 
 
 def profile_data(

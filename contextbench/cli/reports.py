@@ -31,7 +31,7 @@ def plot(
 
     Example: contextbench plot results/camvid-small -o figures --width one --format pdf
     """
-    with guarded():
+    with guarded(resume=True):
         from contextbench.report.bundle import write_head_report, write_report
         from contextbench.report.collection import collect
         from contextbench.report.examples import read_examples
@@ -60,7 +60,7 @@ def report(
 
     Example: contextbench report results/probe results/camvid-small -o report.html
     """
-    with guarded():
+    with guarded(resume=True):
         from contextbench.report.page import write_page
 
         print_paths([write_page(results, out)])
@@ -80,7 +80,7 @@ def insight(
 
     Example: contextbench insight results/probe -o insight.md
     """
-    with guarded():
+    with guarded(resume=True):
         from contextbench.report.collection import collect
         from contextbench.report.insight import judge
         from contextbench.report.insight_page import (

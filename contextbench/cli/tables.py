@@ -83,7 +83,7 @@ def table(
 
     Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
     """
-    with guarded():
+    with guarded(resume=True):
         from contextbench.config import ConfigError, names_in, nearest
 
         if as_json and form is not TableFormat.CONSOLE:
