@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import SelfAttention, as_map
+from heads.attention import DenseAttention, SelfAttention, as_map, pair_weights
 from heads.blocks import Layer4Head, atrous_branches, conv_bn_relu, resize_like
 from heads.interface import Attended, Channels, Features, Implementation
 
@@ -73,7 +73,7 @@ class PooledContext(nn.Module):
             value_channels=value_channels,
             out_channels=width,
             share_key_query=True,
-            implementation=implementation,
+            attend=DenseAttention(implementation),
         )
         self.activate = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
@@ -94,7 +94,7 @@ class PooledContext(nn.Module):
         mixture = resizing_weights(pooled, z, pixel).flatten()  # (h' w')
         used = mixture.nonzero().squeeze(1)
         query, key = self.attention.query_and_key(pooled)
-        rows = self.attention.attend.weights(query.flatten(2)[:, :, used], key)
+        rows = pair_weights(query.flatten(2)[:, :, used], key)
         mixed = torch.einsum("nij,i->nj", rows, mixture[used])  # (N, h' w')
         return spread(as_map(mixed.unsqueeze(1), pooled), z).squeeze(1)
 

@@ -1,6 +1,7 @@
 """Dense attention between the pixels of a map, shared by every head that has it."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,6 @@ from heads.blocks import TwoForms, conv_bn_relu
 from heads.interface import Implementation
 
 QUERIES_AT_ONCE = 512  # fastest of 256, 512 and 1024 on a CPU, and small beside a feature map
-SMALL_MATRIX = 2**20  # pairs of pixels whose matrix costs less on a CPU than the ways around it
 
 
 def as_map(pixels: Tensor, like: Tensor) -> Tensor:
@@ -24,69 +24,61 @@ def only(x: Tensor, pixel: tuple[int, int]) -> Tensor:
     return x[:, :, row : row + 1, column : column + 1]
 
 
-class DenseAttention(TwoForms):
-    """c_i = sum_j softmax_j(scale q_i . k_j) v_j, i over the query's pixels, j over the key's.
+# Attention is functions, not methods that a subclass could replace under the forms that use them.
+# Query (N, d, h, w), key (N, d, h', w'), value (N, c, h', w'); `scale` is 1 / sqrt(d) unless given.
 
-    Query (N, d, h, w), key (N, d, h', w'), value (N, c, h', w') -> (N, c, h, w). `scale` is
-    1 / sqrt(d) unless given. The reference form holds the matrix of all pairs, twice. On large
-    maps the fast form holds no pairs where d = c, which fused attention kernels ask for, and else
-    those of a few hundred queries at a time; in training, with d != c, backward keeps one matrix.
+
+def pair_weights(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """Of all pairs, (N, h w, h' w'); those of a pixel of the query sum to 1."""
+    # In one expression, so that no more than two matrices live at a time.
+    return (
+        torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2)) * _scale(query, scale)
+    ).softmax(dim=-1)  # over the keys' pixels
+
+
+def weights_of(
+    query: Tensor, key: Tensor, pixel: tuple[int, int], scale: float | None = None
+) -> Tensor:
+    """The weights of one pixel (row, column) of the query: (N, h', w')."""
+    weights = pair_weights(only(query, pixel), key, scale)
+    return weights.reshape(weights.shape[0], *key.shape[-2:])
+
+
+def gather(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """(N, c, h, w) by the matrix of all pairs, which is held twice."""
+    gathered = torch.einsum("nij,ncj->nci", pair_weights(query, key, scale), value.flatten(2))
+    return as_map(gathered, query)
+
+
+def gather_fast(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """The same, by a fused kernel where d = c, which such kernels ask for, and else in blocks.
+
+    The widths alone decide: neither the size of the map, nor the device, nor compilation.
     """
-
-    def __init__(self, implementation: Implementation, *, scale: float | None = None) -> None:
-        super().__init__(implementation)
-        self.scale = scale
-
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Of all pairs, (N, h w, h' w'); those of a pixel of the query sum to 1."""
-        # In one expression, so that no more than two matrices live at a time.
-        return (
-            torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2)) * self._scale(query)
-        ).softmax(dim=-1)  # over the keys' pixels
-
-    def row(self, query: Tensor, key: Tensor, pixel: tuple[int, int]) -> Tensor:
-        """The weights of one pixel (row, column) of the query: (N, h', w')."""
-        weights = self.weights(only(query, pixel), key)
-        return weights.reshape(weights.shape[0], *key.shape[-2:])
-
-    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        attention = self.weights(query, key)
-        gathered = torch.einsum("nij,ncj->nci", attention, value.flatten(2))
-        return as_map(gathered, query)
-
-    def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # A compiled or exported program should not depend on this size.
-        if not torch.compiler.is_compiling() and _pairs(query, key) <= SMALL_MATRIX:
-            return self._reference(query, key, value)
-        if query.shape[1] == value.shape[1]:
-            return self._fused(query, key, value)
-        return self._blockwise(query, key, value)
-
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q = _pixels_first(query)
-        k = q if key is query else _pixels_first(key)
-        gathered = F.scaled_dot_product_attention(
-            q, k, _pixels_first(value), scale=self._scale(query)
-        )
-        return as_map(gathered.squeeze(1).transpose(1, 2), query)
-
-    def _blockwise(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys = key.flatten(2) * self._scale(query)
-        values = value.flatten(2).transpose(1, 2).contiguous()
-        gathered = [
-            torch.bmm(torch.bmm(queries, keys).softmax(dim=-1), values)
-            for queries in torch.split(query.flatten(2).transpose(1, 2), QUERIES_AT_ONCE, dim=1)
-        ]  # each (N, up to QUERIES_AT_ONCE, c)
-        pixels = torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
-        return as_map(pixels.transpose(1, 2), query)
-
-    def _scale(self, query: Tensor) -> float:
-        return 1 / math.sqrt(query.shape[1]) if self.scale is None else self.scale
+    way = _gather_fused if query.shape[1] == value.shape[1] else _gather_in_blocks
+    return way(query, key, value, _scale(query, scale))
 
 
-def _pairs(query: Tensor, key: Tensor) -> int:
-    """Of pixels of one image."""
-    return query.shape[2:].numel() * key.shape[2:].numel()
+def _gather_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    q = _pixels_first(query)
+    k = q if key is query else _pixels_first(key)
+    gathered = F.scaled_dot_product_attention(q, k, _pixels_first(value), scale=scale)
+    return as_map(gathered.squeeze(1).transpose(1, 2), query)
+
+
+def _gather_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    keys, values = key.flatten(2), value.flatten(2).transpose(1, 2)
+    queries = (query.flatten(2) * scale).transpose(1, 2)  # (N, h w, d)
+    gathered = [
+        torch.bmm(torch.bmm(block, keys).softmax(dim=-1), values)
+        for block in torch.split(queries, QUERIES_AT_ONCE, dim=1)
+    ]  # each (N, up to QUERIES_AT_ONCE, c)
+    pixels = torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
+    return as_map(pixels.transpose(1, 2), query)
+
+
+def _scale(query: Tensor, scale: float | None) -> float:
+    return 1 / math.sqrt(query.shape[1]) if scale is None else scale
 
 
 def _pixels_first(x: Tensor) -> Tensor:
@@ -94,11 +86,40 @@ def _pixels_first(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
 
 
+class PixelAttention(TwoForms):
+    """Query (N, d, h, w), key (N, d, h', w') and value (N, c, h', w') -> (N, c, h, w)."""
+
+    row: Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+    """What a pixel (row, column) of the query weighs the pixels of the key by: (N, h', w')."""
+
+
+class DenseAttention(PixelAttention):
+    """c_i = sum_j softmax_j(scale q_i . k_j) v_j, i over the query's pixels, j over the key's.
+
+    `scale` is 1 / sqrt(d) unless given. The reference form holds the matrix of all pairs, twice.
+    The fast form holds no pairs where d = c and a kernel of the device is fused, and else those of
+    a few hundred queries at a time; in training, with d != c, backward keeps one matrix.
+    """
+
+    def __init__(self, implementation: Implementation, *, scale: float | None = None) -> None:
+        super().__init__(implementation)
+        self.scale = scale
+
+    def row(self, query: Tensor, key: Tensor, pixel: tuple[int, int]) -> Tensor:
+        return weights_of(query, key, pixel, self.scale)
+
+    def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return gather(query, key, value, self.scale)
+
+    def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return gather_fast(query, key, value, self.scale)
+
+
 class SelfAttention(nn.Module):
     """Every pixel gathers the pixels that resemble it: (N, C, h, w) -> (N, out_channels, h, w).
 
         q_i = query(x_i), k_j = key(x_j), v_j = value(x_j)
-        y_i = U sum_j softmax_j(q_i . k_j / sqrt(d)) v_j
+        y_i = U sum_j softmax_j(q_i . k_j / sqrt(d)) v_j,   j over the pixels that `attend` joins
 
     Query and key are 1x1 convolution, batch norm and ReLU, and one transform if `share_key_query`
     (evaluated once: batch norm sees it once a step); value and U are 1x1 convolutions; d is
@@ -113,14 +134,14 @@ class SelfAttention(nn.Module):
         value_channels: int,
         out_channels: int,
         share_key_query: bool,
-        implementation: Implementation,
+        attend: PixelAttention,
     ) -> None:
         super().__init__()
         self.key = conv_bn_relu(channels, key_channels, bias=True)
         self.query = None if share_key_query else conv_bn_relu(channels, key_channels, bias=True)
         self.value = nn.Conv2d(channels, value_channels, 1)
         self.output = nn.Conv2d(value_channels, out_channels, 1)
-        self.attend = DenseAttention(implementation)
+        self.attend = attend
 
     def forward(self, x: Tensor) -> Tensor:
         query, key = self.query_and_key(x)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import DenseAttention
+from heads.attention import gather, weights_of
 from heads.blocks import Layer4Head, ReducedContext, TwoForms, conv_bn_relu
 from heads.interface import Attended, Channels, Features, Implementation
 
@@ -35,6 +35,7 @@ class GroupAttention(TwoForms):
 
     Nothing but sums lies between V and U, so the fast form convolves with U V once. That saves one
     convolution of C to C channels on every pixel and costs the product of two C x C matrices.
+    Both hold all pairs at once: groups are small, and exported programs take any size.
     """
 
     def __init__(self, channels: int, key_channels: int, implementation: Implementation) -> None:
@@ -43,8 +44,6 @@ class GroupAttention(TwoForms):
         self.key = self._transform(channels, key_channels)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.output = conv_bn_relu(channels, channels)
-        # All pairs at once in both forms: groups are small, and exported programs take any size.
-        self.attend = DenseAttention("reference")
 
     @staticmethod
     def _transform(channels: int, key_channels: int) -> nn.Sequential:
@@ -54,18 +53,18 @@ class GroupAttention(TwoForms):
 
     def _fast(self, x: Tensor) -> Tensor:
         value = F.conv2d(x, self._value_output())
-        return self.output.activate(self.attend(self.query(x), self.key(x), value))
+        return self.output.activate(gather(self.query(x), self.key(x), value))
 
     def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
         """What the pixel (row, column) of each group weighs its group by: (G, a, b), of sum 1."""
-        return self.attend.row(self.query(x), self.key(x), pixel)
+        return weights_of(self.query(x), self.key(x), pixel)
 
     def _value_output(self) -> Tensor:
         product = self.output.convolution.weight.flatten(1) @ self.value.weight.flatten(1)
         return product[:, :, None, None]
 
     def _reference(self, x: Tensor) -> Tensor:
-        gathered: Tensor = self.output(self.attend(self.query(x), self.key(x), self.value(x)))
+        gathered: Tensor = self.output(gather(self.query(x), self.key(x), self.value(x)))
         return gathered
 
 

@@ -12,7 +12,7 @@ Departs: the released code starts U at zero; here every layer starts with the li
 import torch
 from torch import Tensor, nn
 
-from heads.attention import SelfAttention
+from heads.attention import DenseAttention, SelfAttention
 from heads.blocks import Layer4Head, conv_bn_relu
 from heads.interface import Attended, Channels, Features, Implementation
 
@@ -37,7 +37,7 @@ class ObjectContext(nn.Module):
             value_channels=value_channels,
             out_channels=width,
             share_key_query=share_key_query,
-            implementation=implementation,
+            attend=DenseAttention(implementation),
         )
         self.fuse = conv_bn_relu(2 * width, width, bias=True)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import DenseAttention, SelfAttention
+from heads.attention import PixelAttention, SelfAttention, gather, gather_fast, weights_of
 from heads.blocks import Layer4Head, TwoForms, conv_bn_relu
 from heads.interface import Attended, Channels, Features, Implementation
 
@@ -62,8 +62,14 @@ def images_as_cells(cells: Tensor, rows: int, columns: int) -> Tensor:
     return x.reshape(-1, channels, rows * height, columns * width)
 
 
-class CellAttention(DenseAttention):
-    """Dense attention inside each of bins x bins cells.
+def gather_at_once(block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+    """Attention inside each of rows x columns cells of equal size, of query, key and value."""
+    query, key, value = (cells_as_images(t, rows, columns) for t in block)
+    return images_as_cells(gather_fast(query, key, value), rows, columns)
+
+
+class CellAttention(PixelAttention):
+    """Dense attention, with the scale 1 / sqrt(d), inside each of bins x bins cells.
 
     The fast form treats cells of equal size as images of one batch: one batch where `bins` divides
     the map, and up to four elsewhere.
@@ -74,13 +80,12 @@ class CellAttention(DenseAttention):
         self.bins = bins
 
     def _reference(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        attend = super()._reference
         heights, widths = (cell_lengths(size, self.bins) for size in query.shape[-2:])
         bands = zip(*(torch.split(t, heights, dim=2) for t in (query, key, value)), strict=True)
         gathered = []
         for band in bands:
             cells = zip(*(torch.split(t, widths, dim=3) for t in band), strict=True)
-            gathered.append(torch.cat([attend(*cell) for cell in cells], dim=3))
+            gathered.append(torch.cat([gather(*cell) for cell in cells], dim=3))
         return torch.cat(gathered, dim=2)
 
     def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +96,7 @@ class CellAttention(DenseAttention):
         for (rows, _), band in zip(down, bands, strict=True):
             blocks = zip(*(torch.split(t, widths, dim=3) for t in band), strict=True)
             row = [
-                self._at_once(block, rows, columns)
+                gather_at_once(block, rows, columns)
                 for (columns, _), block in zip(across, blocks, strict=True)
             ]
             gathered.append(torch.cat(row, dim=3))
@@ -104,14 +109,9 @@ class CellAttention(DenseAttention):
             for size, at in zip(query.shape[-2:], pixel, strict=True)
         )
         cell = (slice(None), slice(None), slice(top, bottom), slice(left, right))
-        inside = super().row(query[cell], key[cell], (pixel[0] - top, pixel[1] - left))
+        inside = weights_of(query[cell], key[cell], (pixel[0] - top, pixel[1] - left))
         height, width = key.shape[-2:]
         return F.pad(inside, (left, width - right, top, height - bottom))
-
-    def _at_once(self, block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        """Attention inside each of rows x columns cells of equal size."""
-        images = [cells_as_images(t, rows, columns) for t in block]
-        return images_as_cells(super()._fast(*images), rows, columns)
 
 
 class CellContext(SelfAttention):
@@ -131,10 +131,9 @@ class CellContext(SelfAttention):
             value_channels=value_channels,
             out_channels=channels,
             share_key_query=True,
-            implementation=implementation,
+            attend=CellAttention(bins, implementation),
         )
         self.bins = bins
-        self.attend = CellAttention(bins, implementation)
 
     def attended(self, x: Tensor, pixel: tuple[int, int]) -> Attended:
         cells = f"{self.bins}x{self.bins} cells"

@@ -13,6 +13,7 @@ CHANNELS = Channels(4, 6, 10, 12)
 CLASSES = 5
 WIDTH = 8
 IMPLEMENTATIONS = get_args(Implementation)
+ONE_CELL = ("ppm", "ppm-max", "aspp")  # batch norm follows a branch pooled to 1x1
 
 # Every head, and the options that add parameters or terms.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,7 +29,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"share_key_query": False, "key_channels": 7, "value_channels": 6},
     ),
     "pyramid_oc": ("pyramid_oc", {"key_channels": 7, "value_channels": 6}),
+    "pyramid_oc-equal-widths": ("pyramid_oc", {"key_channels": 7, "value_channels": 7}),
     "asp_oc": ("asp_oc", {"branch_width": 5, "key_channels": 3, "value_channels": 4}),
+    "asp_oc-equal-widths": ("asp_oc", {"branch_width": 5, "key_channels": 4, "value_channels": 4}),
     "ocr": ("ocr", {"key_channels": 7}),
     "ocr-unsupervised": ("ocr", {"key_channels": 7, "region_supervision": False}),
     "ocr-double-attention": ("ocr", {"key_channels": 7, "relation": "double_attention"}),

@@ -30,31 +30,18 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return calls
 
 
+@pytest.mark.parametrize("side", [1, 7, 22, 23])
 @pytest.mark.parametrize("key_channels", [6, 4])
-@pytest.mark.parametrize("pairs_at_once", [0, 7**4 - 1, 7**4])
-def test_every_way_gives_the_same(
-    key_channels: int,
-    pairs_at_once: int,
-    fused_calls: list[torch.Size],
-    monkeypatch: pytest.MonkeyPatch,
+def test_widths_alone_decide_the_way(
+    key_channels: int, side: int, fused_calls: list[torch.Size]
 ) -> None:
-    """Fused with equal widths, in blocks with others, and as the formula stands on small maps."""
-    monkeypatch.setattr(attention, "SMALL_MATRIX", pairs_at_once)
-    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 10)
-    query, key, value = maps(key_channels, 6, 7)
+    """Fused with equal widths and in blocks with others: 22 x 22 pixels are one, 23 x 23 two."""
+    query, key, value = maps(key_channels, 6, side)
     expected = DenseAttention("reference")(query, key, value)
     torch.testing.assert_close(DenseAttention("fast")(query, key, value), expected)
-    large = pairs_at_once < 7**4
-    assert fused_calls == ([torch.Size((2, 1, 49, 6))] if large and key_channels == 6 else [])
-
-
-def test_compiled_code_does_not_depend_on_the_size(
-    fused_calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attention, "SMALL_MATRIX", 10**9)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    DenseAttention("fast")(*maps(6, 6, 7))
-    assert len(fused_calls) == 1
+    assert 22**2 < attention.QUERIES_AT_ONCE < 23**2
+    fused = torch.Size((2, 1, side**2, 6))
+    assert fused_calls == ([fused] if key_channels == 6 else [])
 
 
 def test_a_shared_transform_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,16 @@ from tests.heads.small import (
 
 # Their exported programs refuse other sizes than the traced one: partitions of the map, and blocks
 # of queries where keys are narrower than values, are loops that the tracer unrolls.
-SIZE_IN_GRAPH = {"pyramid_oc", "isa", "isa-pairs", "asp_oc", "danet", "ocnet-two-transforms"}
+SIZE_IN_GRAPH = {
+    "pyramid_oc",
+    "pyramid_oc-equal-widths",
+    "isa",
+    "isa-pairs",
+    "asp_oc",
+    "asp_oc-equal-widths",
+    "danet",
+    "ocnet-two-transforms",
+}
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 needs_compiler = pytest.mark.skipif(
