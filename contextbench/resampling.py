@@ -42,25 +42,41 @@ class Resampling:
 class Draws:
     """Draws of `images` images with replacement, in blocks of neighbours that wrap around.
 
+    With `clusters`, the cluster of each image, 0 .. C - 1, as many clusters are drawn as there
+    are, each with all its images, and `block` is 1.
     Iterating gives a slice of the draws and their weights (draws, images): how often each image is
-    in each draw. Every draw has `images` images; equal arguments give equal draws.
+    in each draw. Every draw has `images` images, or C clusters; equal arguments give equal draws.
     """
 
     images: int
     block: int
     resampling: Resampling
+    clusters: tuple[int, ...] | None = None
+
+    @property
+    def units(self) -> int:
+        """Independent parts of the split: clusters, whole blocks, or images."""
+        return self.images // self.block if self.clusters is None else max(self.clusters) + 1
 
     def __iter__(self) -> Iterator[tuple[slice, FloatArray]]:
         generator = np.random.default_rng(self.resampling.seed)
-        blocks = math.ceil(self.images / self.block)
+        drawn = self.images if self.clusters is None else self.units
         for first in range(0, self.resampling.resamples, DRAWS_AT_ONCE):
             count = min(DRAWS_AT_ONCE, self.resampling.resamples - first)
-            starts = generator.integers(self.images, size=(count, blocks, 1))
-            drawn = (starts + np.arange(self.block)) % self.images
-            drawn = drawn.reshape(count, -1)[:, : self.images]  # the last block may be cut
-            drawn += self.images * np.arange(count)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=count * self.images)
-            yield slice(first, first + count), weights.reshape(count, -1).astype(np.float64)
+            weights = _weights(generator, count, drawn, self.block)
+            whole = weights if self.clusters is None else weights[:, list(self.clusters)]
+            yield slice(first, first + count), whole
+
+
+def _weights(generator: np.random.Generator, count: int, number: int, block: int) -> FloatArray:
+    """(count, number): how often each of `number` neighbours is in each of `count` draws."""
+    blocks = math.ceil(number / block)
+    starts = generator.integers(number, size=(count, blocks, 1))
+    drawn = (starts + np.arange(block)) % number
+    drawn = drawn.reshape(count, -1)[:, :number]  # the last block may be cut
+    drawn += number * np.arange(count)[:, None]
+    weights = np.bincount(drawn.ravel(), minlength=count * number)
+    return weights.reshape(count, -1).astype(np.float64)
 
 
 def block_length(series: FloatArray) -> int:

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from contextbench.errors import UserError
 from contextbench.files import quarantine, write_atomic, write_text
 from contextbench.reading import check_plain, given, read_json, why
+from contextbench.sampling import Sampling
 
 SCHEMA_VERSION = 1
 NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
@@ -102,6 +103,7 @@ class LabelInfo(_Stored):
     palette: list[tuple[int, int, int]]
     groups: dict[str, list[int]] = {}
     swap: list[tuple[int, int]] = []  # train ids that a horizontal flip exchanges
+    sampling: Sampling | None = None  # which images belong together; None in records of before
 
 
 class RunRecord(_Stored):

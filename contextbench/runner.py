@@ -397,6 +397,7 @@ def _record(
             palette=list(labels.palette),
             groups={name: list(ids) for name, ids in labels.groups.items()},
             swap=list(labels.swap),
+            sampling=labels.sampling,
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
         environment={

@@ -25,7 +25,8 @@ import numpy as np
 
 from contextbench.image_counts import aligned, effects, iou_of_draws, mean_of_present
 from contextbench.resampling import Draws, FloatArray, Resampling, block_length
-from contextbench.results import Areas
+from contextbench.results import Areas, RecordError
+from contextbench.sampling import INDEPENDENT, Sampling, SamplingError
 from contextbench.separation import group_letters, holm, smallest_difference
 
 __all__ = [
@@ -117,6 +118,12 @@ class Ranking:
     block: int  # neighbouring frames that are drawn together; 1: single images
     resampling: Resampling
     missing_classes: Mapping[int, float]  # train id -> share of draws in which a head has no IoU
+    clusters: int | None = None  # that are drawn with all their images; None: there are none
+
+    @property
+    def units(self) -> int:
+        """Independent parts of the split: clusters, whole blocks, or images."""
+        return self.images // self.block if self.clusters is None else self.clusters
 
     def pair(self, one: str, other: str) -> PairStatistics:
         """The pair of two heads, in either order. Raises KeyError for heads not ranked."""
@@ -136,7 +143,7 @@ class Ranking:
     def limits(self) -> tuple[str, ...]:
         """What limits the intervals, one sentence each; empty where nothing does."""
         sentences = (
-            _few_blocks(self.images, self.block),
+            _few_units(self),
             _single_seeds(self.heads),
             _rare_classes(self.missing_classes),
         )
@@ -155,20 +162,22 @@ class Ranking:
 def rank(
     areas: Mapping[str, Mapping[int, Areas]],
     *,
-    video: bool = False,
+    sampling: Sampling = INDEPENDENT,
     resampling: Resampling = Resampling(),
     classes: Sequence[int] | None = None,
 ) -> Ranking:
     """Rank heads by mIoU over the images that all their seeds were evaluated on.
 
-    `areas`: head -> seed -> counts per image. `video`: the images, by name, are frames in order of
-    time, and neighbours are drawn together. `classes`: train ids that the mean is over, all if
-    None.
-    Raises `RecordError` unless all counts are of the same images and classes.
+    `areas`: head -> seed -> counts per image. `sampling`: which images are drawn together: frames
+    with their neighbours by name, clusters as wholes. `classes`: train ids that the mean is over,
+    all if None.
+    Raises `RecordError` unless all counts are of the same images and classes, and for images that
+    are in no cluster.
     """
     counts = aligned(areas, classes)
-    block = block_length(_series(counts)) if video else 1
-    draws = Draws(next(iter(counts.values())).shape[2], block, resampling)
+    block = block_length(_series(counts)) if sampling.frames == "ordered" else 1
+    names = sorted(next(iter(next(iter(areas.values())).values())).names)
+    draws = Draws(len(names), block, resampling, _clusters(sampling, names))
     sampled, missing = _resampled(counts, draws)
     seeds = {head: SeedSpread(_whole_split(stacked)) for head, stacked in counts.items()}
     # Where a seed has no score, neither has its head, which then comes last.
@@ -189,19 +198,28 @@ def rank(
     )
     ids = range(len(missing)) if classes is None else classes
     lacked = {k: share for k, share in zip(ids, missing.tolist(), strict=True) if share > 0}
-    return Ranking(heads, pairs, draws.images, block, resampling, lacked)
+    clusters = None if draws.clusters is None else draws.units
+    return Ranking(heads, pairs, draws.images, block, resampling, lacked, clusters)
+
+
+def _clusters(sampling: Sampling, names: Sequence[str]) -> tuple[int, ...] | None:
+    try:
+        clusters = sampling.clusters(names)
+    except SamplingError as error:
+        raise RecordError(str(error)) from None
+    return None if clusters is None else tuple(clusters)
 
 
 def miou_interval(
     areas: Sequence[Areas],
     *,
-    video: bool = False,
+    sampling: Sampling = INDEPENDENT,
     resampling: Resampling = Resampling(),
     classes: Sequence[int] | None = None,
 ) -> Interval:
     """The test-set interval of one head's mIoU, mean over its seeds. Arguments as for `rank`."""
     ranking = rank(
-        {"": dict(enumerate(areas))}, video=video, resampling=resampling, classes=classes
+        {"": dict(enumerate(areas))}, sampling=sampling, resampling=resampling, classes=classes
     )
     return ranking.heads[0].miou
 
@@ -278,13 +296,13 @@ def _p_value(differences: FloatArray, draws: Draws) -> float:
     known = differences[~np.isnan(differences)]
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     share = 2 * (tail + 1) / (known.size + 1)
-    return min(1.0, max(share, 2.0 ** (1 - _blocks(draws.images, draws.block))))
+    return min(1.0, max(share, 2.0 ** (1 - draws.units)))
 
 
 def _interval(estimate: float, sampled: FloatArray, draws: Draws) -> Interval:
     """The percentile interval; without ends where no draw has a score, or one block is all."""
     known = sampled[~np.isnan(sampled)]
-    if not known.size or _blocks(draws.images, draws.block) < 2:
+    if not known.size or draws.units < 2:
         return Interval(estimate, math.nan, math.nan)
     level = draws.resampling.level
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
@@ -293,13 +311,8 @@ def _interval(estimate: float, sampled: FloatArray, draws: Draws) -> Interval:
 
 def _standard_error(sampled: FloatArray, draws: Draws) -> float:
     known = sampled[~np.isnan(sampled)]
-    enough = known.size > 1 and _blocks(draws.images, draws.block) > 1
+    enough = known.size > 1 and draws.units > 1
     return float(known.std(ddof=1)) if enough else math.nan
-
-
-def _blocks(images: int, block: int) -> int:
-    """Whole blocks that the split holds."""
-    return images // block
 
 
 def _rank_shares(sampled: FloatArray) -> FloatArray:
@@ -317,14 +330,14 @@ def _rank_shares(sampled: FloatArray) -> FloatArray:
     return shares
 
 
-def _few_blocks(images: int, block: int) -> str:
-    blocks = _blocks(images, block)
-    if blocks >= ENOUGH_BLOCKS:
+def _few_units(ranking: Ranking) -> str:
+    if ranking.units >= ENOUGH_BLOCKS:
         return ""
-    what = "images" if block == 1 else f"blocks of {block} frames"
+    what = "images" if ranking.block == 1 else f"blocks of {ranking.block} frames"
     return (
-        f"Few {what} ({blocks}): intervals from fewer than {ENOUGH_BLOCKS} are too narrow, and no "
-        f"p-value is below {2.0 ** (1 - blocks):.2g}."
+        f"Few {what if ranking.clusters is None else 'clusters of images'} ({ranking.units}): "
+        f"intervals from fewer than {ENOUGH_BLOCKS} are too narrow, and no p-value is below "
+        f"{2.0 ** (1 - ranking.units):.2g}."
     )
 
 

@@ -15,6 +15,7 @@ from contextbench.image_counts import aligned, effects, iou_of_draws, mean_of_pr
 from contextbench.metrics import scores
 from contextbench.resampling import Draws, Resampling
 from contextbench.results import Areas, RecordError
+from contextbench.sampling import INDEPENDENT, Sampling
 from contextbench.separation import smallest_difference
 from contextbench.stats import (
     Interval,
@@ -24,6 +25,8 @@ from contextbench.stats import (
 )
 
 FEW = Resampling(resamples=200)
+VIDEO = Sampling(frames="ordered")
+SAMPLINGS = {True: VIDEO, False: INDEPENDENT}
 
 
 def areas_of(correct, labelled, names=None):
@@ -393,7 +396,9 @@ def test_blocks_cover_the_truth_of_video_where_single_frames_do_not():
     covered = {False: 0, True: 0}
     for seed, video in itertools.product(range(150), covered):
         areas = experiment(generator, 400, slow_noise(generator, 400))
-        covered[video] += covers(rank(areas, video=video, resampling=Resampling(200, seed=seed)))
+        covered[video] += covers(
+            rank(areas, sampling=SAMPLINGS[video], resampling=Resampling(200, seed=seed))
+        )
     # About 50 and 90 of 100 in many more experiments; blocks of a finite video stay below 95.
     assert covered[False] / 150 < 0.6
     assert covered[True] / 150 > 0.85
@@ -412,13 +417,68 @@ def slow_noise(generator, frames, memory=0.8):
 def test_video_is_drawn_in_blocks_and_independent_images_are_not():
     generator = np.random.default_rng(5)
     areas = experiment(generator, 200, slow_noise(generator, 200, memory=0.9))
-    blocks, single = (rank(areas, video=video, resampling=FEW) for video in (True, False))
+    blocks, single = (
+        rank(areas, sampling=SAMPLINGS[video], resampling=FEW) for video in (True, False)
+    )
     assert blocks.block > 5
     assert single.block == 1
     draws = Draws(200, blocks.block, FEW)
     expected = np.percentile(drawn_mious(areas, draws)["b"], [2.5, 97.5])
     assert [*blocks.heads[0].miou[1:]] == pytest.approx([*expected])
     assert any(f"blocks of {blocks.block} frames" in sentence for sentence in blocks.cautions)
+
+
+def test_clusters_are_drawn_with_all_their_images():
+    """Against a loop that draws names of clusters from a list of its own."""
+    generator = np.random.default_rng(8)
+    sizes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    names = [
+        f"{letter}_{i}" for letter, n in zip("abcdefghij", sizes, strict=True) for i in range(n)
+    ]
+    labelled = generator.integers(50, 950, (55, 3))
+    areas = {"a": {0: areas_of(labelled * generator.uniform(0.4, 0.9, (55, 3)), labelled, names)}}
+    ranking = rank(areas, sampling=Sampling(cluster="^(.)_"), resampling=FEW)
+    assert (ranking.images, ranking.clusters, ranking.units, ranking.block) == (55, 10, 10, 1)
+    picks = np.random.default_rng(FEW.seed).integers(10, size=(FEW.resamples, 10))
+    drawn = [
+        miou(
+            areas["a"][0], [i for c in pick for i, n in enumerate(names) if n[0] == "abcdefghij"[c]]
+        )
+        for pick in picks
+    ]
+    assert [*ranking.heads[0].miou[1:]] == pytest.approx([*np.percentile(drawn, [2.5, 97.5])])
+    assert any("Few clusters of images (10)" in sentence for sentence in ranking.cautions)
+
+
+def test_clusters_of_one_image_are_single_images():
+    areas = comparison()
+    alone = rank(areas, sampling=Sampling(cluster=".*"), resampling=FEW)
+    single = rank(areas, resampling=FEW)
+    assert (alone.heads, alone.pairs) == (single.heads, single.pairs)
+
+
+def test_clusters_cover_the_truth_where_single_images_do_not():
+    """40 groups of 10 images that fail alike: single images count each group ten times."""
+    generator = np.random.default_rng(9)
+    names = [f"{i // 10:02}-{i % 10}" for i in range(400)]
+    covered = {"": 0, "^[^-]+": 0}
+    for seed, pattern in itertools.product(range(100), covered):
+        noise = np.repeat(generator.normal(0, 0.03, (2, 40)), 10, axis=1).clip(-0.12, 0.12)
+        areas = {
+            head: {0: dataclasses.replace(seeds[0], names=names)}
+            for head, seeds in experiment(generator, 400, noise).items()
+        }
+        sampling = Sampling(cluster=pattern or None)
+        covered[pattern] += covers(
+            rank(areas, sampling=sampling, resampling=Resampling(200, seed=seed))
+        )
+    assert covered[""] / 100 < 0.7
+    assert covered["^[^-]+"] / 100 > 0.88
+
+
+def test_images_that_are_in_no_cluster_are_named():
+    with pytest.raises(RecordError, match=r"does not match 0000, 0001, .* and 25 more"):
+        rank({"a": {0: made_up(1)}}, sampling=Sampling(cluster="^x"))
 
 
 def test_the_effect_of_an_image_is_the_derivative_of_miou_by_its_weight():
@@ -440,9 +500,9 @@ def test_blocks_fit_differences_where_scores_are_independent():
     shared = generator.uniform(0.4, 0.8, (300, 1))
     slow = slow_noise(generator, 300, memory=0.95)[0][:, None]
     areas = {"a": {0: areas_of(labelled * shared, labelled)}}
-    assert rank(areas, video=True, resampling=FEW).block <= 4
+    assert rank(areas, sampling=VIDEO, resampling=FEW).block <= 4
     areas["b"] = {0: areas_of(labelled * (shared + slow), labelled)}
-    assert rank(areas, video=True, resampling=FEW).block > 10
+    assert rank(areas, sampling=VIDEO, resampling=FEW).block > 10
 
 
 @settings(max_examples=25, deadline=None)
@@ -451,7 +511,7 @@ def test_any_counts_give_a_ranking_that_agrees_with_itself(seed, images, classes
     generator = np.random.default_rng(seed)
     labelled = generator.integers(0, 3, (images, classes))
     areas = {head: {0: areas_of(generator.integers(0, labelled + 1), labelled)} for head in "abc"}
-    ranking = rank(areas, video=video, resampling=Resampling(100, seed=seed))
+    ranking = rank(areas, sampling=SAMPLINGS[video], resampling=Resampling(100, seed=seed))
     assert len(ranking.pairs) == 3
     assert np.sum([head.rank_shares for head in ranking.heads], axis=0) == pytest.approx([1, 1, 1])
     for head in ranking.heads:

@@ -33,6 +33,10 @@ def check_data(
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet of the evaluated split (PNG).")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Read every file again and compare it with the remembered digest."),
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +49,7 @@ def check_data(
         from contextbench.data.check import check_config
 
         config = load_protocol(protocol, overrides or ()).dataset
-        report = check_config(config, data_root, limit=limit, sheet=sheet)
+        report = check_config(config, data_root, limit=limit, sheet=sheet, verify=verify)
         if as_json:
             print_json(report.as_dict())
         else:
@@ -103,6 +107,7 @@ def _print_check(report: dict[str, Any]) -> None:
         if split["absent_classes"]:
             _say(f"{split['split']}: without a pixel of {', '.join(split['absent_classes'])}")
         _say_all(f"{split['split']}: ", split["notes"])
+    _say_all("", report["notes"])
     for split in splits:
         _say_all(f"problem in {split['split']}: ", split["problems"])
     _say_all("problem: ", [*report["overlap"], *report["never"]])

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from contextbench.console import Reporter
 from contextbench.data import DatasetOptions, dataset_source
 from contextbench.data.base import IGNORE, DataError, SegmentationDataset, Source
 from contextbench.data.findings import Finding, findings
-from contextbench.data.paired import IncompleteSplit, MissingFiles
+from contextbench.data.labels import Colour
+from contextbench.data.paired import IncompleteSplit, MissingFiles, PairedDataset
 from contextbench.data.sheet import contact_sheet, spread
 
 _SHOWN_VALUES = 12
@@ -48,6 +50,8 @@ class SplitReport:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (H, W) -> images
     image_modes: Counter[str] = field(default_factory=Counter)
     mask_modes: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)  # how files were read -> images
+    palettes: dict[int, dict[Colour, str]] = field(default_factory=dict)  # index -> colour -> image
     raw_values: Counter[str] = field(default_factory=Counter)  # raw value -> pixels
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ignored_pixels: int = 0
@@ -105,6 +109,7 @@ class DatasetReport:
     splits: list[SplitReport]
     overlap: list[str]
     never: list[str]  # about classes that occur in no split
+    notes: list[str] = field(default_factory=list)  # about what is no fault between splits
 
     @property
     def sound(self) -> bool:
@@ -117,6 +122,7 @@ class DatasetReport:
             "splits": [split.as_dict() for split in self.splits],
             "overlap": list(self.overlap),
             "never": list(self.never),
+            "notes": list(self.notes),
         }
 
 
@@ -127,12 +133,14 @@ def check_config(
     limit: int | None = None,
     sheet: Path | None = None,
     reporter: Reporter | None = None,
+    verify: bool = False,
 ) -> DatasetReport:
     """Check every split that exists, and write a contact sheet of the evaluated one to `sheet`.
 
     A split that is the union of others, such as trainval, is looked at only if the protocol uses
-    it. `limit` images spread over each split are read, None for all of them. Raises `DataError`
-    for a split of the protocol that is unknown or not there at all.
+    it. `limit` images spread over each split are read, None for all of them. `verify` reads all
+    files again and compares them with the digests that are remembered. Raises `DataError` for a
+    split of the protocol that is unknown or not there at all.
     """
     source = dataset_source(config, data_root)
     used = (config.train, config.evaluate)
@@ -146,10 +154,25 @@ def check_config(
         if dataset is not None:
             _read(dataset, report, limit, reporter or Reporter())
             _check_sizes(report, source.facts.size)
+        if verify and isinstance(dataset, PairedDataset):
+            _verify(dataset, report)
         if dataset is not None and sheet is not None and split == config.evaluate:
             _draw(dataset, report, sheet)
-    overlap = check_overlap(*reports, expected=_shared_by_definition(source, used))
-    return DatasetReport(source.facts.name, reports, overlap, _never(reports))
+    expected, notes = _shared_by_definition(source, used), []
+    if not source.facts.global_names:
+        notes = _equal_names(reports, expected)
+    overlap = check_overlap(*reports, expected=expected, names_tell=source.facts.global_names)
+    return DatasetReport(source.facts.name, reports, overlap, _never(reports), notes)
+
+
+def _verify(dataset: PairedDataset, report: SplitReport) -> None:
+    changed = dataset.verify()
+    report.problems += [
+        f"{path}: its content has changed, though its size and dates have not: results that are "
+        "said to be of these data may be of others"
+        for path in changed
+    ]
+    report.notes.append("all files were read again and compared with their remembered digests")
 
 
 def _read(
@@ -198,6 +221,8 @@ def _opened(
                 raise
             report.problems.append(str(error))
     report.notes += [str(warning.message) for warning in caught]
+    if isinstance(dataset, PairedDataset):
+        report.notes += dataset.notes
     return dataset, report
 
 
@@ -227,12 +252,35 @@ def examine(
         if progress is not None:
             progress(report.checked)
     report.problems += [f"every pixel is ignored in {name}" for name in report.entirely_ignored]
-    report.notes += [
-        f"{count} images are of mode {mode} and are read as RGB"
-        for mode, count in report.image_modes.items()
-        if mode != "RGB"
-    ]
+    report.notes += [f"{count} {remark}" for remark, count in report.remarks.items()]
     report.notes += _copies(report)
+    _compare_palettes(report)
+
+
+def _compare_palettes(report: SplitReport) -> None:
+    """Indices count and colours do not, so that another order of the colours swaps classes."""
+    indices: dict[Colour, set[int]] = {}
+    for index, colours in report.palettes.items():
+        for colour in colours:
+            indices.setdefault(colour, set()).add(index)
+    for index, colours in sorted(report.palettes.items()):
+        if len(colours) < 2:
+            continue
+        (one, first), (other, second) = list(colours.items())[:2]
+        differ = (
+            f"palettes of masks differ: index {index} is {_hex(one)} in {first} and {_hex(other)} "
+            f"in {second}"
+        )
+        if len(indices[one] | indices[other]) > 1:
+            report.problems.append(
+                f"{differ}, and such a colour has another index elsewhere: classes are swapped"
+            )
+        else:
+            report.notes.append(f"{differ}; the index counts")
+
+
+def _hex(colour: Colour) -> str:
+    return f"#{bytes(colour).hex()}"
 
 
 def _copies(report: SplitReport) -> list[str]:
@@ -251,9 +299,14 @@ def _add(report: SplitReport, finding: Finding) -> None:
     report.problems += finding.faults
     if finding.size is not None:
         report.sizes[finding.size] += 1
-    if finding.modes is not None:
-        report.image_modes[finding.modes[0]] += 1
-        report.mask_modes[finding.modes[1]] += 1
+    for modes, mode in zip(
+        (report.image_modes, report.mask_modes), finding.modes or (), strict=False
+    ):
+        if mode:
+            modes[mode] += 1
+    report.remarks.update(finding.remarks)
+    for index, colour in finding.palette.items():
+        report.palettes.setdefault(index, {}).setdefault(colour, finding.name)
     report.raw_values.update(finding.raw)
     for train_id, count in finding.labels.items():
         if train_id < len(report.classes):
@@ -303,15 +356,36 @@ def _shared_by_definition(source: Source, used: Sequence[str]) -> set[frozenset[
     return pairs - {frozenset(used)}
 
 
-def check_overlap(*reports: SplitReport, expected: Collection[frozenset[str]] = ()) -> list[str]:
-    """Images in two splits: by name, or by identical pixels. `expected` pairs of splits may."""
+def _equal_names(reports: Sequence[SplitReport], expected: Collection[frozenset[str]]) -> list[str]:
+    """Folders are often numbered from 0 in each split."""
+    notes = []
+    for one, other in combinations(reports, 2):
+        shared = one.digests.keys() & other.digests.keys()
+        names = sorted(name for name in shared if one.digests[name] != other.digests[name])
+        if names and frozenset((one.split, other.split)) not in expected:
+            notes.append(
+                f"{len(names)} names, such as {names[0]}, are in {one.split} and in {other.split}, "
+                "with other pixels"
+            )
+    return notes
+
+
+def check_overlap(
+    *reports: SplitReport,
+    expected: Collection[frozenset[str]] = (),
+    names_tell: bool = True,
+) -> list[str]:
+    """Images in two splits: by identical pixels, or by name where `names_tell`.
+
+    `expected` pairs of splits may share images.
+    """
     names: dict[str, str] = {}  # image name -> split
     pixels: dict[str, tuple[str, str]] = {}  # digest -> split, image name
     problems = []
     for report in reports:
         for name, digest in report.digests.items():
             split, other = pixels.get(digest, (report.split, name))
-            if name in names:
+            if names_tell and name in names:
                 split, other = names[name], name
             if split == report.split or frozenset((split, report.split)) in expected:
                 continue

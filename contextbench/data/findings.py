@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, Sample, SegmentationDataset
-from contextbench.data.labels import size_fault
+from contextbench.data.labels import Colour, size_fault
 from contextbench.data.paired import PairedDataset
+from contextbench.data.pictures import (
+    DEEP_MODES,
+    RAW_VALUES,
+    UPRIGHT,
+    Header,
+    palette_of,
+    picture_header,
+)
 
 THREADS = min(8, os.cpu_count() or 1)
+NO_PICTURES = (".mat", ".pth")  # what else may hold masks
 _BLOCK = 64  # images that are read before their findings are handed on
 
 T = TypeVar("T")
@@ -32,7 +40,9 @@ class Finding(NamedTuple):
     name: str
     faults: list[str]
     size: tuple[int, int] | None = None  # (H, W), None for an unreadable image
-    modes: tuple[str, str] | None = None  # of image and mask file
+    modes: tuple[str, str] | None = None  # of image and mask file; empty for what is no picture
+    remarks: Sequence[str] = ()  # on how the two were read, the same words for all alike
+    palette: Mapping[int, Colour] = {}  # index that occurs -> its colour in a palette mask
     raw: Mapping[str, int] = {}  # raw value -> pixels
     labels: Mapping[int, int] = {}  # train id or IGNORE -> pixels
     digest: str | None = None  # of the decoded image
@@ -68,11 +78,18 @@ def _look_at_files(dataset: PairedDataset, index: int) -> Finding:
         train_id = table.train_id(value)
         if train_id is not None:
             labels[train_id] += count
+    image_header, mask_header = _header(image_path), _header(mask_path)
+    indices = raw is not None and raw.ndim == 2
     return Finding(
         name,
         faults,
         size=None if image is None else (image.shape[1], image.shape[2]),
-        modes=(_mode(image_path), _mode(mask_path)),
+        modes=(_mode(image_path, image_header), _mode(mask_path, mask_header)),
+        remarks=[
+            *([] if image is None else _on_image(image_header, dataset.source.upright)),
+            *(_on_indices(mask_header) if indices else []),
+        ],
+        palette=_used_palette(mask_path, mask_header, counts) if indices else {},
         raw={table.shown(value): count for value, count in counts.items()},
         labels=labels,
         digest=None if image is None else _digest(image),
@@ -87,13 +104,57 @@ def _attempt(read: Callable[[], T], faults: list[str]) -> T | None:
         return None
 
 
-def _mode(path: Path) -> str:
-    """Pillow's mode of a picture, else the suffix of the file that holds the mask."""
+def _header(path: Path) -> Header | None:
+    """None for what cannot be read, which is a fault already, and for masks that are no picture."""
     try:
-        with Image.open(path) as file:
-            return file.mode
-    except OSError:
-        return path.suffix if path.is_file() else path.parent.suffix
+        return picture_header(path)
+    except DataError:
+        return None
+
+
+def _mode(path: Path, header: Header | None) -> str:
+    """Pillow's mode of a picture, else the suffix of the file that holds the mask."""
+    if header is not None:
+        return header.mode
+    suffix = (path if path.is_file() else path.parent).suffix
+    return suffix if suffix in NO_PICTURES else ""
+
+
+def _on_image(header: Header | None, upright: bool) -> Iterator[str]:
+    """What was done to the pixels of an image that could be read."""
+    if header is None:
+        return
+    if header.mode in ("CMYK", "YCbCr"):
+        yield f"images are of mode {header.mode}: they become RGB without a colour profile"
+    elif header.mode != "RGB":
+        yield f"images are of mode {header.mode} and are read as RGB"
+    if header.transparent:
+        yield "images have transparency that no pixel uses: it is left out"
+    if header.orientation != UPRIGHT:
+        yield (
+            "images have an EXIF orientation, which is applied"
+            if upright
+            else "images have an EXIF orientation, which is not applied: masks are as stored too"
+        )
+
+
+def _on_indices(header: Header | None) -> Iterator[str]:
+    if header is not None and header.mode in ("1", "L") and header.top < RAW_VALUES - 1:
+        yield f"masks store values up to {header.top}, and are read as stored, not stretched to 255"
+    if header is not None and header.mode in DEEP_MODES:
+        yield f"masks have {header.bits} bits a pixel; all values fit into 8"
+
+
+def _used_palette(
+    path: Path, header: Header | None, counts: Mapping[int, int]
+) -> dict[int, Colour]:
+    if header is None or header.mode != "P":
+        return {}
+    try:
+        colours = palette_of(path)
+    except DataError:
+        return {}
+    return {index: colours[index] for index in counts if index < len(colours)}
 
 
 def _look_at_sample(dataset: SegmentationDataset, index: int) -> Finding:

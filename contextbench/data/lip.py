@@ -40,7 +40,9 @@ CLASSES = (
     *("left-leg", "right-leg", "left-shoe", "right-shoe"),
 )
 SWAP = ((14, 15), (16, 17), (18, 19))
-LABELS = LabelSet(CLASSES, bit_palette(len(CLASSES)), swap=SWAP, sampling=Sampling(cluster=r"^\d+"))
+LABELS = LabelSet(
+    CLASSES, bit_palette(len(CLASSES)), swap=SWAP, sampling=Sampling(cluster="^[^_]+")
+)
 
 
 class LIP(PairedSource):

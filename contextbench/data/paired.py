@@ -24,6 +24,7 @@ from contextbench.data.folders import find_files, read_list
 from contextbench.data.labels import MaskTable, read_pair
 from contextbench.data.pictures import picture_size, read_image, read_indices
 from contextbench.fingerprints import digest, joined
+from contextbench.sampling import SamplingError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
@@ -143,6 +144,10 @@ class PairedSource(ABC):
             )
         if not found.pairs:
             raise DataError(f"{self.facts.name} {split}: no images in {self.root}")
+        try:
+            dataset.labels.sampling.clusters([pair.name for pair in found.pairs])
+        except SamplingError as error:
+            raise DataError(f"{self.facts.name} {split} in {self.root}: {error}") from None
         self._check_count(split, len(dataset), self.facts.splits[split])
         return dataset
 

@@ -29,7 +29,7 @@ from contextbench.report.ablation_legend import (
     source_of,
 )
 from contextbench.report.ablation_runs import RowRuns
-from contextbench.report.collection import VIDEO_DATASETS
+from contextbench.report.checks import sampling_of
 from contextbench.report.render import (
     ABSENT,
     bullets,
@@ -74,7 +74,7 @@ def ablation_table(
     A row without scores has empty cells and a note. Differences are paired over the images that all
     rows were evaluated on. Raises `RecordError` unless these are the same.
     """
-    ranking = _ranking(rows, protocol, resampling)
+    ranking = _ranking(rows, resampling)
     headings = {name: heading_of(name, ablation) for name in ablation.columns}
     notes = [notes_of(row) for row in rows]
     cells = [_row(row, ablation, rows, ranking) for row in rows]
@@ -139,11 +139,12 @@ def write_ablation(table: AblationTable, folder: Path) -> list[Path]:
     return [markdown, csv]
 
 
-def _ranking(rows: Sequence[RowRuns], protocol: Protocol, resampling: Resampling) -> Ranking | None:
+def _ranking(rows: Sequence[RowRuns], resampling: Resampling) -> Ranking | None:
     areas = {row.label: row.areas for row in rows if row.areas}
     if not areas:
         return None
-    return rank(areas, video=protocol.dataset.name in VIDEO_DATASETS, resampling=resampling)
+    run = next(run for row in rows if row.areas for run in row.runs.values())
+    return rank(areas, sampling=sampling_of(run), resampling=resampling)
 
 
 def _row(

@@ -160,7 +160,7 @@ def _group_rankings(collection: Collection) -> dict[str, Ranking]:
     if collection.ranking is None:
         return {}
     return {
-        group: rank(collection.areas, video=collection.video, classes=classes)
+        group: rank(collection.areas, sampling=collection.sampling, classes=classes)
         for group, classes in collection.runs[0].labels.groups.items()
     }
 

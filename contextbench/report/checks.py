@@ -13,9 +13,12 @@ from contextbench.results import (
     RunRecord,
     differences,
 )
+from contextbench.sampling import INDEPENDENT, Sampling
 
 NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
 """What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
+
+_FRAMES = Sampling(frames="ordered")
 
 
 class MixedProtocolsError(UserError, ValueError):
@@ -53,6 +56,16 @@ def dataset_name(run: RunRecord) -> str:
     """The dataset of a record's protocol; empty where it is not named."""
     dataset = run.protocol.get("dataset")
     return str(dataset["name"]) if isinstance(dataset, dict) and "name" in dataset else ""
+
+
+def sampling_of(run: RunRecord) -> Sampling:
+    """Which images of its split belong together.
+
+    Records of before this was declared do not say. They keep the statistics that they had: frames
+    in order for CamVid, the only videos there were, and single images for all others.
+    """
+    declared = run.labels.sampling
+    return declared or (_FRAMES if dataset_name(run) == "camvid" else INDEPENDENT)
 
 
 def part_of_protocol(key: str) -> bool:

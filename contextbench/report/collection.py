@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from contextbench.report.checks import by_head, check_comparable, dataset_name, warnings_for
+from contextbench.report.checks import by_head, check_comparable, sampling_of, warnings_for
 from contextbench.results import (
     Areas,
     ProfileRecord,
@@ -19,6 +19,7 @@ from contextbench.results import (
     read_profile,
     read_run,
 )
+from contextbench.sampling import Sampling
 from contextbench.stats import Ranking, rank
 
 Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
@@ -26,9 +27,6 @@ Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
 
 AreasOfRuns = Mapping[str, Mapping[int, Areas]]
 """head -> seed -> counts per image"""
-
-VIDEO_DATASETS = frozenset({"camvid"})
-"""Datasets whose images, ordered by name, are neighbouring frames, and so not independent."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Collection:
     warnings: Sequence[str] = ()  # files that could not be used, one sentence each
 
     @property
-    def video(self) -> bool:
-        """Whether the images are frames of videos."""
-        return dataset_name(self.runs[0]) in VIDEO_DATASETS
+    def sampling(self) -> Sampling:
+        """Which images belong together."""
+        return sampling_of(self.runs[0])
 
     @property
     def ranking(self) -> Ranking | None:
@@ -72,7 +70,7 @@ class Collection:
             and len(self.areas[head]) == sum(run.totals is not None for run in runs)
         }
         try:
-            return rank(complete, video=self.video)
+            return rank(complete, sampling=self.sampling)
         except RecordError as error:
             return f"no intervals: {error}"
 

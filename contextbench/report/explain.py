@@ -21,8 +21,7 @@ from contextbench.config import Protocol
 from contextbench.fingerprints import named
 from contextbench.metrics import scores
 from contextbench.published import PublishedScore
-from contextbench.report.checks import dataset_name
-from contextbench.report.collection import VIDEO_DATASETS
+from contextbench.report.checks import dataset_name, sampling_of
 from contextbench.report.published_facts import Fact, facts_of, score_for
 from contextbench.report.ranking_text import draws_of
 from contextbench.report.render import ABSENT, fixed
@@ -326,7 +325,7 @@ def _compared(
         _check_same_images(*areas)
         ranking = rank(
             {"A": {0: areas[0]}, "B": {0: areas[1]}},
-            video=dataset_name(one[1]) in VIDEO_DATASETS,
+            sampling=sampling_of(one[1]),
             resampling=resampling,
         )
     except RecordError as error:
@@ -342,8 +341,8 @@ def _alone(folder: Path, run: RunRecord, theirs: float | None, resampling: Resam
         return _Judged(None, "The published row has no mIoU that compares: see what differs.")
     unpaired = "The published models' counts of single images are not known"
     try:
-        video = dataset_name(run) in VIDEO_DATASETS
-        ranking = rank({"A": {0: _areas(folder, run)}}, video=video, resampling=resampling)
+        areas = {"A": {0: _areas(folder, run)}}
+        ranking = rank(areas, sampling=sampling_of(run), resampling=resampling)
     except RecordError as error:
         return _Judged(None, f"{unpaired}, so A − B has no interval; nor has A: {error}.")
     interval = ranking.heads[0].miou

@@ -94,7 +94,7 @@ def judge(
     """
     _check(collection, baseline)
     labels, areas = collection.runs[0].labels, collection.areas
-    ranked = partial(rank, areas, video=collection.video, resampling=resampling)
+    ranked = partial(rank, areas, sampling=collection.sampling, resampling=resampling)
     overall = ranked()
     heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
     rankings = {group: ranked(classes=members) for group, members in labels.groups.items()}
@@ -105,7 +105,7 @@ def judge(
         seeds = {
             seed: miou_interval(
                 [areas[head][seed]],
-                video=collection.video,
+                sampling=collection.sampling,
                 resampling=resampling,
                 classes=labels.groups[group],
             )

@@ -7,6 +7,8 @@ def draws_of(ranking: Ranking) -> str:
     """How often and how the images were drawn."""
     draws = f"{ranking.resampling.resamples:,}".replace(",", "\u00a0")
     images = f"{draws} draws of {ranking.images} images"
+    if ranking.clusters is not None:
+        return f"{images} in {ranking.clusters} clusters"
     return images if ranking.block == 1 else f"{images} in blocks of {ranking.block} neighbours"
 
 

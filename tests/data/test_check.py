@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.check import DatasetReport, check_config, check_dataset, check_overlap
-from contextbench.data.paired import MissingFiles
+from contextbench.data.paired import MissingFiles, PairedDataset
 from contextbench.data.probe import ContextProbe
 from contextbench.data.sheet import contact_sheet, spread
 from tests.data import trees
@@ -111,6 +111,14 @@ def test_shared_names_and_identical_pixels_are_found() -> None:
         "second is in train and in val",
     ]
     assert check_overlap(train, val, expected={frozenset(("train", "val"))}) == []
+
+
+def test_names_alone_are_no_leak_where_every_split_has_its_own() -> None:
+    train = check_dataset(Listed(FIRST, SECOND), "train")
+    other = SECOND._replace(image=SECOND.image + 9)
+    val = check_dataset(Listed(FIRST, other), "val")
+    found = check_overlap(train, val, names_tell=False)
+    assert found == ["first is in train and in val"]  # by its pixels
 
 
 def test_splits_of_the_probe_do_not_overlap() -> None:
@@ -238,6 +246,141 @@ def test_counts_that_are_not_official_are_notes(tmp_path: Path) -> None:
     assert report.sound
     assert "2 images" in report.splits[0].notes[0]
     assert "official split has 30462" in report.splits[0].notes[0]
+
+
+def test_folders_that_are_numbered_in_each_split_are_sound(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    for split in ("train", "val"):
+        trees.write_image(root / f"images/{split}/7_photo.jpg")
+        trees.write_mask(root / f"masks/{split}/7_labels.png", trees.filled([0, 1, 2, 3, 7]))
+    report = checked("folder", root)
+    assert report.sound
+    assert report.notes == ["1 names, such as 7, are in train and in val, with other pixels"]
+    assert report.as_dict()["notes"] == report.notes
+    copy = (root / "images/train/7_photo.jpg").read_bytes()
+    (root / "images/val/7_photo.jpg").write_bytes(copy)
+    report = checked("folder", root)
+    assert (report.notes, report.overlap) == ([], ["7 is in train and in val"])
+
+
+def write_palette(path: Path, indices: list[int], *order: tuple[int, int, int]) -> None:
+    flat = [value for colour in order for value in colour]
+    trees.write_mask(path, trees.filled(indices), palette=flat)
+
+
+RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("second", "indices", "expected"),
+    [
+        ((RED, GREEN, BLUE), [0, 1, 2], None),
+        ((RED, GREEN), [0, 1], None),  # cut after its last colour
+        ((RED, GREEN, GREY), [0, 1], None),  # differs where no pixel is
+        ((RED, GREEN, GREY), [0, 1, 2], "note"),
+        ((GREEN, RED, BLUE), [0, 1, 2], "problem"),
+    ],
+)
+def test_another_order_of_the_palette_is_told_from_another_colour(
+    tmp_path: Path, second: tuple, indices: list[int], expected: str | None
+) -> None:
+    text = "classes: [a, b, c]\nvalues: [0, 1, 2]\nsplits: [train, val]"
+    trees.write_list(tmp_path / "dataset.yaml", [text])
+    for split, number in (("train", 1), ("train", 2), ("val", 3)):
+        trees.write_image(tmp_path / f"images/{split}/{number}.jpg")
+        write_palette(tmp_path / f"masks/{split}/{number}.png", [0, 1, 2], RED, GREEN, BLUE)
+    write_palette(tmp_path / "masks/train/2.png", indices, *second)
+    report = checked("folder", tmp_path)
+    lines = {"problem": report.splits[0].problems, "note": report.splits[0].notes}
+    found = {kind: [line for line in each if "palettes" in line] for kind, each in lines.items()}
+    if expected is None:
+        assert found == {"problem": [], "note": []}
+        return
+    index, colours = (2, "#0000ff in 1 and #090909") if expected == "note" else (0, "#ff0000 in 1")
+    assert f"palettes of masks differ: index {index} is {colours}" in found[expected][0]
+    assert report.sound == (expected == "note")
+
+
+def test_how_files_were_read_is_noted(tmp_path: Path) -> None:
+    """Orientation, opaque alpha, few and many bits, other endings: one line for each kind."""
+    text = "classes: [a, b]\nvalues: [0, 1]\nimage_suffix: .png\nsplits: [train, val]"
+    trees.write_list(tmp_path / "dataset.yaml", [text])
+    folder, masks = tmp_path / "images/train", tmp_path / "masks/train"
+    for number in range(4):
+        trees.write_image(folder / f"{number}.png")
+        trees.write_mask(masks / f"{number}.png", trees.filled([0, 1]))
+    trees.write_image(tmp_path / "images/val/9.png")
+    trees.write_mask(tmp_path / "masks/val/9.png", trees.filled([0, 1]))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(folder / "0.png") as file:
+        file.save(folder / "0.png", exif=exif)
+    with Image.open(folder / "1.png") as file:
+        file.convert("RGBA").save(folder / "1.png")
+    Image.fromarray(trees.filled([0, 1]).astype(bool)).save(masks / "2.png")
+    Image.fromarray(trees.filled([0, 1]).astype(np.uint16)).save(masks / "3.png")
+    for left in ("a.jpg", "b.JPEG", "notes.txt"):
+        (folder / left).write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    report = checked("folder", tmp_path)
+    assert report.sound, problems(report)
+    assert report.splits[0].notes == [
+        f"{folder}: 1 .jpeg, 1 .jpg not read, as only .png is",
+        "1 images have an EXIF orientation, which is applied",
+        "1 images are of mode RGBA and are read as RGB",
+        "1 images have transparency that no pixel uses: it is left out",
+        "1 masks store values up to 1, and are read as stored, not stretched to 255",
+        "1 masks have 16 bits a pixel; all values fit into 8",
+    ]
+
+
+def test_lossy_deep_and_damaged_files_are_listed_one_by_one(tmp_path: Path) -> None:
+    text = "classes: [a, b]\nvalues: [0, 1]\nmask_suffix: .jpg\nsplits: [train, val]"
+    trees.write_list(tmp_path / "dataset.yaml", [text])
+    for split, names in {"train": "abc", "val": "d"}.items():
+        for name in names:
+            trees.write_image(tmp_path / f"images/{split}/{name}.jpg")
+            trees.write_mask(tmp_path / f"masks/{split}/{name}.jpg", trees.filled([0, 1]))
+    (tmp_path / "images/train/b.jpg").write_bytes(b"P6 65535 65535 255\n")
+    Image.fromarray(np.zeros(trees.SIZE, np.uint16)).save(
+        tmp_path / "images/train/c.jpg", format="PNG"
+    )
+    found = problems(checked("folder", tmp_path))
+    assert len(found["train"]) == 5
+    assert sum("is a mask stored with loss (JPEG)" in line for line in found["train"]) == 3
+    assert any("b.jpg: has more than 178 million pixels" in line for line in found["train"])
+    assert any("c.jpg: has 16 bits a sample" in line for line in found["train"])
+    assert len(found["val"]) == 1
+
+
+def test_a_loop_of_links_is_read_once(tmp_path: Path) -> None:
+    root = trees.folder(tmp_path)
+    for kind in ("images", "masks"):
+        (root / kind / "train/again").symlink_to(".")
+        (root / kind / "train/wednesday").symlink_to("tuesday")
+    report = checked("folder", root)
+    assert report.sound, problems(report)
+    assert report.splits[0].images == 3
+    train = root / "images/train"
+    notes = report.splits[0].notes
+    assert f"{train}/again is a link to {train}, which is read once" in notes
+    assert f"{train}/wednesday is a link to {train}/tuesday, which is read once" in notes
+
+
+def test_verifying_names_files_that_changed_behind_their_dates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = trees.folder(tmp_path)
+    config = Config("folder", str(root))
+    path = root / "images/train/0002_photo.jpg"
+    with monkeypatch.context() as patch:
+        patch.setattr(PairedDataset, "verify", lambda self: [path] * (self.split == "train"))
+        report = check_config(config, None, verify=True)
+    assert not report.sound
+    assert f"{path}: its content has changed" in report.splits[0].problems[0]
+    report = check_config(config, None, verify=True)
+    assert report.sound
+    assert any("all files were read again" in note for note in report.splits[0].notes)
 
 
 def test_unions_of_splits_are_no_leaks_but_training_on_val_is(tmp_path: Path) -> None:

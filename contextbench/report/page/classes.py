@@ -106,7 +106,7 @@ def _intervals(collection: Collection, column: str) -> dict[str, Interval]:
         return {}
     members = collection.runs[0].labels.groups[column.removeprefix(GROUP_PREFIX)]
     try:
-        ranking = rank(collection.areas, video=collection.video, classes=members)
+        ranking = rank(collection.areas, sampling=collection.sampling, classes=members)
     except RecordError:
         return {}
     return {each.head: each.miou for each in ranking.heads}
