@@ -69,7 +69,7 @@ class DigestCache:
     """The file of remembered digests for one root."""
 
     def __init__(self, root: Path) -> None:
-        self._given, self._root = root, root.resolve()
+        self._prefix, self._root = f"{root}{os.sep}", root.resolve()
         folder = cache_folder()
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:32]
         self.path = None if folder is None else folder / "digests" / f"{name}.json"
@@ -93,8 +93,9 @@ class DigestCache:
             return
 
     def _key(self, path: Path) -> str:
-        inside = path.is_relative_to(self._given)
-        return str(path.relative_to(self._given) if inside else path.absolute())
+        text = str(path)
+        inside = text.startswith(self._prefix)
+        return text[len(self._prefix) :] if inside else str(path.absolute())
 
     def _read(self) -> dict[str, Remembered]:
         if self.path is None:

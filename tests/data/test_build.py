@@ -73,6 +73,24 @@ def test_the_data_root_may_be_the_dataset_itself(tmp_path: Path) -> None:
     assert dataset_folder(config("camvid", "data/camvid"), tmp_path) == tmp_path
 
 
+def test_home_and_variables_are_expanded_wherever_a_root_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path / "disk"))
+    (tmp_path / "disk/camvid").mkdir(parents=True)
+    assert dataset_folder(config("camvid", "~/data"), None) == tmp_path / "data"
+    assert dataset_folder(config("camvid", "$HOME/data"), None) == tmp_path / "data"
+    assert dataset_folder(config("camvid", "${PLACE}/x"), None) == tmp_path / "disk/x"
+    given = config("camvid", "data/camvid")
+    assert dataset_folder(given, Path("~/disk")) == tmp_path / "disk/camvid"
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, "~/disk")
+    assert dataset_folder(given, None) == tmp_path / "disk/camvid"
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, "$PLACE")
+    assert dataset_folder(given, None) == tmp_path / "disk/camvid"
+    assert dataset_folder(config("camvid", "$UNSET/x"), Path("~nobody-here")).name == "~nobody-here"
+
+
 def test_a_config_without_root_uses_the_name_of_the_dataset() -> None:
     assert dataset_folder(config("camvid"), None) == Path("camvid")
 

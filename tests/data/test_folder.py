@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from contextbench.data.base import IGNORE, DataError
 from contextbench.data.folder import FolderDataset, read_description
-from contextbench.data.labels import ColourTable
+from contextbench.data.labels import ColourTable, ignored_colour
+from contextbench.data.paired import MissingFiles
 from contextbench.errors import UserError
+from contextbench.sampling import Sampling
 from tests.data import trees
 
 COLOURS = {
@@ -114,6 +117,14 @@ def test_nothing_is_ignored_where_the_description_says_so(tmp_path: Path) -> Non
         ({"unlabelled": ["../a"]}, "key 'unlabelled' .*folder names"),
         ({"unlabelled": ["train"]}, r"key 'unlabelled' has \['train'\], which 'splits' has"),
         ({"classes": ["a", "a"]}, "key 'classes' has a name twice"),
+        ({"classes": ["crack"], "values": [1]}, "key 'classes' has 1 names: from 2 to 255"),
+        ({"classes": [], "values": []}, "key 'classes' has 0 names"),
+        ({"classes": [str(k) for k in range(256)]}, r"key 'classes' has 256 names: [^\n]{,150}$"),
+        ({"frames": "sorted"}, "key 'frames'"),
+        ({"cluster": "("}, "key 'cluster'.*no regular expression"),
+        ({"cluster": "a" * 201}, "key 'cluster'"),
+        ({"frames": "ordered", "cluster": "a"}, "keys 'frames' and 'cluster' exclude"),
+        ({"orientation": "left"}, "key 'orientation'"),
         ({"values": None}, "either 'values' or 'colours'"),
         ({"colours": [[0, 0, 0], [1, 1, 1]]}, "either 'values' or 'colours'"),
         ({"values": [0]}, "key 'values' has 1 entries for 2 classes"),
@@ -139,6 +150,62 @@ def test_mistakes_name_the_file_and_the_key(
     written(tmp_path, **changes)
     with pytest.raises(UserError, match=rf"dataset\.yaml: .*{message}"):
         FolderDataset(tmp_path)
+
+
+def test_no_class_of_a_default_palette_is_black_or_the_colour_of_ignored(tmp_path: Path) -> None:
+    palette = FolderDataset(written(tmp_path)).facts.labels.palette
+    assert len(set(palette)) == 2
+    assert not {(0, 0, 0), ignored_colour(palette)} & set(palette)
+
+
+def test_a_missing_description_is_missing_files_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MissingFiles, match=r"dataset\.yaml does not exist; expected .* hold this"):
+        FolderDataset(tmp_path)
+
+
+def test_what_belongs_together_is_declared(tmp_path: Path) -> None:
+    def declared(name: str, **keys: str) -> Sampling:
+        return FolderDataset(written(tmp_path / name, **keys)).facts.labels.sampling
+
+    assert declared("plain") == Sampling()
+    assert declared("video", frames="ordered") == Sampling(frames="ordered")
+    assert declared("patients", cluster="^(p[0-9]+)/") == Sampling(cluster="^(p[0-9]+)/")
+
+
+@pytest.mark.parametrize(("orientation", "labels"), [("applied", 1), ("stored", 0)])
+def test_photographs_are_turned_as_their_masks_show(
+    tmp_path: Path, orientation: str, labels: int
+) -> None:
+    """A camera's picture on its side, with a mask drawn in a viewer, which shows it upright."""
+    written(tmp_path, orientation=orientation, image_suffix=".png")
+    stored = np.zeros((6, 8, 3), dtype=np.uint8)
+    stored[:, :4] = 200  # left half; shown turned clockwise, it is the upper one
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "images/train/x.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(stored).save(path, exif=exif)
+    upright = (np.rot90(stored, -1)[..., 0] > 0).astype(np.uint8)
+    trees.write_mask(tmp_path / "masks/train/x.png", upright)
+    dataset = FolderDataset(tmp_path).open("train")
+    if labels:
+        sample = dataset[0]
+        assert ((sample.image[0] > 0) == (sample.labels == 1)).all()
+        assert dataset.image_size(0) == tuple(sample.labels.shape) == (8, 6)
+        return
+    assert dataset.image_size(0) == (6, 8)
+    with pytest.raises(DataError, match=r"8x6 but its image .* 6x8 .*`orientation` in"):
+        dataset[0]
+
+
+def test_how_orientations_are_read_is_part_of_the_identity(tmp_path: Path) -> None:
+    prints = set()
+    for orientation in ("applied", "stored"):
+        written(tmp_path, orientation=orientation)
+        trees.write_image(tmp_path / "images/train/x.jpg")
+        trees.write_mask(tmp_path / "masks/train/x.png", trees.filled([0, 1]))
+        prints.add(FolderDataset(tmp_path).open("train").fingerprint())
+    assert len(prints) == 2
 
 
 def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:

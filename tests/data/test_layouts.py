@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -95,6 +96,82 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], Tree, str, int]] = {
 }
 
 
+def moved(tree: Tree, *moves: tuple[str, str]) -> Tree:
+    """The tree with folders or files elsewhere, each move (from, to)."""
+
+    def made(root: Path) -> Path:
+        tree(root)
+        for source, target in moves:
+            (root / target).parent.mkdir(parents=True, exist_ok=True)
+            (root / source).rename(root / target)
+        return root
+
+    return made
+
+
+LIP_IMAGES = ("train_images", "val_images")
+COCO_LARGE = {"release": "164k"}
+
+# As archives are unpacked and other code bases arrange them.
+LAYOUTS |= {
+    "lip doubled": (
+        "lip",
+        {},
+        moved(
+            lambda root: trees.lip(root, unpacked=False),
+            *((f"TrainVal_images/{n}", f"x/{n}") for n in LIP_IMAGES),
+            *((f"x/{n}", f"TrainVal_images/TrainVal_images/{n}") for n in LIP_IMAGES),
+        ),
+        "train",
+        2,
+    ),
+    "ade20k doubled": (
+        "ade20k",
+        {},
+        lambda root: trees.ade20k(root / "ADEChallengeData2016/ADEChallengeData2016") and root,
+        "val",
+        2,
+    ),
+    "context as released": (
+        "pascal_context",
+        {"classes": 59},
+        lambda root: trees.pascal_context(root, "trainval"),
+        "train",
+        2,
+    ),
+    "context as released, unpacked at the top": (
+        "pascal_context",
+        {"classes": 60},
+        moved(
+            lambda root: trees.pascal_context(root, "trainval"), ("VOC2010/trainval", "trainval")
+        ),
+        "val",
+        1,
+    ),
+    "coco 10k lists": (
+        "coco_stuff",
+        {"release": "10k"},
+        moved(trees.coco_stuff_10k, ("imageLists", "imagesLists")),
+        "train",
+        2,
+    ),
+    **{
+        f"coco 164k in {folder}": (
+            "coco_stuff",
+            COCO_LARGE,
+            moved(
+                trees.coco_stuff_164k,
+                *((f"images/{split}", split) for split in ("train2017", "val2017")),
+                ("annotations", folder),
+            ),
+            "train",
+            2,
+        )
+        for folder in ("stuffthingmaps", "stuffthingmaps_trainval2017")
+    },
+}
+
+
 def config(name: str, root: Path, options: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(name=name, root=str(root), options=options)
 
@@ -144,6 +221,74 @@ def test_a_folder_that_is_not_there_is_named_with_the_layout(case: str, tmp_path
     expected = rf"{nowhere}.*does not exist; expected .*--data-root|there is no|cannot be read"
     with pytest.raises(ValueError, match=expected):
         build_dataset(config(name, nowhere, options), split, None)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "SBD/benchmark_RELEASE/dataset",
+        "benchmark_RELEASE/dataset",
+        "VOCaug/dataset",
+        "VOCdevkit/VOCaug/dataset",
+    ],
+)
+@pytest.mark.parametrize("masks", ["sbd", "SegmentationClassAug"])
+def test_sbd_is_found_where_its_archive_and_others_put_it(
+    tmp_path: Path, place: str, masks: str
+) -> None:
+    root = moved(trees.voc, ("SBD/dataset", "x"), ("x", place))(tmp_path)
+    dataset = opened("voc", root, "train_aug", augmented_masks=masks)
+    assert len(dataset) == 4
+    assert set(dataset[2].labels.unique().tolist()) == {0, 20}
+    assert dataset.pairs[2].mask.is_relative_to(root / place) == (masks == "sbd")
+
+
+def test_every_place_that_was_tried_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFiles, match=r"also looked for: TrainVal_images/train_images, Train"):
+        opened("lip", tmp_path, "train")
+    shutil.rmtree(trees.voc(tmp_path) / "SBD")
+    with pytest.raises(MissingFiles) as caught:
+        opened("voc", tmp_path, "train_aug", augmented_masks="sbd")
+    for place in ("SBD/benchmark_RELEASE/dataset/cls", "VOCaug/dataset/cls", "option `sbd`"):
+        assert place in str(caught.value)
+    trees.pascal_context(tmp_path / "context", "trainval")
+    shutil.rmtree(tmp_path / "context/VOC2010/trainval")
+    with pytest.raises(MissingFiles, match=r"trainval/\*\.mat as released .*VOC2010/trainval"):
+        opened("pascal_context", tmp_path / "context", "train", classes=59)
+
+
+def test_masks_of_context_as_released_become_the_converted_ones(tmp_path: Path) -> None:
+    """All 459 labels and 0; the numbers of the 59 classes are written out in `trees`."""
+    root = trees.pascal_context(tmp_path, "trainval")
+    path = root / "VOC2010/trainval/2008_000002.mat"
+    labels = np.arange(460, dtype=np.uint16).reshape(20, 23)
+    trees.write_mat(path, LabelMap=labels)
+    trees.write_image(root / "VOC2010/JPEGImages/2008_000002.jpg", (20, 23))
+    for classes, shift, other in ((59, 0, IGNORE), (60, 1, 0)):
+        sample = opened("pascal_context", root, "train", classes=classes)[0]
+        expected = [
+            trees.CONTEXT_NUMBERS.index(n) + shift if n in trees.CONTEXT_NUMBERS else other
+            for n in range(460)
+        ]
+        assert sample.labels.flatten().tolist() == expected
+    trees.write_mat(path, LabelMap=labels + 1)
+    with pytest.raises(DataError, match=r"000002\.mat: label value\(s\) \[460\].*0-459"):
+        opened("pascal_context", root, "train", classes=59)[0]
+
+
+def test_official_masks_are_drawn_on_pixels_as_they_are_stored(tmp_path: Path) -> None:
+    """An orientation in a photograph turns neither it nor its mask, as in other code bases."""
+    root = trees.ade20k(tmp_path)
+    path = root / "images/training/ADE_train_00000001.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    read = []
+    for options in ({}, {"exif": exif}):
+        Image.fromarray(pixels).save(path, **options)
+        read.append(opened("ade20k", root, "train")[0].image)
+    assert torch.equal(*read)
+    assert opened("ade20k", root, "train").image_size(0) == (10, 16)
 
 
 def test_official_counts_are_those_of_the_publications() -> None:

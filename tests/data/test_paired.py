@@ -10,6 +10,7 @@ from PIL import Image
 
 from contextbench import fingerprints
 from contextbench.data.base import DataError, Facts, LabelSet
+from contextbench.data.folders import read_list
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import IncompleteSplit, Matches, PairedSource, by_stem, match
 from contextbench.data.pascal_context import PascalContext
@@ -94,6 +95,44 @@ def test_lists_count_by_the_name_of_the_first_file_in_a_line(root: Path) -> None
     trees.write_mask(root / "masks/v1.5.png", trees.filled([0]))
     (root / "train.txt").write_text("/home/author/images/c.jpg /home/author/masks/c.png\n\nv1.5\n")
     assert names(root) == ["c", "v1.5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("im 1", "im 1"),
+        ("im 1 train", "im 1 train"),
+        ("/my data b/im 1.png", "im 1"),
+        ("/my data b/im 1.jpg /my data b annot/im 1.png", "im 1"),
+        ("a.JPG\tb.png", "a"),
+        ("v1.5", "v1.5"),
+        ("  2007_000032  ", "2007_000032"),
+    ],
+)
+def test_blanks_belong_to_a_name_unless_a_second_path_follows(
+    tmp_path: Path, line: str, name: str
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"{line}\r\n\n", encoding="utf-8-sig")  # with a byte-order mark
+    assert read_list(path) == {name}
+
+
+def test_names_with_blanks_are_two_images_and_not_one(root: Path) -> None:
+    for name in ("im", "im 1", "im 2"):
+        trees.write_image(root / f"images/{name}.png")
+        trees.write_mask(root / f"masks/{name}.png", trees.filled([0]))
+    trees.write_list(root / "train.txt", ["im 1", "im 2"])
+    assert names(root) == ["im 1", "im 2"]
+
+
+def test_images_that_the_declared_pattern_misses_are_named_when_a_split_is_opened(
+    root: Path,
+) -> None:
+    source = Small(root)
+    declared = dataclasses.replace(source.facts.labels, sampling=Sampling(cluster="^(.)/"))
+    source.facts = dataclasses.replace(source.facts, labels=declared)
+    with pytest.raises(DataError, match=r"small train in .*'\^\(\.\)/' does not match c"):
+        source.open("train")
 
 
 def test_a_list_that_is_no_text_is_an_error(root: Path) -> None:

@@ -124,8 +124,17 @@ def voc(root: Path, *, augmented: Sequence[str] = ("SegmentationClassAug", "SBD"
 CONTEXT_IDS = {"train": ("2008_000002", "2008_000003"), "val": ("2008_000007",)}
 
 
+# Of the 59 classes among 459 labels, ascending; written out again, on purpose.
+CONTEXT_NUMBERS = [
+    *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
+    *(113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308),
+    *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454),
+    458,
+]
+
+
 def pascal_context(root: Path, layout: str = "SegmentationClassContext") -> Path:
-    """`layout`: a folder of masks, pth (of tensors), or pictures (a .pth as released)."""
+    """`layout`: a folder of masks, pth (of tensors), pictures (a .pth as released), trainval."""
     base = root / "VOC2010"
     lists = {
         "SegmentationClassContext": "ImageSets/SegmentationContext/{split}.txt",
@@ -135,7 +144,12 @@ def pascal_context(root: Path, layout: str = "SegmentationClassContext") -> Path
         for name in ids:
             write_image(base / "JPEGImages" / f"{name}.jpg", (8, 8))
         mask = filled(range(60), (8, 8))
-        if layout in lists:
+        if layout == "trainval":
+            write_list(base / f"ImageSets/Main/{split}.txt", ids)
+            labels = np.resize(np.array([0, *CONTEXT_NUMBERS, 1, 459], dtype=np.uint16), (8, 8))
+            for name in ids:
+                write_mat(base / f"trainval/{name}.mat", LabelMap=labels)
+        elif layout in lists:
             write_list(base / lists[layout].format(split=split), ids)
             for name in ids:
                 write_mask(base / layout / f"{name}.png", mask)
