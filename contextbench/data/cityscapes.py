@@ -83,6 +83,7 @@ class Cityscapes(PairedSource):
             OFFICIAL_COUNTS,
             unlabelled={"test": 1525},
             size=SIZE,
+            lossless=True,
             submission=Submission(_IDS),
         )
 

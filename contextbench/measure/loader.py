@@ -20,7 +20,7 @@ from contextbench.build import build_model, loss_weights
 from contextbench.cells import Execution
 from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.data import SegmentationDataset, dataset_source
-from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
+from contextbench.data.generated import IMAGES, GeneratedDataset
 from contextbench.data.paired import MissingFiles
 from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader
 from contextbench.losses import Criterion
@@ -97,7 +97,7 @@ def _dataset(
                     f"{error}. To load generated images instead give their size, since those of "
                     f"{source.facts.name} differ: --image 512x683"
                 ) from error
-    suffix = ".png" if config.name in PNG_DATASETS else ".jpg"
+    suffix = ".png" if source.facts.lossless else ".jpg"
     described = f"{IMAGES} generated images ({suffix[1:].upper()})"
     execution.reporter.say(f"drawing {described} of {size[0]}x{size[1]}")
     with TemporaryDirectory(prefix="contextbench-") as folder:
