@@ -8,9 +8,13 @@ Source: Yuan et al., arXiv:1809.00916 (version 1), section 3, ASP-OC.
 Ours: i, j run over the pixels of p, half as high and as wide as the map; a last odd row or column
 is in no pooled pixel, and a side of one pixel is not pooled. Query and key are one transform, 1x1
 convolution, batch norm and ReLU; d is `key_channels`. Pooling is that of the released code.
-Departs: the first release has one more 1x1 convolution between up(c) and its batch norm, as wide
-as U. It is left out, as in the authors' later code and in the counts given for this head. Released
-code starts U at zero; here every layer starts with the library's default.
+The layers, one shared transform and values of the branch's width among them, are those of the first
+release (OCNet.pytorch). The later code (openseg.pytorch) has two transforms of two layers each and
+values of half that width.
+Departs: the first release has one more 1x1 convolution, with a bias, between up(c) and its batch
+norm; it is left out, as in the later code and in the counts given for this head. Both releases
+start U at zero, resize with aligned corners and have leaky ReLU of slope 0.01, that of in-place
+batch norm, in place of every ReLU. `release: authors` is the first release's form in all of this.
 """
 
 import math
@@ -21,8 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.attention import DenseAttention, SelfAttention, as_map, pair_weights
-from heads.blocks import Layer4Head, atrous_branches, conv_bn_relu, resize_like
-from heads.interface import Attended, Channels, Features, Implementation
+from heads.blocks import (
+    Layer4Head,
+    abn_activation,
+    atrous_branches,
+    by_authors,
+    conv_bn_relu,
+    resize_like,
+)
+from heads.interface import Attended, Channels, Features, Implementation, Release
 
 
 def halved(x: Tensor) -> Tensor:
@@ -39,19 +50,22 @@ def spread(pooled: Tensor, z: Tensor) -> Tensor:
     return F.pad(whole, (0, right, 0, bottom))  # in no pooled pixel
 
 
-def resizing_weights(small: Tensor, large: Tensor, pixel: tuple[int, int]) -> Tensor:
+def resizing_weights(
+    small: Tensor, large: Tensor, pixel: tuple[int, int], align_corners: bool
+) -> Tensor:
     """How `resize_like(small, large)` mixes a pixel (row, column) from those of small: (h', w')."""
     rows, columns = (
-        _mixture(short, side, at).to(small)
+        _mixture(short, side, at, align_corners).to(small)
         for short, side, at in zip(small.shape[-2:], large.shape[-2:], pixel, strict=True)
     )
     return torch.outer(rows, columns)
 
 
-def _mixture(short: int, side: int, at: int) -> Tensor:
+def _mixture(short: int, side: int, at: int, align_corners: bool) -> Tensor:
     """Weights (short,) that make the pixel `at` of a side, of a side of `short` pixels."""
     each = torch.eye(short).reshape(short, 1, short, 1)
-    return resize_like(each, torch.empty(1, 1, side, 1))[:, 0, at, 0]
+    long = torch.empty(1, 1, side, 1)
+    return resize_like(each, long, align_corners=align_corners)[:, 0, at, 0]
 
 
 class PooledContext(nn.Module):
@@ -63,10 +77,12 @@ class PooledContext(nn.Module):
         width: int,
         key_channels: int,
         value_channels: int,
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__()
-        self.local = conv_bn_relu(channels, width, 3, bias=True)
+        activation = abn_activation(release)
+        self.local = conv_bn_relu(channels, width, 3, bias=True, activation=activation)
         self.attention = SelfAttention(
             width,
             key_channels=key_channels,
@@ -74,13 +90,20 @@ class PooledContext(nn.Module):
             out_channels=width,
             share_key_query=True,
             attend=DenseAttention(implementation),
+            release=release,
         )
-        self.activate = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.align_corners = by_authors(release)
+        self.activate: nn.Module = (
+            conv_bn_relu(width, width, bias=True, activation=activation)
+            if by_authors(release)
+            else nn.Sequential(nn.BatchNorm2d(width), activation())
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.local(x)  # (N, width, h, w)
         gathered = self.attention(halved(z))  # (N, width, h / 2, w / 2)
-        activated: Tensor = self.activate(resize_like(gathered, z))
+        resized = resize_like(gathered, z, align_corners=self.align_corners)
+        activated: Tensor = self.activate(resized)
         return activated
 
     def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
@@ -91,7 +114,7 @@ class PooledContext(nn.Module):
         """
         z = self.local(x)
         pooled = halved(z)
-        mixture = resizing_weights(pooled, z, pixel).flatten()  # (h' w')
+        mixture = resizing_weights(pooled, z, pixel, self.align_corners).flatten()  # (h' w')
         used = mixture.nonzero().squeeze(1)
         query, key = self.attention.query_and_key(pooled)
         rows = pair_weights(query.flatten(2)[:, :, used], key)
@@ -110,16 +133,21 @@ class AtrousObjectContext(nn.Module):
         key_channels: int,
         value_channels: int,
         dilations: Sequence[int],
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        activation = abn_activation(release)
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True, activation=activation)
         self.object = PooledContext(
-            width, branch_width, key_channels, value_channels, implementation
+            width, branch_width, key_channels, value_channels, release, implementation
         )
-        self.pixel = conv_bn_relu(width, branch_width)
-        self.atrous = atrous_branches(width, branch_width, dilations, implementation)
-        self.fuse = conv_bn_relu((len(dilations) + 2) * branch_width, width)
+        self.pixel = conv_bn_relu(width, branch_width, activation=activation)
+        self.atrous = atrous_branches(
+            width, branch_width, dilations, implementation, activation=activation
+        )
+        joined = (len(dilations) + 2) * branch_width
+        self.fuse = conv_bn_relu(joined, width, activation=activation)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.reduce(features)  # (N, width, h, w)
@@ -146,6 +174,7 @@ class ASPOCHead(Layer4Head):
         key_channels: int = 128,
         value_channels: int = 256,
         dilations: Sequence[int] = (12, 24, 36),
+        release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
@@ -157,6 +186,7 @@ class ASPOCHead(Layer4Head):
             key_channels,
             value_channels,
             dilations,
+            release,
             implementation,
         )
         super().__init__(

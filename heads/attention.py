@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.blocks import TwoForms, conv_bn_relu
-from heads.interface import Implementation
+from heads.blocks import TwoForms, abn_activation, by_authors, conv_bn_relu
+from heads.interface import Implementation, Release
 
 QUERIES_AT_ONCE = 512  # fastest of 256, 512 and 1024 on a CPU, and small beside a feature map
 
@@ -123,7 +124,8 @@ class SelfAttention(nn.Module):
 
     Query and key are 1x1 convolution, batch norm and ReLU, and one transform if `share_key_query`
     (evaluated once: batch norm sees it once a step); value and U are 1x1 convolutions; d is
-    `key_channels`. Yuan et al., arXiv:1809.00916, section 3.
+    `key_channels`. Yuan et al., arXiv:1809.00916, section 3. In the authors' release U starts at 0,
+    and the ReLU is leaky.
     """
 
     def __init__(
@@ -135,12 +137,19 @@ class SelfAttention(nn.Module):
         out_channels: int,
         share_key_query: bool,
         attend: PixelAttention,
+        release: Release,
     ) -> None:
         super().__init__()
-        self.key = conv_bn_relu(channels, key_channels, bias=True)
-        self.query = None if share_key_query else conv_bn_relu(channels, key_channels, bias=True)
+        transform = partial(
+            conv_bn_relu, channels, key_channels, bias=True, activation=abn_activation(release)
+        )
+        self.key = transform()
+        self.query = None if share_key_query else transform()
         self.value = nn.Conv2d(channels, value_channels, 1)
         self.output = nn.Conv2d(value_channels, out_channels, 1)
+        if by_authors(release):
+            for parameter in self.output.parameters():
+                nn.init.zeros_(parameter)
         self.attend = attend
 
     def forward(self, x: Tensor) -> Tensor:

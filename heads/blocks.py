@@ -7,15 +7,27 @@ before every classifier and bilinear resizing without aligned corners.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import ClassVar, Generic, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.interface import Channels, ContextHead, Features, HeadOutput, Implementation
+from heads.interface import (
+    Channels,
+    ContextHead,
+    Features,
+    HeadOutput,
+    Implementation,
+    Release,
+)
 
 Inner = TypeVar("Inner", bound=nn.Module)
+Activation = Callable[[], nn.Module]
+
+relu: Activation = partial(nn.ReLU, inplace=True)
+leaky_relu: Activation = partial(nn.LeakyReLU, 0.01, inplace=True)  # of in-place batch norm
 
 
 def checked_implementation(name: Implementation) -> Implementation:
@@ -24,6 +36,22 @@ def checked_implementation(name: Implementation) -> Implementation:
     if name not in allowed:
         raise ValueError(f"unknown implementation {name!r}; allowed: {', '.join(allowed)}")
     return name
+
+
+def by_authors(release: Release) -> bool:
+    """Whether `release` is the authors'; ValueError unless it is one that heads accept."""
+    if release not in get_args(Release):
+        allowed = ", ".join(get_args(Release))
+        raise ValueError(f"unknown release {release!r}; allowed: {allowed}")
+    return release == "authors"
+
+
+def abn_activation(release: Release) -> Activation:
+    """ReLU, and in code that is built on in-place batch norm leaky ReLU of slope 0.01.
+
+    In-place batch norm multiplies by |weight| + eps: published weights are to be loaded as that.
+    """
+    return leaky_relu if by_authors(release) else relu
 
 
 class TwoForms(nn.Module):
@@ -46,7 +74,7 @@ class TwoForms(nn.Module):
 
 
 class ConvBnRelu(nn.Sequential):
-    """A convolution, batch norm and ReLU that a fast form may run apart."""
+    """A convolution, batch norm and ReLU, or another activation, that a form may run apart."""
 
     @property
     def convolution(self) -> nn.Conv2d:
@@ -57,7 +85,7 @@ class ConvBnRelu(nn.Sequential):
         return self[1]
 
     def activate(self, convolved: Tensor) -> Tensor:
-        """Batch norm and ReLU of an output that was convolved in another way."""
+        """Batch norm and activation of an output that was convolved in another way."""
         activated: Tensor = self[2](self[1](convolved))
         return activated
 
@@ -70,8 +98,9 @@ def conv_bn_relu(
     dilation: int = 1,
     bias: bool = False,
     convolution: type[nn.Conv2d] = nn.Conv2d,
+    activation: Activation = relu,
 ) -> ConvBnRelu:
-    """Size-preserving convolution, batch norm, ReLU.
+    """Size-preserving convolution, batch norm, ReLU or another `activation`.
 
     `bias` is redundant in front of batch norm; heads whose published counts include it set it.
     """
@@ -81,7 +110,7 @@ def conv_bn_relu(
             in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias
         ),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        activation(),
     )
 
 
@@ -107,6 +136,7 @@ def atrous_branches(
     implementation: Implementation,
     *,
     bias: bool = False,
+    activation: Activation = relu,
 ) -> nn.ModuleList:
     """One 3x3 convolution, batch norm and ReLU for each dilation, all on the same map.
 
@@ -117,7 +147,15 @@ def atrous_branches(
     fast = checked_implementation(implementation) == "fast"
     convolution = VisibleTapsConv2d if fast else nn.Conv2d
     return nn.ModuleList(
-        conv_bn_relu(channels, width, 3, dilation=d, bias=bias, convolution=convolution)
+        conv_bn_relu(
+            channels,
+            width,
+            3,
+            dilation=d,
+            bias=bias,
+            convolution=convolution,
+            activation=activation,
+        )
         for d in dilations
     )
 
@@ -137,10 +175,13 @@ class ConvOverConcat(TwoForms):
         implementation: Implementation,
         *,
         bias: bool = False,
+        activation: Activation = relu,
     ) -> None:
         super().__init__(implementation)
         self.channels = tuple(channels)
-        self.fuse = conv_bn_relu(sum(self.channels), width, kernel, bias=bias)
+        self.fuse = conv_bn_relu(
+            sum(self.channels), width, kernel, bias=bias, activation=activation
+        )
 
     def _fast(self, *parts: Tensor) -> Tensor:
         convolution = self.fuse.convolution
@@ -167,7 +208,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 class ReducedContext(nn.Module, Generic[Inner]):
     """relu(bn(F [attention(x), x])) of x = relu(bn(W * layer4)): (N, C, h, w) -> (N, width, h, w).
 
-    W is 3x3, with a bias, and F 1x1; `attention` keeps the shape of x, (N, width, h, w).
+    W is 3x3 and F 1x1, both with or without `bias`; `attention` keeps the shape of x.
     """
 
     def __init__(
@@ -177,12 +218,12 @@ class ReducedContext(nn.Module, Generic[Inner]):
         attention: Inner,
         implementation: Implementation,
         *,
-        fuse_bias: bool,
+        bias: bool,
     ) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        self.reduce = conv_bn_relu(channels, width, 3, bias=bias)
         self.attention = attention
-        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=fuse_bias)
+        self.fuse = ConvOverConcat([width, width], width, 1, implementation, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.reduce(features)
@@ -190,12 +231,12 @@ class ReducedContext(nn.Module, Generic[Inner]):
         return fused
 
 
-def resize_like(x: Tensor, reference: Tensor) -> Tensor:
+def resize_like(x: Tensor, reference: Tensor, *, align_corners: bool = False) -> Tensor:
     """`x` (N, C, a, b) resized to the height and width of `reference` (N, C', h, w)."""
     size = reference.shape[-2:]
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class PixelClassifier(nn.Sequential):

@@ -8,14 +8,15 @@ Ours: X is layer4, (N, C4, h, w); i runs over the h + w - 1 pixels of the row an
 query, key and value are 1x1 convolutions, W, G and F are 3x3; `key_channels` is the width of Q and
 K, in the paper an eighth of `width`. Two rounds connect any two pixels, by way of a corner.
 Departs: gamma, which starts at 0, is in the authors' code and not in the paper. The category
-consistent loss of the extended paper (2020) is left out, as in the first one.
+consistent loss of the extended paper (2020) is left out, as in the first one. The authors' code has
+leaky ReLU of slope 0.01, that of in-place batch norm, in place of every ReLU: `release: authors`.
 """
 
 import torch
 from torch import Tensor, nn
 
-from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, conv_bn_relu
-from heads.interface import Attended, Channels, Features, Implementation
+from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, abn_activation, conv_bn_relu
+from heads.interface import Attended, Channels, Features, Implementation, Release
 
 CROSS = "Weights of the values of its row and its column in this round; sum 1"
 COMPOSED = (
@@ -122,13 +123,17 @@ class CrissCrossContext(nn.Module):
         width: int,
         key_channels: int,
         recurrence: int,
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3)
+        activation = abn_activation(release)
+        self.reduce = conv_bn_relu(channels, width, 3, activation=activation)
         self.attention = RecurrentCrissCross(width, key_channels, recurrence, implementation)
-        self.refine = conv_bn_relu(width, width, 3)
-        self.fuse = ConvOverConcat([channels, width], width, 3, implementation)
+        self.refine = conv_bn_relu(width, width, 3, activation=activation)
+        self.fuse = ConvOverConcat(
+            [channels, width], width, 3, implementation, activation=activation
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         refined = self.refine(self.attention(self.reduce(features)))  # (N, width, h, w)
@@ -147,12 +152,13 @@ class CCNetHead(Layer4Head):
         width: int = 512,
         key_channels: int = 64,
         recurrence: int = 2,
+        release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         context = CrissCrossContext(
-            channels.layer4, width, key_channels, recurrence, implementation
+            channels.layer4, width, key_channels, recurrence, release, implementation
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

@@ -95,7 +95,7 @@ class DoubleAttentionHead(Layer4Head):
         implementation: Implementation = "fast",
     ) -> None:
         attention = DoubleAttention(width, key_channels, regions, implementation)
-        context = ReducedContext(channels.layer4, width, attention, implementation, fuse_bias=True)
+        context = ReducedContext(channels.layer4, width, attention, implementation, bias=True)
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

@@ -10,8 +10,10 @@ Ours: x = relu(bn(W * layer4)), (N, C, h, w) with i over pixels; k runs over `co
 positive at the start. Batch norm acts on the codeword axis. With 0 codewords, where the paper's
 figure begins, e is the mean over pixels. With `lateral`, as an option of the authors' code has it,
     x = relu(bn(F * [relu(bn(W * layer4)), relu(bn(L_2 layer2)), relu(bn(L_3 layer3))])).
-Departs: the paper's formula multiplies by gamma, the authors' later code adds x and applies ReLU
-again: this is the paper. The weight of `aux` is 0.4, as for every head here, not their code's 0.2.
+Departs: the authors' code (PyTorch-Encoding) encodes z = relu(bn(T x)), T 1x1, in place of x, takes
+the mean over codewords in place of the sum, and gives y = relu(x + gamma * x). None of this is in
+the paper; `release: authors` is that form, of which published weights store -s. The weight of `aux`
+is 0.4, as for every head here, not their code's 0.2.
 On stage 3 the paper does not say how the encoding is reduced: here as on stage 4, by a 3x3
 convolution to `width`. Its gate would change nothing that is scored, so it has none.
 """
@@ -27,6 +29,7 @@ from heads.blocks import (
     AuxiliaryBranch,
     PixelClassifier,
     TwoForms,
+    by_authors,
     conv_bn_relu,
     full_precision,
     resize_like,
@@ -38,6 +41,7 @@ from heads.interface import (
     Features,
     HeadOutput,
     Implementation,
+    Release,
 )
 
 SIMILARITY = (
@@ -120,12 +124,19 @@ class SemanticEncoder(nn.Module):
     """
 
     def __init__(
-        self, reduce: nn.Module, width: int, codewords: int, implementation: Implementation
+        self,
+        reduce: nn.Module,
+        width: int,
+        codewords: int,
+        release: Release,
+        implementation: Implementation,
     ) -> None:
         super().__init__()
         self.reduce = reduce
+        self.authors = by_authors(release)
         self.encoding: Encoding | None = None
         if codewords:
+            self.before = conv_bn_relu(width, width) if self.authors else nn.Identity()
             self.encoding = Encoding(width, codewords, implementation)
             self.norm = nn.Sequential(nn.BatchNorm1d(codewords), nn.ReLU(inplace=True))
 
@@ -133,8 +144,8 @@ class SemanticEncoder(nn.Module):
         pixels = self.reduce(*stages)
         if self.encoding is None:
             return pixels, pixels.mean(dim=(2, 3))
-        encoded = self.norm(self.encoding(pixels))  # (N, codewords, width)
-        return pixels, encoded.sum(dim=1)
+        encoded = self.norm(self.encoding(self.before(pixels)))  # (N, codewords, width)
+        return pixels, encoded.mean(dim=1) if self.authors else encoded.sum(dim=1)
 
 
 class ContextEncoding(nn.Module):
@@ -150,7 +161,8 @@ class ContextEncoding(nn.Module):
 
     def weigh(self, pixels: Tensor, semantics: Tensor) -> Tensor:
         """Scale the channels of `pixels` (N, width, h, w) by a gate made from (N, width)."""
-        return pixels * self.gamma(semantics)[:, :, None, None]
+        gated = pixels * self.gamma(semantics)[:, :, None, None]
+        return (pixels + gated).relu() if self.encoder.authors else gated
 
     def gamma(self, semantics: Tensor) -> Tensor:
         """The gate of each channel: (N, width) -> (N, width), in 0 .. 1."""
@@ -163,7 +175,8 @@ class ContextEncoding(nn.Module):
         gate = Attended(self.gamma(semantics), GATE, "channel")
         if self.encoder.encoding is None:
             return {"gate": gate}
-        assignment = self.encoder.encoding.assignment(pixels)  # (N, codewords, h, w)
+        encoded = self.encoder.before(pixels)
+        assignment = self.encoder.encoding.assignment(encoded)  # (N, codewords, h, w)
         own = assignment[:, :, *pixel]  # (N, codewords)
         similarity = torch.einsum("nk,nkhw->nhw", own, assignment)
         return {
@@ -209,6 +222,7 @@ class EncNetHead(ContextHead):
         se_loss: bool = True,
         se_stage3: bool = False,
         lateral: bool = False,
+        release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
@@ -220,7 +234,7 @@ class EncNetHead(ContextHead):
             if lateral
             else conv_bn_relu(channels.layer4, width, 3)
         )
-        encoder = SemanticEncoder(reduce, width, codewords, implementation)
+        encoder = SemanticEncoder(reduce, width, codewords, release, implementation)
         self.context = ContextEncoding(encoder, width)
         self.classifier = PixelClassifier(width, num_classes, dropout)
         self.auxiliary = AuxiliaryBranch(
@@ -230,7 +244,7 @@ class EncNetHead(ContextHead):
         self.presence3: PresenceBranch | None = None
         if se_stage3:
             third = conv_bn_relu(channels.layer3, width, 3)
-            encoder = SemanticEncoder(third, width, codewords, implementation)
+            encoder = SemanticEncoder(third, width, codewords, release, implementation)
             self.presence3 = PresenceBranch(encoder, nn.Linear(width, num_classes))
         weights = {"aux": 0.4, "presence": 0.2, "presence3": 0.2}
         emitted = {"aux": True, "presence": se_loss, "presence3": se_stage3}

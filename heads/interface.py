@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 Implementation = Literal["fast", "reference"]
 
+Release = Literal["paper", "authors"]
+"""What of a method is built: what its paper says, or what its authors' code runs.
+
+With `authors`, `context` is that of published weights, and starts as there. The classifier, dropout
+and the branch on layer3, which no inference needs, stay those of every head.
+"""
+
 
 class Features(NamedTuple):
     """Backbone stages, shallow to deep. (h, w) is the image size over the output stride."""

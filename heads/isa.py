@@ -12,6 +12,8 @@ Where P does not divide the map, which the paper leaves open, we do as the autho
 surrounded with zeros up to the next multiple, the odd row below and the odd column on the right.
 They are pixels like all others, attended to and part of the batch statistics, until the output
 is cropped. Masking them would be another function than the one with published scores.
+The authors' code for old versions of torch is built on in-place batch norm, whose ReLU is leaky
+(slope 0.01); its branch for torch 1.7 has ReLU, and so have we.
 """
 
 import torch
@@ -179,7 +181,7 @@ class ISAHead(Layer4Head):
         implementation: Implementation = "fast",
     ) -> None:
         attention = InterlacedAttention(width, key_channels, down_factor, implementation)
-        context = ReducedContext(channels.layer4, width, attention, implementation, fuse_bias=False)
+        context = ReducedContext(channels.layer4, width, attention, implementation, bias=False)
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

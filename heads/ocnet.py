@@ -6,15 +6,18 @@ Source: Yuan et al., arXiv:1809.00916, section 3, base-OC.
 Ours: i, j run over the h*w pixels of one image; query and key are 1x1 convolution, batch norm and
 ReLU; d is `key_channels`. With `share_key_query`, as in the first release, query and key are one
 transform; without it they are two, as in later descriptions of the method.
-Departs: the released code starts U at zero; here every layer starts with the library's default.
+Departs: the released code (OCNet.pytorch) starts U at zero and has leaky ReLU of slope 0.01, that
+of in-place batch norm, in place of every ReLU. `release: authors` is that form; the default is the
+paper's, with the library's start. Released dropout is 0.05, here 0.1 as for most heads. The
+authors' later code has two transforms of two layers each.
 """
 
 import torch
 from torch import Tensor, nn
 
 from heads.attention import DenseAttention, SelfAttention
-from heads.blocks import Layer4Head, conv_bn_relu
-from heads.interface import Attended, Channels, Features, Implementation
+from heads.blocks import Layer4Head, abn_activation, conv_bn_relu
+from heads.interface import Attended, Channels, Features, Implementation, Release
 
 
 class ObjectContext(nn.Module):
@@ -27,10 +30,12 @@ class ObjectContext(nn.Module):
         key_channels: int,
         value_channels: int,
         share_key_query: bool,
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        activation = abn_activation(release)
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True, activation=activation)
         self.attention = SelfAttention(
             width,
             key_channels=key_channels,
@@ -38,8 +43,9 @@ class ObjectContext(nn.Module):
             out_channels=width,
             share_key_query=share_key_query,
             attend=DenseAttention(implementation),
+            release=release,
         )
-        self.fuse = conv_bn_relu(2 * width, width, bias=True)
+        self.fuse = conv_bn_relu(2 * width, width, bias=True, activation=activation)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.reduce(features)  # (N, width, h, w)
@@ -59,12 +65,19 @@ class OCNetHead(Layer4Head):
         key_channels: int = 256,
         value_channels: int = 256,
         share_key_query: bool = True,
+        release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         context = ObjectContext(
-            channels.layer4, width, key_channels, value_channels, share_key_query, implementation
+            channels.layer4,
+            width,
+            key_channels,
+            value_channels,
+            share_key_query,
+            release,
+            implementation,
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

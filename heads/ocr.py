@@ -7,7 +7,9 @@ Source: Yuan et al., ECCV 2020, arXiv:1909.11065, section 3.2.
     y_i = rho(sum_k w_ik delta(f_k)),   z_i = g([y_i, x_i])
 Ours: x = relu(bn(W * layer4)); s are coarse logits predicted from layer3; phi, psi, delta, rho, g
 are 1x1 convolution, batch norm and ReLU (one layer each, as in the paper); d is `key_channels`.
-Departs: the paper's formula has no 1 / sqrt(d); the authors' code has it, and so have we.
+Departs: the paper's formula has no 1 / sqrt(d); the authors' code has it, and so have we. Their
+code for old versions of torch is built on in-place batch norm, whose ReLU is leaky (slope 0.01);
+its branch for torch 1.7 has ReLU, and so have we.
 
 Variants, by option:
 `region_supervision: false` is the ablation of section 4.2: the loss on the soft regions is removed

@@ -9,8 +9,10 @@ the map into b x b cells. E widens x to B * `width` channels, as many as all c^b
 are one transform, 1x1 convolution, batch norm and ReLU; d is `key_channels`. Where b does not
 divide a side, the last cell takes the rest, as in the released code; a side shorter than b has
 cells of a single pixel.
-Departs: the released code has no ReLU behind the first batch norm and starts U at zero; here x is
-that of the other heads and every layer starts with the library's default.
+Departs: the released code (OCNet.pytorch) has no ReLU behind the first batch norm, leaky ReLU of
+slope 0.01, that of in-place batch norm, in place of all others, and starts U at zero. `release:
+authors` is that form; by default x is that of the other heads and every layer has the library's
+start. Released dropout is 0.05, here 0.1 as for most heads.
 """
 
 from collections.abc import Sequence
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.attention import PixelAttention, SelfAttention, gather, gather_fast, weights_of
-from heads.blocks import Layer4Head, TwoForms, conv_bn_relu
-from heads.interface import Attended, Channels, Features, Implementation
+from heads.blocks import Layer4Head, TwoForms, abn_activation, by_authors, conv_bn_relu, relu
+from heads.interface import Attended, Channels, Features, Implementation, Release
 
 
 def cell_lengths(size: int, bins: int) -> list[int]:
@@ -123,6 +125,7 @@ class CellContext(SelfAttention):
         key_channels: int,
         value_channels: int,
         bins: int,
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__(
@@ -132,6 +135,7 @@ class CellContext(SelfAttention):
             out_channels=channels,
             share_key_query=True,
             attend=CellAttention(bins, implementation),
+            release=release,
         )
         self.bins = bins
 
@@ -155,17 +159,21 @@ class ObjectContextPyramid(TwoForms):
         key_channels: int,
         value_channels: int,
         bins: Sequence[int],
+        release: Release,
         implementation: Implementation,
     ) -> None:
         super().__init__(implementation)
         if not bins or min(bins) < 1:
             raise ValueError(f"bins must be one or more positive, got {list(bins)}")
-        self.reduce = conv_bn_relu(channels, width, 3, bias=True)
+        activation = abn_activation(release)
+        first = nn.Identity if by_authors(release) else relu
+        self.reduce = conv_bn_relu(channels, width, 3, bias=True, activation=first)
         self.levels = nn.ModuleList(
-            CellContext(width, key_channels, value_channels, b, implementation) for b in bins
+            CellContext(width, key_channels, value_channels, b, release, implementation)
+            for b in bins
         )
-        self.widen = conv_bn_relu(width, len(bins) * width, bias=True)
-        self.fuse = conv_bn_relu(2 * len(bins) * width, width, bias=True)
+        self.widen = conv_bn_relu(width, len(bins) * width, bias=True, activation=activation)
+        self.fuse = conv_bn_relu(2 * len(bins) * width, width, bias=True, activation=activation)
 
     def _fast(self, features: Tensor) -> Tensor:
         x = self.reduce(features)  # (N, width, h, w)
@@ -195,12 +203,13 @@ class PyramidOCHead(Layer4Head):
         key_channels: int = 256,
         value_channels: int = 512,
         bins: Sequence[int] = (1, 2, 3, 6),
+        release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         context = ObjectContextPyramid(
-            channels.layer4, width, key_channels, value_channels, bins, implementation
+            channels.layer4, width, key_channels, value_channels, bins, release, implementation
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

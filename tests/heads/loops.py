@@ -42,20 +42,23 @@ def convolve(x: Map, layer: nn.Conv2d) -> Map:
     ]
 
 
-def normalize_relu(value: float, norm: nn.BatchNorm1d | nn.BatchNorm2d, channel: int) -> float:
-    """Batch norm in evaluation mode, then ReLU."""
+def normalize_relu(
+    value: float, norm: nn.BatchNorm1d | nn.BatchNorm2d, channel: int, slope: float = 0.0
+) -> float:
+    """Batch norm in evaluation mode, then ReLU, or what multiplies negative values by `slope`."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     mean, variance = norm.running_mean[channel].item(), norm.running_var[channel].item()
     scaled = (value - mean) / math.sqrt(variance + norm.eps)
-    return max(0.0, scaled * norm.weight[channel].item() + norm.bias[channel].item())
+    normalized = scaled * norm.weight[channel].item() + norm.bias[channel].item()
+    return normalized if normalized > 0 else slope * normalized
 
 
-def conv_bn_relu(x: Map, block: ConvBnRelu) -> Map:
+def conv_bn_relu(x: Map, block: ConvBnRelu, slope: float = 0.0) -> Map:
     norm = block.norm
     assert isinstance(norm, nn.BatchNorm2d)
     return [
-        [[normalize_relu(value, norm, c) for value in row] for row in plane]
+        [[normalize_relu(value, norm, c, slope) for value in row] for row in plane]
         for c, plane in enumerate(convolve(x, block.convolution))
     ]
 
@@ -77,11 +80,13 @@ def pool(x: Map, bins: int, *, maximum: bool = False) -> Map:
     return [[[pooled(plane, by, bx) for bx in range(bins)] for by in range(bins)] for plane in x]
 
 
-def resize(x: Map, height: int, width: int) -> Map:
-    """Bilinear, pixel centres at half integers, borders repeated (corners not aligned)."""
+def resize(x: Map, height: int, width: int, *, align_corners: bool = False) -> Map:
+    """Bilinear: pixel centres at half integers, borders repeated; or the corners' centres kept."""
 
     def ends(position: int, given: int, wanted: int) -> tuple[int, int, float]:
         source = min(max((position + 0.5) * given / wanted - 0.5, 0), given - 1)
+        if align_corners:
+            source = position * (given - 1) / (wanted - 1) if wanted > 1 else 0
         low = int(source)
         return low, min(low + 1, given - 1), source - low
 

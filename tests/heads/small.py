@@ -54,6 +54,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "danet-channel": ("danet", {"position": False}),
     "ccnet": ("ccnet", {"key_channels": 7}),
     "ccnet-one-round": ("ccnet", {"key_channels": WIDTH, "recurrence": 1}),
+    "ocnet-authors": ("ocnet", {"release": "authors", "key_channels": 7, "value_channels": 7}),
+    "pyramid_oc-authors": (
+        "pyramid_oc",
+        {"release": "authors", "key_channels": 7, "value_channels": 6},
+    ),
+    "asp_oc-authors": (
+        "asp_oc",
+        {"release": "authors", "branch_width": 5, "key_channels": 3, "value_channels": 4},
+    ),
+    "encnet-authors": ("encnet", {"release": "authors", "codewords": 5, "se_stage3": True}),
+    "ccnet-authors": ("ccnet", {"release": "authors", "key_channels": 7}),
     "encnet-no-se-loss": ("encnet", {"se_loss": False}),
     "encnet-lateral": ("encnet", {"lateral": True}),
     "encnet-no-codewords": ("encnet", {"codewords": 0}),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.asp_oc import ASPOCHead, AtrousObjectContext, PooledContext, halved
+from heads.blocks import ConvBnRelu
 from tests.heads import loops
 from tests.heads.counting import PAPER, Count, Setting, counted, layer, product, small_setting
 from tests.heads.small import IMPLEMENTATIONS, small_features, small_head
@@ -31,9 +32,10 @@ def looped_maxima(x: loops.Map) -> loops.Map:
     ]
 
 
-def looped_object(x: loops.Map, branch: PooledContext) -> loops.Map:
-    pooled = looped_maxima(loops.conv_bn_relu(x, branch.local))
-    keys = loops.pixels_of(loops.conv_bn_relu(pooled, branch.attention.key))
+def looped_object(x: loops.Map, branch: PooledContext, authors: bool) -> loops.Map:
+    slope = 0.01 if authors else 0.0
+    pooled = looped_maxima(loops.conv_bn_relu(x, branch.local, slope))
+    keys = loops.pixels_of(loops.conv_bn_relu(pooled, branch.attention.key, slope))
     values = loops.pixels_of(loops.convolve(pooled, branch.attention.value))
     columns = [list(column) for column in zip(*values, strict=True)]
     gathered = []
@@ -41,7 +43,11 @@ def looped_object(x: loops.Map, branch: PooledContext) -> loops.Map:
         weights = loops.softmax([loops.dot(query, key) / math.sqrt(len(key)) for key in keys])
         gathered.append([loops.dot(weights, column) for column in columns])
     attended = loops.map_of(gathered, *loops.size_of(pooled))
-    resized = loops.resize(loops.convolve(attended, branch.attention.output), *loops.size_of(x))
+    expanded = loops.convolve(attended, branch.attention.output)
+    resized = loops.resize(expanded, *loops.size_of(x), align_corners=authors)
+    if isinstance(branch.activate, ConvBnRelu):  # the authors' additional convolution
+        return loops.conv_bn_relu(resized, branch.activate, slope)
+    assert isinstance(branch.activate, nn.Sequential)
     norm = branch.activate[0]
     assert isinstance(norm, nn.BatchNorm2d)
     return [
@@ -50,12 +56,13 @@ def looped_object(x: loops.Map, branch: PooledContext) -> loops.Map:
     ]
 
 
-def looped(image: loops.Map, context: AtrousObjectContext) -> loops.Map:
-    x = loops.conv_bn_relu(image, context.reduce)
-    parts = looped_object(x, context.object) + loops.conv_bn_relu(x, context.pixel)
+def looped(image: loops.Map, context: AtrousObjectContext, authors: bool) -> loops.Map:
+    slope = 0.01 if authors else 0.0
+    x = loops.conv_bn_relu(image, context.reduce, slope)
+    parts = looped_object(x, context.object, authors) + loops.conv_bn_relu(x, context.pixel, slope)
     for branch in context.atrous:
-        parts = parts + loops.conv_bn_relu(x, branch)  # lists of channels: concatenation
-    return loops.conv_bn_relu(parts, context.fuse)
+        parts = parts + loops.conv_bn_relu(x, branch, slope)  # lists of channels: concatenation
+    return loops.conv_bn_relu(parts, context.fuse, slope)
 
 
 def fit_norms(context: nn.Module, x: Tensor) -> None:
@@ -68,14 +75,16 @@ def fit_norms(context: nn.Module, x: Tensor) -> None:
 
 
 @every_form
+@pytest.mark.parametrize("variant", ["asp_oc", "asp_oc-authors"])
 @pytest.mark.parametrize("size", [(2, 3), (1, 4), (5, 4)])
-def test_context_equals_loops(implementation: str, size: tuple[int, int]) -> None:
+def test_context_equals_loops(implementation: str, variant: str, size: tuple[int, int]) -> None:
     """Odd heights and widths, a side of one pixel, and several pooled pixels to attend to."""
-    head = small_head("asp_oc", implementation).double().eval()
+    head = small_head(variant, implementation).double().eval()
     assert isinstance(head, ASPOCHead)
     x = small_features(*size, dtype=torch.float64).layer4
     fit_norms(head.context, x)
-    expected = [looped(image, head.context) for image in x.tolist()]
+    authors = variant == "asp_oc-authors"
+    expected = [looped(image, head.context, authors) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 
@@ -139,11 +148,15 @@ PUBLISHED = Count(15_112_832, 252_060_893_184)
 SECOND_EVALUATION = 64 * 64 * 256 * 128
 
 
-def test_counts_at_the_papers_setting() -> None:
+@every_form
+def test_counts_at_the_papers_setting(implementation: str) -> None:
     """FlopCounter sees all but max pooling, resizing, softmax, batch norm and ReLU."""
     expected = Count(PUBLISHED.parameters, PUBLISHED.macs - SECOND_EVALUATION)
     assert closed_form(PAPER, 64 * 64) == expected
-    assert counted("asp_oc", PAPER, (128, 128), implementation="reference") == expected
+    assert counted("asp_oc", PAPER, (128, 128), implementation=implementation) == expected
+    more = layer(256, 256, PAPER.pixels, extra=1)  # the authors' additional convolution
+    options = {"release": "authors", "implementation": implementation}
+    assert counted("asp_oc", PAPER, (128, 128), **options) == expected + more
 
 
 def test_counts_at_a_small_setting() -> None:

@@ -136,10 +136,13 @@ def test_pyramid_levels_gather_by_their_rows(implementation: str, height: int, w
 
 
 @every_form
+@pytest.mark.parametrize("variant", ["asp_oc", "asp_oc-authors"])  # with aligned corners
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (9, 7), (5, 1)])
-def test_asp_oc_gathers_pooled_pixels(implementation: str, height: int, width: int) -> None:
+def test_asp_oc_gathers_pooled_pixels(
+    implementation: str, variant: str, height: int, width: int
+) -> None:
     """The pixels that a pooled one covers share its weight; an odd last row or column has none."""
-    head, layer4 = exact("asp_oc", implementation, height=height, width=width)
+    head, layer4 = exact(variant, implementation, height=height, width=width)
     branch = head.context.object
     x = head.context.reduce(layer4)
     z = branch.local(x)

@@ -1,10 +1,14 @@
 """Building heads by name: what is allowed, and what a typing error is answered with."""
 
+import inspect
 import re
 
 import pytest
+from torch import nn
 
 from heads import HEADS, build_head
+from heads.attention import SelfAttention
+from heads.blocks import PixelClassifier
 from tests.heads.small import CHANNELS, CLASSES
 
 
@@ -27,7 +31,8 @@ def test_a_name_like_no_other_gets_the_list_alone() -> None:
 def test_unknown_option_names_head_nearest_and_all() -> None:
     message = (
         "head 'ocnet' has no option 'key_chanels'; did you mean 'key_channels'? allowed: width, "
-        "key_channels, value_channels, share_key_query, aux_width, dropout, implementation"
+        "key_channels, value_channels, share_key_query, release, aux_width, dropout, "
+        "implementation"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         build_head("ocnet", CHANNELS, CLASSES, key_chanels=8)
@@ -47,6 +52,12 @@ def test_unknown_implementation(name: str) -> None:
         build_head(name, CHANNELS, CLASSES, implementation="quick")
 
 
+@pytest.mark.parametrize("name", ["ocnet", "pyramid_oc", "asp_oc", "encnet", "ccnet"])
+def test_unknown_release(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown release 'mine'; allowed: paper, authors"):
+        build_head(name, CHANNELS, CLASSES, release="mine")
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("ppm", {"bins": []}), ("ppm", {"bins": [0]}), ("aspp", {"dilations": []})],
@@ -54,3 +65,136 @@ def test_unknown_implementation(name: str) -> None:
 def test_empty_or_zero_scales(name: str, options: dict[str, list[int]]) -> None:
     with pytest.raises(ValueError, match="positive"):
         build_head(name, CHANNELS, CLASSES, **options)
+
+
+# Every default that decides about numbers, with where it is from; sections and tables are those of
+# the paper that the head's docstring cites, and "suite" is one choice for all heads.
+PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
+    "fcn": {
+        "width": (512, "the dilated FCN of the other heads' papers"),
+        "convolutions": (1, "the same"),
+        "concat_input": (False, "the same"),
+        "dropout": (0.1, "suite"),
+    },
+    "ppm": {
+        "bins": ((1, 2, 3, 6), "section 3.2"),
+        "width": (512, "released network"),
+        "pool_width": (None, "a B-th of the input: section 3.2"),
+        "pooling": ("average", "Table 1: the best"),
+        "reduction": (True, "Table 1: the best"),
+        "dropout": (0.1, "released network"),
+    },
+    "aspp": {
+        "dilations": ((12, 24, 36), "section 3.3, at output stride 8"),
+        "width": (256, "section 3.3"),
+        "image_pooling": (True, "section 3.3"),
+        "dropout": (0.1, "suite"),
+    },
+    "ocnet": {
+        "width": (512, "released network"),
+        "key_channels": (256, "released network"),
+        "value_channels": (256, "released network"),
+        "share_key_query": (True, "first released network"),
+        "release": ("paper", "suite"),
+        "dropout": (0.1, "suite; released: 0.05"),
+    },
+    "pyramid_oc": {
+        "width": (512, "released network"),
+        "key_channels": (256, "half the width: released network"),
+        "value_channels": (512, "the width: released network"),
+        "bins": ((1, 2, 3, 6), "released network"),
+        "release": ("paper", "suite"),
+        "dropout": (0.1, "suite; released: 0.05"),
+    },
+    "asp_oc": {
+        "width": (512, "twice the branches: released network"),
+        "branch_width": (256, "released network"),
+        "key_channels": (128, "half the branches: released network"),
+        "value_channels": (256, "the branches: first released network"),
+        "dilations": ((12, 24, 36), "released network"),
+        "release": ("paper", "suite"),
+        "dropout": (0.1, "released network"),
+    },
+    "encnet": {
+        "width": (512, "released network"),
+        "codewords": (32, "released network"),
+        "se_loss": (True, "section 3"),
+        "se_stage3": (False, "released network"),
+        "lateral": (False, "default of the released network"),
+        "release": ("paper", "suite"),
+        "dropout": (0.1, "released network"),
+    },
+    "ocr": {
+        "width": (512, "released network"),
+        "key_channels": (256, "released network"),
+        "region_supervision": (True, "section 3.2"),
+        "relation": ("ocr", "section 3.2"),
+        "transforms": (1, "section 3.2; released: 2"),
+        "delta_on": ("regions", "section 3.2"),
+        "ground_truth_regions": (False, "a bound, not a method"),
+        "dropout": (0.05, "released network"),
+    },
+    "isa": {
+        "width": (512, "released network"),
+        "key_channels": (256, "released network"),
+        "down_factor": (8, "the paper"),
+        "dropout": (0.05, "released network"),
+    },
+    "double_attention": {
+        "width": (512, "as the heads it is compared with"),
+        "key_channels": (256, "parameters and FLOPs that Yuan et al. print"),
+        "regions": (64, "the same"),
+        "dropout": (0.1, "suite"),
+    },
+    "danet": {
+        "width": (512, "a quarter of the input: released network"),
+        "key_channels": (64, "an eighth of the width: released network"),
+        "position": (True, "section 3"),
+        "channel": (True, "section 3"),
+        "dropout": (0.1, "released network"),
+    },
+    "ccnet": {
+        "width": (512, "a quarter of the input: released network"),
+        "key_channels": (64, "an eighth of the width: released network"),
+        "recurrence": (2, "section 3"),
+        "release": ("paper", "suite"),
+        "dropout": (0.1, "released network"),
+    },
+    "asp_ocr": {
+        "width": (512, "released module"),
+        "context_width": (256, "released module"),
+        "branch_width": (256, "released module"),
+        "key_channels": (128, "half the branches: released module"),
+        "transforms": (2, "released module"),
+        "dilations": ((12, 24, 36), "released module"),
+        "dropout": (0.1, "released module"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_defaults_are_the_published_ones(name: str) -> None:
+    signature = inspect.signature(HEADS[name]).parameters.values()
+    defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+    published = {option: value for option, (value, _) in PUBLISHED_DEFAULTS[name].items()}
+    assert defaults == {**published, "aux_width": None, "implementation": "fast"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_dropout_reaches_every_classifier(name: str) -> None:
+    """Of the head and of its branches, and there is no other."""
+    head = build_head(name, CHANNELS, CLASSES, width=8, dropout=0.3)
+    dropouts = [part for part in head.modules() if isinstance(part, nn.Dropout2d)]
+    classifiers = [part for part in head.modules() if isinstance(part, PixelClassifier)]
+    assert len(dropouts) == len(classifiers) >= 2
+    assert {part.p for part in dropouts} == {0.3}
+
+
+@pytest.mark.parametrize("name", ["ocnet", "pyramid_oc", "asp_oc"])
+def test_gathering_starts_at_zero_in_the_authors_release_only(name: str) -> None:
+    for release, start in (("paper", False), ("authors", True)):
+        head = build_head(name, CHANNELS, CLASSES, width=8, release=release)
+        outputs = [part.output for part in head.modules() if isinstance(part, SelfAttention)]
+        parameters = [parameter for layer in outputs for parameter in layer.parameters()]
+        assert parameters
+        assert all((parameter == 0).all().item() is start for parameter in parameters)

@@ -31,22 +31,24 @@ def crossed(x: loops.Map, attention: RecurrentCrissCross) -> loops.Map:
     return loops.map_of(gathered, height, width)
 
 
-def looped(image: loops.Map, head: CCNetHead) -> loops.Map:
+def looped(image: loops.Map, head: CCNetHead, slope: float) -> loops.Map:
     context = head.context
-    x = loops.conv_bn_relu(image, context.reduce)
+    x = loops.conv_bn_relu(image, context.reduce, slope)
     for _ in range(context.attention.recurrence):
         x = crossed(x, context.attention)
-    refined = loops.conv_bn_relu(x, context.refine)
-    return loops.conv_bn_relu(image + refined, context.fuse.fuse)  # concatenation of channels
+    refined = loops.conv_bn_relu(x, context.refine, slope)
+    beside = image + refined  # lists of channels: concatenation
+    return loops.conv_bn_relu(beside, context.fuse.fuse, slope)
 
 
 @every_form
-@pytest.mark.parametrize("variant", ["ccnet", "ccnet-one-round"])
+@pytest.mark.parametrize("variant", ["ccnet", "ccnet-one-round", "ccnet-authors"])
 def test_context_equals_loops(variant: str, implementation: str) -> None:
     head = small_head(variant, implementation).double().eval()
     assert isinstance(head, CCNetHead)
     x = small_features(2, 3, dtype=torch.float64).layer4
-    expected = [looped(image, head) for image in x.tolist()]
+    slope = 0.01 if variant == "ccnet-authors" else 0.0
+    expected = [looped(image, head, slope) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 
@@ -65,10 +67,13 @@ def ccnet(s: Setting, width: int = 512, key: int = 64, rounds: int = 2, side: in
     return total
 
 
-def test_published_setting() -> None:
+@every_form
+@pytest.mark.parametrize("release", ["paper", "authors"])
+def test_published_setting(release: str, implementation: str) -> None:
     published = Count(23_924_353, 402_116_313_088)
     assert ccnet(PAPER) == published
-    assert counted("ccnet", PAPER, (128, 128), implementation="reference") == published
+    options = {"release": release, "implementation": implementation}
+    assert counted("ccnet", PAPER, (128, 128), **options) == published
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])

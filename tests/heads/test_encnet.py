@@ -46,12 +46,15 @@ def semantics(stages: list[loops.Map], encoder: SemanticEncoder) -> tuple[loops.
     pixels = loops.pixels_of(x)
     if encoder.encoding is None:
         return x, [sum(column) / len(pixels) for column in zip(*pixels, strict=True)]
+    if isinstance(encoder.before, ConvBnRelu):
+        pixels = loops.pixels_of(loops.conv_bn_relu(x, encoder.before))
     encoded = encode(pixels, encoder.encoding)
     activated = [
         [loops.normalize_relu(value, encoder.norm[0], k) for value in code]
         for k, code in enumerate(encoded)
     ]
-    return x, [sum(column) for column in zip(*activated, strict=True)]
+    terms = len(activated) if encoder.authors else 1  # their mean over codewords, or the sum
+    return x, [sum(column) / terms for column in zip(*activated, strict=True)]
 
 
 def linear(x: loops.Vector, layer: torch.nn.Linear) -> loops.Vector:
@@ -62,8 +65,9 @@ def linear(x: loops.Vector, layer: torch.nn.Linear) -> loops.Vector:
 def looped(stages: list[loops.Map], context: ContextEncoding) -> loops.Map:
     x, e = semantics(stages, context.encoder)
     gates = [1 / (1 + math.exp(-value)) for value in linear(e, context.gate)]
+    added = 1 if context.encoder.authors else 0  # values are positive: the second ReLU keeps them
     return [
-        [[gate * value for value in row] for row in plane]
+        [[(added + gate) * value for value in row] for row in plane]
         for gate, plane in zip(gates, x, strict=True)
     ]
 
@@ -74,7 +78,9 @@ def images_of(inputs: tuple[torch.Tensor, ...]) -> list[list[loops.Map]]:
 
 
 @every_form
-@pytest.mark.parametrize("variant", ["encnet", "encnet-lateral", "encnet-no-codewords"])
+@pytest.mark.parametrize(
+    "variant", ["encnet", "encnet-lateral", "encnet-no-codewords", "encnet-authors"]
+)
 def test_context_equals_loops(variant: str, implementation: Implementation) -> None:
     head = small_head(variant, implementation).double().eval()
     assert isinstance(head, EncNetHead)
@@ -118,10 +124,11 @@ def test_any_number_of_codewords(codewords: int, implementation: Implementation)
 
 
 @every_form
+@pytest.mark.parametrize("variant", ["encnet-stage3", "encnet-authors"])
 def test_presence_is_a_linear_layer_on_the_semantics(
-    implementation: Implementation,
+    variant: str, implementation: Implementation
 ) -> None:
-    head = small_head("encnet-stage3", implementation).double().eval()
+    head = small_head(variant, implementation).double().eval()
     assert isinstance(head, EncNetHead)
     assert head.presence is not None
     assert head.presence3 is not None
@@ -219,6 +226,16 @@ def test_lateral_counts(implementation: str) -> None:
     assert counted("encnet", PAPER, (128, 128), **options) == lateral(PAPER)
     small = small_setting(33, 29)
     assert counted("encnet", small, (33, 29), width=32, **options) == lateral(small, width=32)
+
+
+@every_form
+def test_counts_of_the_authors_release(implementation: str) -> None:
+    """Theirs, with the layer of the SE-loss on 19 classes, has 9,990,259 and 159,450,932,736."""
+    more = layer(512, 512, PAPER.pixels)
+    expected = Count(9_717_344, 155_155_955_712) + more
+    assert expected + layer(512, 19, 1, extra=1) == Count(9_990_259, 159_450_932_736)
+    options = {"release": "authors", "implementation": implementation}
+    assert counted("encnet", PAPER, (128, 128), **options) == expected
 
 
 def test_lateral_connections_cost_what_they_add() -> None:

@@ -24,10 +24,12 @@ from tests.heads.small import (
 SIZE_IN_GRAPH = {
     "pyramid_oc",
     "pyramid_oc-equal-widths",
+    "pyramid_oc-authors",
     "isa",
     "isa-pairs",
     "asp_oc",
     "asp_oc-equal-widths",
+    "asp_oc-authors",
     "danet",
     "ocnet-two-transforms",
 }

@@ -10,12 +10,12 @@ from tests.heads import loops
 from tests.heads.small import IMPLEMENTATIONS, small_features, small_head
 
 
-def looped(image: loops.Map, context: ObjectContext) -> loops.Map:
-    x = loops.conv_bn_relu(image, context.reduce)
+def looped(image: loops.Map, context: ObjectContext, slope: float) -> loops.Map:
+    x = loops.conv_bn_relu(image, context.reduce, slope)
     attention = context.attention
     query_block = attention.key if attention.query is None else attention.query
-    queries = loops.pixels_of(loops.conv_bn_relu(x, query_block))
-    keys = loops.pixels_of(loops.conv_bn_relu(x, attention.key))
+    queries = loops.pixels_of(loops.conv_bn_relu(x, query_block, slope))
+    keys = loops.pixels_of(loops.conv_bn_relu(x, attention.key, slope))
     values = loops.pixels_of(loops.convolve(x, attention.value))
     gathered = []
     for query in queries:
@@ -26,16 +26,18 @@ def looped(image: loops.Map, context: ObjectContext) -> loops.Map:
     return loops.conv_bn_relu(
         loops.convolve(gathered_map, attention.output) + x,  # lists of channels: concatenation
         context.fuse,
+        slope,
     )
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("variant", ["ocnet", "ocnet-two-transforms"])
+@pytest.mark.parametrize("variant", ["ocnet", "ocnet-two-transforms", "ocnet-authors"])
 def test_context_equals_loops(variant: str, implementation: str) -> None:
     head = small_head(variant, implementation).double().eval()
     assert isinstance(head, OCNetHead)
     x = small_features(2, 3, dtype=torch.float64).layer4
-    expected = [looped(image, head.context) for image in x.tolist()]
+    slope = 0.01 if variant == "ocnet-authors" else 0.0
+    expected = [looped(image, head.context, slope) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 

@@ -37,8 +37,8 @@ def cells_of_pixels(height: int, width: int, bins: int) -> list[tuple[int, int]]
     ]
 
 
-def looped_level(x: loops.Map, level: CellContext, bins: int) -> loops.Map:
-    keys = loops.pixels_of(loops.conv_bn_relu(x, level.key))
+def looped_level(x: loops.Map, level: CellContext, bins: int, slope: float) -> loops.Map:
+    keys = loops.pixels_of(loops.conv_bn_relu(x, level.key, slope))
     values = loops.pixels_of(loops.convolve(x, level.value))
     cells = cells_of_pixels(*loops.size_of(x), bins)
     gathered = []
@@ -50,23 +50,27 @@ def looped_level(x: loops.Map, level: CellContext, bins: int) -> loops.Map:
     return loops.convolve(loops.map_of(gathered, *loops.size_of(x)), level.output)
 
 
-def looped(image: loops.Map, context: ObjectContextPyramid) -> loops.Map:
-    x = loops.conv_bn_relu(image, context.reduce)
-    parts = loops.conv_bn_relu(x, context.widen)
+def looped(image: loops.Map, context: ObjectContextPyramid, authors: bool) -> loops.Map:
+    """In the authors' release negative values stay behind W, and 1 % of them elsewhere."""
+    first, slope = (1.0, 0.01) if authors else (0.0, 0.0)
+    x = loops.conv_bn_relu(image, context.reduce, first)
+    parts = loops.conv_bn_relu(x, context.widen, slope)
     for level, bins in zip(context.levels, BINS, strict=True):
         assert isinstance(level, CellContext)
-        parts = parts + looped_level(x, level, bins)  # lists of channels: concatenation
-    return loops.conv_bn_relu(parts, context.fuse)
+        parts = parts + looped_level(x, level, bins, slope)  # lists of channels: concatenation
+    return loops.conv_bn_relu(parts, context.fuse, slope)
 
 
 @every_form
+@pytest.mark.parametrize("variant", ["pyramid_oc", "pyramid_oc-authors"])
 @pytest.mark.parametrize("size", [(2, 3), (4, 7)])
-def test_context_equals_loops(implementation: str, size: tuple[int, int]) -> None:
+def test_context_equals_loops(implementation: str, variant: str, size: tuple[int, int]) -> None:
     """2x3 has cells of one pixel at every level but the first; 4x7 has cells of six sizes."""
-    head = small_head("pyramid_oc", implementation).double().eval()
+    head = small_head(variant, implementation).double().eval()
     assert isinstance(head, PyramidOCHead)
     x = small_features(*size, dtype=torch.float64).layer4
-    expected = [looped(image, head.context) for image in x.tolist()]
+    authors = variant == "pyramid_oc-authors"
+    expected = [looped(image, head.context, authors) for image in x.tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 
@@ -169,11 +173,14 @@ PUBLISHED = Count(15_220_736, 544_065_555_456)
 SECOND_EVALUATION = 4 * 128 * 128 * 512 * 256
 
 
-def test_counts_at_the_papers_setting() -> None:
-    """FlopCounter sees all but softmax, batch norm and ReLU."""
+@every_form
+@pytest.mark.parametrize("release", ["paper", "authors"])
+def test_counts_at_the_papers_setting(release: str, implementation: str) -> None:
+    """FlopCounter sees all but softmax, batch norm and activations, where the releases differ."""
     expected = Count(PUBLISHED.parameters, PUBLISHED.macs - SECOND_EVALUATION)
     assert closed_form(PAPER, (128, 128)) == expected
-    assert counted("pyramid_oc", PAPER, (128, 128), implementation="reference") == expected
+    options = {"release": release, "implementation": implementation}
+    assert counted("pyramid_oc", PAPER, (128, 128), **options) == expected
 
 
 @every_form
