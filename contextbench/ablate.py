@@ -8,7 +8,7 @@ import torch
 
 from contextbench.ablation import Ablation, Variant, variants
 from contextbench.build import build_model, loss_weights
-from contextbench.cells import Cell, Execution, Setting, lock, open_setting, stored_run
+from contextbench.cells import Cell, Execution, Setting, lock, open_setting, refuse_others
 from contextbench.comparison import say_weights, shared_precision
 from contextbench.config import BackboneConfig, ConfigError, HeadConfig, Protocol
 from contextbench.grid import run_grid
@@ -94,7 +94,7 @@ def _run(grids: Sequence[Grid], plan: Plan, precision: Precision, execution: Exe
         # Before the first run, not after hours: a cell of another configuration is refused.
         for setting, heads in grids:
             for head, seed in itertools.product(heads, plan.seeds):
-                stored_run(Cell(setting, head, seed, precision), execution)
+                refuse_others(Cell(setting, head, seed, precision), execution)
     for setting, heads in grids:
         execution.reporter.say(f"protocol {setting.protocol.name}")
         run_grid(

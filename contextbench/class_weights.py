@@ -92,6 +92,6 @@ def _stored(path: Path) -> ClassPixels | None:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         return validated(ClassPixels, content, str(path))
-    except (OSError, ValueError):  # a `ConfigError` is one too
-        quarantine(path)
+    except (OSError, ValueError) as error:  # a `ConfigError` is one too
+        quarantine(path, error)
         return None

@@ -139,8 +139,8 @@ def _stored_precision(path: Path, device: str) -> Precision | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Precision(**content["chosen"]) if content["device"] == device else None
-    except (OSError, ValueError, KeyError, TypeError):
-        quarantine(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        quarantine(path, f"no usable choice: {error!r}")
         return None
 
 
@@ -182,8 +182,8 @@ def _stored_profile(path: Path, identity: str) -> ProfileRecord | None:
         return None
     try:
         profile = read_profile(path)
-    except RecordError:
-        quarantine(path)
+    except RecordError as error:
+        quarantine(path, error)
         return None
     return profile if profile.identity == identity else None
 

@@ -233,9 +233,14 @@ class Protocol(Frozen):
     shared_backbone: Literal["frozen"] | None = Field(None, json_schema_extra=LATER)
     expected: Expectation | None = None
 
-    def fingerprint(self, dataset_fingerprint: str) -> str:
-        """Hex digest over all that changes what is measured, where the data lies left out."""
+    def fingerprint(self, dataset_fingerprint: str, weights_digest: str | None = None) -> str:
+        """Hex digest over all that changes what is measured, where the data lies left out.
+
+        The digest of a file that `backbone.weights` names stands for it, wherever it lies.
+        """
         content = _without_later_defaults(self)
+        if weights_digest is not None:
+            content["backbone"]["weights"] = f"sha256:{weights_digest}"
         del content["name"], content["expected"], content["dataset"]["root"]
         if self.train.ema is not None:
             content["train"]["ema_rule"] = averaging.RULE

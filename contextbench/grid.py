@@ -6,18 +6,27 @@ Cells that were interrupted go on, and a cell that fails is recorded while the o
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from contextbench.cells import Cell, Execution, Setting, cell_lock, stored_run
+from contextbench.cells import (
+    Cell,
+    Execution,
+    Setting,
+    begun_precision,
+    cell_lock,
+    discard_state,
+    refuse_others,
+    stored_run,
+)
 from contextbench.config import ConfigError, HeadConfig
 from contextbench.distributed import World
+from contextbench.failures import spoils_training
 from contextbench.locks import BusyError
 from contextbench.precision import Precision
-from contextbench.results import (
-    RunRecord,
-)
-from contextbench.runner import run_cell, run_together
+from contextbench.results import RunRecord
+from contextbench.runner import run_cell, run_together, with_areas
 
 
 def run_grid(
@@ -37,7 +46,7 @@ def run_grid(
     grid = [Cell(setting, head, seed, precision) for seed in seeds for head in heads]
     _check_same_data(setting, execution.world)
     if not fresh:  # before the first run, not after hours
-        execution.world.from_main(lambda: [stored_run(cell, execution) for cell in grid])
+        execution.world.from_main(lambda: _refuse(grid, execution))
     cells = {
         f"[{number}/{len(grid)}] {cell.head.name}, seed {cell.seed}": cell
         for number, cell in enumerate(grid, 1)
@@ -85,18 +94,32 @@ def _run_missing(
             record = None if fresh else world.from_main(partial(stored_run, cell, execution))
             if record is not None and (record.status == "done" or not retry_failed):
                 say(f"{label}: {record.status} already")
-                records[label] = record
+                records[label] = world.from_main(partial(with_areas, cell, record, execution))
                 continue
-            if world.is_main and (fresh or record is not None):
-                (cell.folder(execution.out) / "resume.pt").unlink(missing_ok=True)
             say(label)
-            missing[label] = cell
+            precision = world.from_main(partial(_make_ready, cell, record, fresh, execution))
+            missing[label] = replace(cell, precision=precision)
         found = _run_cells(list(missing.values()), execution)
         records.update(zip(missing, found, strict=True))
     for label, record in zip(missing, found, strict=True):
         if record.failure is not None:
             say(f"{label}: {record.status}: {record.failure.message}")
     return records
+
+
+def _refuse(cells: Sequence[Cell], execution: Execution) -> None:
+    for cell in cells:
+        refuse_others(cell, execution)
+
+
+def _make_ready(
+    cell: Cell, record: RunRecord | None, fresh: bool, execution: Execution
+) -> Precision:
+    """What a cell goes on in, or begins in; what it is not to go on from is gone."""
+    if fresh or spoils_training(record.failure if record else None):
+        discard_state(cell, execution, quietly=fresh)
+        return cell.precision
+    return begun_precision(cell, execution)
 
 
 def _run_cells(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
@@ -113,5 +136,5 @@ def _check_same_data(setting: Setting, world: World) -> None:
     if other:
         raise ConfigError(
             f"the data of rank {', '.join(map(str, other))} differ from those of rank 0: "
-            "every machine needs the same files below --data-root"
+            "every machine needs the same files below --data-root, and the same backbone.weights"
         )

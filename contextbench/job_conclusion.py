@@ -70,8 +70,8 @@ def _stored_profile(folder: Path) -> ProfileRecord | None:
     path = folder / "profile.json"
     try:
         return read_profile(path) if path.exists() else None
-    except RecordError:
-        quarantine(path)
+    except RecordError as error:
+        quarantine(path, error)
         return None
 
 

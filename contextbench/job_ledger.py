@@ -44,8 +44,8 @@ class Ledger:
             return None
         try:
             entry = validated(Entry, content, str(path))
-        except ConfigError:
-            quarantine(path)
+        except ConfigError as error:
+            quarantine(path, error)
             return None
         return entry if entry.launcher == self._launcher else None
 
@@ -80,9 +80,10 @@ def stored(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        content = None
+    except (OSError, ValueError) as error:
+        quarantine(path, f"cannot be read: {error}")
+        return None
     if isinstance(content, dict):
         return content
-    quarantine(path)
+    quarantine(path, "it holds no mapping")
     return None

@@ -7,14 +7,23 @@ data that are not those of the submission.
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from contextbench.cells import Cell, Execution, Setting, cell_lock, lock, open_setting, stored_run
+from contextbench.cells import (
+    Cell,
+    Execution,
+    Setting,
+    begun_precision,
+    cell_lock,
+    lock,
+    open_setting,
+    stored_run,
+)
 from contextbench.cluster import runs_under_slurm
 from contextbench.comparison import Plan, conclude, shared_precision
 from contextbench.config import HeadConfig, Protocol
@@ -118,7 +127,10 @@ class CellJob:
             cell = Cell(setting, self.head, self.seed, precision)
             with cell_lock(cell, execution, patience=LOCK_SECONDS):
                 record = execution.world.from_main(lambda: stored_run(cell, execution))
-                return (record or run_cell(cell, execution)).status
+                if record is None:
+                    begun = execution.world.from_main(lambda: begun_precision(cell, execution))
+                    record = run_cell(replace(cell, precision=begun), execution)
+                return record.status
 
 
 @dataclass(frozen=True)
@@ -221,6 +233,6 @@ def _stored_precision(path: Path) -> Precision | None:
     content = stored(path)
     try:
         return None if content is None else Precision(**content)
-    except TypeError:
-        quarantine(path)
+    except TypeError as error:
+        quarantine(path, error)
         return None

@@ -4,11 +4,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from contextbench.cells import Cell, Execution, Setting, cell_lock, lock, open_setting, stored_run
+from contextbench.cells import (
+    Cell,
+    Execution,
+    Setting,
+    cell_lock,
+    discard_state,
+    lock,
+    open_setting,
+    refuse_others,
+    stored_run,
+)
 from contextbench.cluster import JobState, Launcher, LaunchError
 from contextbench.comparison import Plan, say_weights
 from contextbench.config import ConfigError, Protocol
 from contextbench.distributed import World, check_shareable
+from contextbench.failures import spoils_training
 from contextbench.job_conclusion import conclude_by_job
 from contextbench.job_ledger import Ledger, jobs_folder
 from contextbench.job_watch import Campaign, Watched, states_of, wait_for
@@ -110,6 +121,7 @@ def _is_free(
         return False
     if campaign.plan.fresh:
         return True
+    refuse_others(watched.cell, campaign.execution)
     record = stored_run(watched.cell, campaign.execution)
     return record is None or (record.status != "done" and campaign.plan.retry_failed)
 
@@ -133,9 +145,10 @@ def _clear(campaign: Campaign, watched: Watched, states: Mapping[str, JobState])
     """Remove what a submitted cell is not to go on from."""
     cell, plan = watched.cell, campaign.plan
     folder = cell.folder(campaign.execution.out)
-    if plan.fresh or stored_run(cell, campaign.execution) is not None:
-        (folder / "resume.pt").unlink(missing_ok=True)
-    elif watched.entry is not None:
+    failed = None if plan.fresh else stored_run(cell, campaign.execution)
+    if plan.fresh or (failed is not None and spoils_training(failed.failure)):
+        discard_state(cell, campaign.execution, quietly=plan.fresh)
+    elif failed is None and watched.entry is not None:
         lost = campaign.lost(watched.entry, states.get(watched.entry.job))
         campaign.say(f"{watched.label}: {lost}. It goes on from what was saved")
     (folder / "record.json").unlink(missing_ok=True)

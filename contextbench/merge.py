@@ -15,7 +15,7 @@ from pathlib import Path
 
 from contextbench.config import ConfigError
 from contextbench.errors import UserError
-from contextbench.files import OutputError
+from contextbench.files import OutputError, clear_leftovers, temporary_prefix
 from contextbench.report.checks import (
     MixedProtocolsError,
     by_head,
@@ -27,6 +27,7 @@ from contextbench.results import (
     RecordError,
     RunRecord,
     cell_folder,
+    damage,
     find_runs,
     read_areas,
     read_profile,
@@ -115,7 +116,7 @@ def _add(protocols: dict[str, _Joined], folder: Path) -> None:
     """Take in one cell. Raises `MergeError` where it does not fit those before it."""
     run = read_run(folder / "record.json")
     _check_names(run, folder)
-    _check_areas(run, folder)
+    _check_files(run, folder)
     cell = _Cell(run, [folder])
     joined = protocols.setdefault(run.protocol_name, _Joined(run.protocol_name))
     same = joined.cells.get(cell.place)
@@ -137,7 +138,12 @@ def _check_names(run: RunRecord, folder: Path) -> None:
             raise RecordError(f"{folder / 'record.json'}: {name!r} is no name of a folder")
 
 
-def _check_areas(run: RunRecord, folder: Path) -> None:
+def _check_files(run: RunRecord, folder: Path) -> None:
+    """Raise `RecordError` for files that are not those of the record."""
+    for name in run.digests:
+        damaged = damage(folder, run, name) if (folder / name).exists() else None
+        if damaged is not None:
+            raise RecordError(damaged)
     path = folder / "areas.npz"
     if run.totals is not None and path.exists() and read_areas(path).totals() != run.totals:
         raise RecordError(
@@ -188,7 +194,8 @@ def _filled(out: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        clear_leftovers(out.parent)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=temporary_prefix(out.name)))
         temporary.chmod(0o755)
         yield temporary
         temporary.replace(out)

@@ -14,18 +14,22 @@ from pydantic import ValidationError
 
 from contextbench.averaging import caution, window
 from contextbench.build import check_weights
-from contextbench.cells import Execution, Setting, open_setting
+from contextbench.cells import Execution, Setting, WeightsFileError, open_setting
 from contextbench.config import ConfigError, HeadConfig, Protocol, weights_file
 from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
+from contextbench.failures import spoils_training
 from contextbench.measure.forecast import Forecast, Forecaster, Size, Workload
 from contextbench.precision import Precision
 from contextbench.prediction import view_size
 from contextbench.provenance import device_name
-from contextbench.results import RecordError, RunRecord, cell_folder, read_run
+from contextbench.results import MisplacedError, RecordError, cell_folder, read_run
+from contextbench.resume import NAME as RESUME
+from contextbench.resume import DamagedError, read_state
 
 State = Literal["to run", "to resume", "done", "failed", "out_of_memory", "other", "unknown"]
-"""`other`: the folder holds a run of another configuration, which a comparison refuses to replace.
+"""`other`: the folder holds a run of another configuration, finished or not, which a comparison
+refuses to replace.
 `unknown`: a record of this configuration, which counts only if its data are the same."""
 
 STATE_NOTES: Mapping[State, str] = {
@@ -187,6 +191,7 @@ def _heads(
                     cell_folder(execution.out, protocol.name, head.name, seed),
                     protocol,
                     head,
+                    seed,
                     wanted,
                     setting,
                 )
@@ -212,8 +217,8 @@ def _opened(protocol: Protocol, data_root: Path | None) -> tuple[Setting | None,
         return open_setting(protocol, data_root), []
     except MissingFiles as error:
         return None, [f"The data are not here: {error}"]
-    except DataError as error:
-        return None, [f"With these data compare would stop: {error}"]
+    except (DataError, WeightsFileError) as error:
+        return None, [f"With these files compare would stop: {error}"]
 
 
 def _splits(
@@ -259,30 +264,65 @@ def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, lis
 
 
 def _state(
-    folder: Path, protocol: Protocol, head: HeadConfig, wanted: Wanted, setting: Setting | None
+    folder: Path,
+    protocol: Protocol,
+    head: HeadConfig,
+    seed: int,
+    wanted: Wanted,
+    setting: Setting | None,
 ) -> State:
-    """What a comparison would do with a cell. Reads only: a corrupt record counts as none."""
+    """What a comparison would do with a cell. Reads only: what is damaged counts as not there."""
     if wanted.fresh:
         return "to run"
     try:
         record = read_run(folder / "record.json")
+    except MisplacedError:
+        return "other"
     except RecordError:
-        return "to resume" if (folder / "resume.pt").exists() else "to run"
-    if record.status == "interrupted":
-        return "to resume"
+        return _state_without_record(folder, protocol, head, seed, setting)
+    if (record.protocol_name, record.seed) != (protocol.name, seed):
+        return "other"
     if record.head != head.model_dump(mode="json"):
         return "other"
-    if setting is None:
-        return "unknown" if _same_recipe(record, protocol) else "other"
-    if record.fingerprint != setting.fingerprint:
+    if setting is None and not _same_recipe(record.protocol, protocol):
         return "other"
-    return "to run" if record.status != "done" and wanted.retry_failed else record.status
+    if setting is not None and record.fingerprint != setting.fingerprint:
+        return "other"
+    if record.status == "interrupted":
+        return "to resume"
+    if record.status != "done" and wanted.retry_failed:
+        if spoils_training(record.failure):
+            return "to run"
+        return _state_without_record(folder, protocol, head, seed, setting)
+    return "unknown" if setting is None else record.status
 
 
-def _same_recipe(record: RunRecord, protocol: Protocol) -> bool:
-    """Whether a record is of this protocol, whatever data it was made with."""
+def _state_without_record(
+    folder: Path, protocol: Protocol, head: HeadConfig, seed: int, setting: Setting | None
+) -> State:
+    """Of a cell that goes by its stored state."""
+    path = folder / RESUME
     try:
-        recorded = Protocol.model_validate(record.protocol)
+        state = read_state(path, tensors=False)
+    except DamagedError:
+        return "to run"
+    except ConfigError:
+        return "other"
+    if state is None:
+        return "to run"
+    stored = state["identity"]
+    same = (stored["head"], stored["seed"]) == (head.model_dump(mode="json"), seed) and (
+        _same_recipe(stored["protocol"], protocol)
+        if setting is None
+        else stored["fingerprint"] == setting.fingerprint
+    )
+    return "to resume" if same else "other"
+
+
+def _same_recipe(stored: Mapping[str, Any], protocol: Protocol) -> bool:
+    """Whether a record is of this protocol, whatever data and weights it was made with."""
+    try:
+        recorded = Protocol.model_validate(stored)
     except ValidationError:
         return False
     return recorded.fingerprint("") == protocol.fingerprint("")

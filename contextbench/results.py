@@ -7,6 +7,8 @@ runs/<protocol>/precision.json     number format and memory layout that all head
 """
 
 import json
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,18 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from contextbench.errors import UserError
-from contextbench.files import quarantine, write_atomic, write_text
+from contextbench.files import digest_of, quarantine, write_atomic, write_text
 from contextbench.reading import check_plain, given, read_json, why
 from contextbench.sampling import Sampling
 
 SCHEMA_VERSION = 1
+COMPARISON_FILES = ("table.csv", "profile.json", "precision.json")
+LONGEST_MESSAGE = 400  # characters of an error's message that had several lines
+Used = Literal["areas.npz", "checkpoint.safetensors"]
+"""Files that a finished run is used with, besides its record."""
+
+AREAS: Used = "areas.npz"
+CHECKPOINT: Used = "checkpoint.safetensors"
 NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
 
 Status = Literal["done", "failed", "out_of_memory", "interrupted"]
@@ -31,6 +40,10 @@ R = TypeVar("R", bound=BaseModel)
 
 class RecordError(UserError, ValueError):
     """A record that cannot be used. The message names the file and the reason."""
+
+
+class MisplacedError(RecordError):
+    """A record in the folder of another run. The message names both."""
 
 
 class _Stored(BaseModel):
@@ -77,10 +90,14 @@ class Failure(_Stored):
 
     kind: str  # class of the error
     message: str
+    detail: str | None = None  # the error's own words where the message is shorter
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        return cls(kind=type(error).__name__, message=str(error))
+        text = str(error)
+        line = _one_line(text)
+        detail = None if line == text.strip() else text
+        return cls(kind=type(error).__name__, message=line, detail=detail)
 
     @property
     def cause(self) -> str:
@@ -106,6 +123,21 @@ class LabelInfo(_Stored):
     sampling: Sampling | None = None  # which images belong together; None in records of before
 
 
+class Leg(_Stored):
+    """A part of a run that one start of the program did, on the devices and versions of then.
+
+    A run that was interrupted has several. The last step of one is that of its last stored state,
+    which the next goes on from: what was done after it is done again.
+    """
+
+    started: str  # ISO 8601, UTC
+    finished: str
+    first_step: Count  # steps done when it started
+    last_step: Count  # steps done when it ended
+    precision: dict[str, str]
+    environment: Free
+
+
 class RunRecord(_Stored):
     """One cell of a comparison: one head, one seed, one protocol."""
 
@@ -128,6 +160,9 @@ class RunRecord(_Stored):
     evaluate_seconds: float | None = None
     evaluated_images: int | None = None
     totals: ClassTotals | None = None
+    legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
+    weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
+    digests: dict[Used, str] = {}  # file beside the record -> its SHA-256; {} in records of before
 
     @property
     def wait_share(self) -> float | None:
@@ -299,8 +334,52 @@ def write_model(path: Path, record: BaseModel) -> None:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read a `record.json`. Raises `RecordError` when corrupt or of another schema version."""
-    return _read(RunRecord, path)
+    """Read a `record.json`.
+
+    Raises `RecordError` when corrupt or of another schema version, and `MisplacedError` for the
+    record of another head or seed than its folder is for.
+    """
+    record = _read(RunRecord, path)
+    _check_place(record, path.parent)
+    return record
+
+
+def _check_place(record: RunRecord, folder: Path) -> None:
+    """Refuse a record that was copied or moved to another run's folder.
+
+    A run may be copied to anywhere: its seed is compared with folders named `seed-N` only, its head
+    with the folder above only where that lies in the folder of a comparison.
+    """
+    folder = folder.absolute()
+    found = re.fullmatch(r"seed-(\d+)", folder.name)
+    if found is None:
+        return
+    protocol = folder.parent.parent
+    whole = protocol.name == record.protocol_name or any(
+        (protocol / name).exists() for name in COMPARISON_FILES
+    )
+    if int(found[1]) == record.seed and folder.parent.name == (
+        record.head_name if whole else folder.parent.name
+    ):
+        return
+    raise MisplacedError(
+        f"{folder / 'record.json'} is that of {record.head_name}, seed {record.seed}, which is "
+        f"stored in {record.head_name}/seed-{record.seed}: this run was copied or moved here. Move "
+        "it back, or remove it"
+    )
+
+
+def damage(folder: Path, record: RunRecord, name: Used) -> str | None:
+    """What is wrong with a file that `record` states the digest of; None where nothing is known."""
+    path, digest = folder / name, record.digests.get(name)
+    if digest is None:
+        return None
+    try:
+        if digest_of(path) == digest:
+            return None
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror or error}"
+    return f"{path} is not the file that record.json was written with: damaged, or of another run"
 
 
 def read_head_profile(path: Path) -> HeadProfileRecord:
@@ -343,8 +422,10 @@ def existing_run(folder: Path) -> RunRecord | None:
         return None
     try:
         return read_run(path)
-    except RecordError:
-        quarantine(path)
+    except MisplacedError:
+        raise
+    except RecordError as error:
+        quarantine(path, error)
         return None
 
 
@@ -398,6 +479,19 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return entries
+
+
+def _one_line(text: str) -> str:
+    """An error's text on one line; of a traceback in it, as worker processes send, what it ends in.
+
+    A longer text, such as a list of keys, is cut.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return text.strip()
+    if any(line.startswith("Traceback (") or "Original Traceback" in line for line in lines):
+        return re.sub(r"^(\w+\.)*\w+(Error|Exception): ", "", lines[-1])
+    return textwrap.shorten(" ".join(lines), LONGEST_MESSAGE, placeholder=" ...")
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

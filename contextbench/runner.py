@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,45 @@ import yaml
 
 from contextbench.backbone import Backbone
 from contextbench.build import build_model, loss_weights
-from contextbench.cells import Cell, Execution, Setting
-from contextbench.checkpoint import load_checkpoint, save_checkpoint
+from contextbench.cells import Cell, Execution, Setting, weights_digest
+from contextbench.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from contextbench.class_weights import ClassPixels, class_weights, counted
 from contextbench.config import ConfigError, HeadConfig, Protocol, TrainConfig
 from contextbench.data import SegmentationDataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
+from contextbench.distributed import ALONE
 from contextbench.evaluation import evaluate, evaluate_each
-from contextbench.files import OutputError, write_text
+from contextbench.failures import failure_of, is_out_of_memory
+from contextbench.files import OutputError, digest_of, quarantine, write_text
 from contextbench.interrupt import Interrupted, RankError
 from contextbench.losses import Criterion
 from contextbench.model import Segmenter
 from contextbench.precision import Precision
 from contextbench.provenance import environment, now
 from contextbench.results import (
+    AREAS,
+    CHECKPOINT,
     NOTABLE_WAIT,
     Areas,
     Failure,
     LabelInfo,
+    RecordError,
     RunRecord,
     Status,
+    Used,
+    damage,
     existing_run,
+    read_areas,
+    read_run,
     write_areas,
     write_history,
     write_model,
 )
+from contextbench.resume import NAME as RESUME
+from contextbench.resume import Progress, saved_progress
 from contextbench.shared_backbone import train_together
-from contextbench.training import Batches, Progress, Recipe, Training, saved_progress, train
+from contextbench.training import Batches, Recipe, Training, train
 
 
 def run_cell(cell: Cell, execution: Execution) -> RunRecord:
@@ -73,6 +85,63 @@ def run_together(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]
     return [run.result for run in runs]
 
 
+def with_areas(cell: Cell, record: RunRecord, execution: Execution) -> RunRecord:
+    """A finished record, counts per image beside it: counted again where they are damaged.
+
+    That takes the checkpoint and no training, and is said; the record says the same as before.
+    Where it cannot be done, or the counts are others by now, all stays as it is, and that is said.
+    """
+    folder, say = cell.folder(execution.out), execution.reporter.say
+    reason = _areas_damage(folder, record)
+    if reason is None:
+        return record
+    say(f"{reason}; counting again with the checkpoint")
+    try:
+        areas = _counted_again(cell, record, execution)
+    except (Interrupted, OutputError):
+        raise
+    except Exception as error:
+        say(f"no intervals of this run, --fresh trains it again: {Failure.of(error).cause}")
+        return record
+    if areas.totals() != record.totals:
+        say("no intervals of this run: here the checkpoint gives other counts than it is recorded")
+        return record
+    if (folder / AREAS).exists():
+        quarantine(folder / AREAS, reason)
+    write_areas(folder / AREAS, areas)
+    digests = {**record.digests, AREAS: digest_of(folder / AREAS)} if record.digests else {}
+    mended = record.model_copy(update={"digests": digests})
+    write_model(folder / "record.json", mended)
+    return mended
+
+
+def _areas_damage(folder: Path, record: RunRecord) -> str | None:
+    """What is wrong with the counts per image of a record that has totals."""
+    if record.totals is None:
+        return None
+    if AREAS in record.digests:
+        return damage(folder, record, AREAS)
+    try:
+        same = read_areas(folder / AREAS).totals() == record.totals
+    except RecordError as error:
+        return Failure.of(error).message
+    return None if same else f"{folder / AREAS}: the counts do not add up to those of record.json"
+
+
+def _counted_again(cell: Cell, record: RunRecord, execution: Execution) -> Areas:
+    cell = replace(cell, precision=Precision(**record.precision))  # type: ignore[arg-type]
+    setting, alone = cell.setting, replace(execution, world=ALONE)
+    model = load_trained(
+        cell.folder(execution.out),
+        setting.protocol,
+        cell.head,
+        setting.num_classes,
+        cell.precision,
+        execution.device,
+    )
+    return _evaluate(_Run(cell, alone), model)
+
+
 def record_lost(
     cell: Cell, execution: Execution, error: Exception, *, status: Status = "interrupted"
 ) -> RunRecord:
@@ -82,12 +151,11 @@ def record_lost(
     earlier record says so.
     """
     run = _Run(cell, execution)
-    run.progress = saved_progress(run.folder / "resume.pt")
     before = existing_run(run.folder)
     known = {
         "precision": before.precision if before else {},
         "environment": before.environment if before else {},
-        "started": before.started if before else run.started,
+        "started": before.started if before else run.began,
     }
     record = _record(run, status, Failure.of(error), None, None).model_copy(update=known)
     write_model(run.folder / "record.json", record)
@@ -117,10 +185,19 @@ def load_trained(
     precision: Precision,
     device: torch.device,
 ) -> Segmenter:
-    """The trained model in a cell's folder, in evaluation mode. Raises `CheckpointError`."""
+    """The trained model in a cell's folder, in evaluation mode.
+
+    Raises `CheckpointError` for weights that are damaged, of another model, or of another run than
+    the record beside them, and `RecordError` where that cannot be read.
+    """
     model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
-    about = _description(protocol, head, num_classes)
-    load_checkpoint(folder / "checkpoint.safetensors", model, about)
+    about, path = _description(protocol, head, num_classes), folder / "record.json"
+    record = read_run(path) if path.exists() else None
+    own = _own_run(record.head_name, record.seed, record.fingerprint) if record else {}
+    load_checkpoint(folder / CHECKPOINT, model, about, own)
+    damaged = damage(folder, record, CHECKPOINT) if record else None
+    if damaged is not None:
+        raise CheckpointError(damaged)
     model.to(device).to(memory_format=precision.torch_memory_format)
     return model.eval()
 
@@ -132,13 +209,17 @@ class _Run:
         self.cell = cell
         self.execution = execution
         self.folder = cell.folder(execution.out)
-        self.started = now()
-        self.progress = Progress()
+        self.began = now()
+        self.progress: Progress | None = None  # of the training, once it has begun
         self.record: RunRecord | None = None
         self.weights_origin: str | None = None
         self._writes = execution.world.is_main
         if self._writes:
             write_text(self.folder / "config.yaml", _resolved_yaml(cell))
+
+    @property
+    def resume_path(self) -> Path:
+        return self.folder / RESUME
 
     @property
     def result(self) -> RunRecord:
@@ -148,6 +229,12 @@ class _Run:
     def build(self, backbone: Backbone | None = None) -> Segmenter:
         """The model with its initial weights, on a backbone of its own unless one is given."""
         setting, seed = self.cell.setting, self.cell.seed
+        if weights_digest(setting.protocol) != setting.weights_digest:
+            raise ConfigError(
+                f"{setting.protocol.backbone.weights} is not the file that this comparison began "
+                "with: heads would start from different weights. Put it back, or start anew with "
+                "--fresh"
+            )
         model = build_model(
             setting.protocol, self.cell.head, setting.num_classes, seed=seed, backbone=backbone
         )
@@ -163,27 +250,31 @@ class _Run:
             device=execution.device,
             seed=cell.seed,
             identity=cell.identity,
-            resume_path=self.folder / "resume.pt",
+            resume_path=self.resume_path,
             save_seconds=execution.save_seconds,
             criterion=_criterion(cell.setting, execution),
             world=execution.world,
+            environment=environment(execution.device, execution.world),
         )
 
     def keep(self, model: Segmenter) -> None:
         """Write what training left."""
         if self._writes:
-            setting = self.cell.setting
-            write_history(self.folder / "history.jsonl", self.progress.history)
-            about = _description(setting.protocol, self.cell.head, setting.num_classes)
-            save_checkpoint(self.folder / "checkpoint.safetensors", model, about)
+            cell = self.cell
+            write_history(self.folder / "history.jsonl", self.known_progress().history)
+            about = {
+                **_description(cell.setting.protocol, cell.head, cell.setting.num_classes),
+                **_own_run(cell.head.name, cell.seed, cell.setting.fingerprint),
+            }
+            save_checkpoint(self.folder / CHECKPOINT, model, about)
 
     def finish(self, areas: Areas, seconds: float) -> None:
         """Write the counts, which took so long, and then that all is done."""
         if self._writes:
-            write_areas(self.folder / "areas.npz", areas)
+            write_areas(self.folder / AREAS, areas)
         self._conclude("done", areas=areas, evaluate_seconds=seconds)
         if self._writes:
-            (self.folder / "resume.pt").unlink(missing_ok=True)
+            self.resume_path.unlink(missing_ok=True)
 
     def interrupt(self) -> None:
         self._conclude("interrupted")
@@ -192,9 +283,22 @@ class _Run:
         """Write what went wrong; `lost`: in this process alone, whichever it is."""
         self._writes = self._writes or lost
         if self._writes:
-            write_history(self.folder / "history.jsonl", self.progress.history)
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        self._conclude("out_of_memory" if memory else "failed", failure=Failure.of(error))
+            write_history(self.folder / "history.jsonl", self.known_progress().history)
+        status: Status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        self._conclude(status, failure=failure_of(error))
+
+    def known_progress(self) -> Progress:
+        """That of the training; of one that has not begun what its resume file says."""
+        if self.progress is None:
+            return saved_progress(self.resume_path)
+        done = {"finished": now(), "last_step": self.progress.step}
+        self.progress.legs[-1:] = [leg.model_copy(update=done) for leg in self.progress.legs[-1:]]
+        return self.progress
+
+    def digests(self) -> dict[Used, str]:
+        """Of the files that a finished run is used with."""
+        names = [name for name in (CHECKPOINT, AREAS) if (self.folder / name).exists()]
+        return {name: digest_of(self.folder / name) for name in names}
 
     def _conclude(
         self,
@@ -283,6 +387,8 @@ def _train(run: _Run, model: Segmenter) -> None:
         def show(progress: Progress) -> None:
             run.progress = progress
             recent = progress.history[-50:]
+            if not recent:
+                return
             loss = sum(entry["main"] for entry in recent) / len(recent)
             speed = progress.step / max(progress.seconds, 1e-9)
             note = f"loss {loss:.3f}, {speed * config.batch:.1f} images/s"
@@ -291,9 +397,7 @@ def _train(run: _Run, model: Segmenter) -> None:
                 note += f", waiting for data {waited:.0%} of the time"
             update(progress.step, note)
 
-        run.progress = train(
-            model, _batches(run), run.recipe(model), stop=execution.stop, on_flush=show
-        )
+        train(model, _batches(run), run.recipe(model), stop=execution.stop, on_flush=show)
 
 
 def _train_together(runs: Sequence[_Run]) -> dict[_Run, Segmenter]:
@@ -383,7 +487,7 @@ def _record(
     evaluate_seconds: float | None,
 ) -> RunRecord:
     cell, setting, execution = run.cell, run.cell.setting, run.execution
-    labels = setting.labels
+    labels, progress = setting.labels, run.known_progress()
     return RunRecord(
         status=status,
         failure=failure,
@@ -404,14 +508,17 @@ def _record(
             **environment(execution.device, execution.world),
             **({"backbone_weights": run.weights_origin} if run.weights_origin else {}),
         },
-        started=run.started,
+        started=progress.legs[0].started if progress.legs else run.began,
         finished=now(),
-        steps=run.progress.step,
-        train_seconds=run.progress.seconds,
-        train_wait_seconds=run.progress.wait_seconds,
+        steps=progress.step,
+        train_seconds=progress.seconds,
+        train_wait_seconds=progress.wait_seconds,
         evaluate_seconds=evaluate_seconds,
         evaluated_images=len(areas.names) if areas else None,
         totals=areas.totals() if areas else None,
+        legs=progress.legs,
+        weights_digest=setting.weights_digest,
+        digests=run.digests() if status == "done" else {},
     )
 
 
@@ -422,6 +529,11 @@ def _description(protocol: Protocol, head: HeadConfig, num_classes: int) -> dict
         "num_classes": str(num_classes),
         "backbone": protocol.backbone.name,
     }
+
+
+def _own_run(head: str, seed: int, fingerprint: str) -> dict[str, str]:
+    """What a checkpoint states about the run that it belongs to."""
+    return {"run": head, "seed": str(seed), "fingerprint": fingerprint}
 
 
 def _resolved_yaml(cell: Cell) -> str:

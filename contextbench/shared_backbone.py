@@ -8,7 +8,7 @@ the features of one batch and the activations of one head at a time.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import ParamSpec
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from contextbench.interrupt import Interrupted, StopRequest
-from contextbench.training import Batches, Part, Training, deterministic, device_parts
+from contextbench.training import Batch, Batches, Part, Training, deterministic, device_parts
 from contextbench.waiting import BatchWait
 
 P = ParamSpec("P")
@@ -37,8 +37,8 @@ def train_together(
     for them. All that belongs to one of them happens within its `guard`; where that swallows an
     error, the others go on. Returns those without one. The seconds of a step, and of the wait for
     its batch, are divided equally between those that it trains. `on_step` is told the steps done
-    and how many are trained. Raises `Interrupted` after a stop request, with the state of all
-    saved.
+    and how many are trained. Raises `Interrupted` after a stop request, and what loading a batch
+    raises, with the state of all saved.
     """
     live = list(trainings)
     if not live:
@@ -46,7 +46,8 @@ def train_together(
     with deterministic(live[0].recipe.config.deterministic):
         tick, first = time.monotonic(), min(each.progress.step for each in live)
         wait = BatchWait(live[0].recipe.device)
-        for step, batch in enumerate(wait.each(batches(first)), first):
+        coming = _or_saved(wait.each(batches(first)), lambda: live, guard)
+        for step, batch in enumerate(coming, first):
             due = [each for each in live if each.progress.step == step]
             failed = _step(due, *batch, guard)
             wait.step_ended()
@@ -65,6 +66,18 @@ def train_together(
             if on_step is not None:
                 on_step(step + 1, len(live))
         return [each for each in live if _succeeds(guard, each, each.finish)]
+
+
+def _or_saved(
+    batches: Iterable[Batch], live: Callable[[], Sequence[Training]], guard: Guard
+) -> Iterator[Batch]:
+    """`batches`; what one of them raises is raised when the state of all is saved."""
+    try:
+        yield from batches
+    except Exception:
+        for each in live():
+            _succeeds(guard, each, each.save)
+        raise
 
 
 def _step(due: Sequence[Training], images: Tensor, labels: Tensor, guard: Guard) -> list[Training]:

@@ -8,11 +8,9 @@ was not, to the bit on a CPU, and no random-number state is stored.
 import hashlib
 import math
 import os
-import pickle
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +24,19 @@ from contextbench.averaging import decay_after
 from contextbench.config import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
 from contextbench.distributed import ALONE, World, no_way_back, synchronise_batch_norm
-from contextbench.files import OutputError, quarantine, write_atomic
+from contextbench.files import OutputError
 from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.losses import Criterion, loss_terms, weighted_sum
 from contextbench.model import Segmenter, parameter_groups
 from contextbench.precision import Precision
+from contextbench.provenance import now
+from contextbench.results import Leg
+from contextbench.resume import Identity, Progress, progress_in, usable_state, write_state
 from contextbench.waiting import BatchWait
 from heads.interface import Features
 
 FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so many steps
 
-# What torch.load raises for a damaged file.
-UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
-
-Entry = dict[str, float]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Part = tuple[Tensor | Features, Tensor]  # images or their features, and labels, on the device
 Batch = tuple[Tensor, Tensor]  # images and labels
@@ -59,24 +56,12 @@ class Recipe:
     precision: Precision
     device: torch.device
     seed: int
-    identity: str  # a resume file of another identity is not continued
+    identity: Identity  # a resume file of another one is refused
     resume_path: Path | None = None
     save_seconds: float = 60.0
     criterion: Criterion = field(default_factory=Criterion)
     world: World = ALONE
-
-
-@dataclass
-class Progress:
-    """Where training stands: completed steps, their losses, and seconds spent over all restarts.
-
-    `wait_seconds` are those of `seconds` in which the device waited for data (see `BatchWait`).
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
-    history: list[Entry] = field(default_factory=list)
+    environment: Mapping[str, Any] = field(default_factory=dict)  # told by each leg of the run
 
 
 class Training:
@@ -108,6 +93,10 @@ class Training:
         part = model.trained_part
         self._trained = _Trained(part, optimizer, _averaged(part, recipe.config.ema))
         self.progress = _resumed(self._trained, recipe)
+        self._before, self._leg = tuple(self.progress.legs), _leg(recipe, self.progress.step)
+        self._note_leg()
+        if on_flush is not None:
+            on_flush(self.progress)
         self._parallel = world.parallel(model)
         self._log = _LossLog(self.progress, on_flush, world)
         self._last_save, self._saved_step = time.monotonic(), self.progress.step
@@ -120,8 +109,17 @@ class Training:
     def step(self, parts: Iterable[Part]) -> None:
         """One optimisation step. Raises `TrainingError` when the loss is not finite.
 
-        That is looked at once in a few steps.
+        That is looked at once in a few steps. After another error the steps before it count.
         """
+        try:
+            self._step(parts)
+        except Exception:
+            if self.recipe.world.size == 1:
+                with suppress(Exception):
+                    self._log.flush()
+            raise
+
+    def _step(self, parts: Iterable[Part]) -> None:
         trained, progress = self._trained, self.progress
         rate = set_learning_rate(trained.optimizer, self.recipe.config, progress.step)
         torch.manual_seed(step_seed(self.recipe.seed, progress.step, self.recipe.world.rank))
@@ -141,7 +139,10 @@ class Training:
         """Store the state, or only where it is due."""
         if now or self.due:
             self._log.flush()
-            save_resume(self._trained, self.progress, self.recipe)
+            self._note_leg()
+            recipe = self.recipe
+            if recipe.resume_path is not None and recipe.world.is_main:
+                save_resume(self._trained, self.progress, recipe.identity, recipe.resume_path)
             self._last_save, self._saved_step = time.monotonic(), self.progress.step
 
     def finish(self) -> Progress:
@@ -151,6 +152,11 @@ class Training:
             self._trained.part.load_state_dict(self._trained.average.module.state_dict())
         self.recipe.world.spread(self._trained.part)
         return self.progress
+
+    def _note_leg(self) -> None:
+        """Say in the progress how far this start of the program has come."""
+        done = {"finished": now(), "last_step": self.progress.step}
+        self.progress.legs[:] = [*self._before, self._leg.model_copy(update=done)]
 
 
 def train(
@@ -163,9 +169,10 @@ def train(
 ) -> Progress:
     """Train `model` in place from its resume file, if there is one, to the last step.
 
-    Raises `TrainingError` when the loss is not finite, and `Interrupted` after a stop request, with
-    the state saved. Of several processes all raise what one meets while it loads a batch, and all
-    stop on the request to one.
+    Raises `TrainingError` when the loss is not finite; with the state saved, `Interrupted` after a
+    stop request, and what loading a batch raises. Of several processes all raise what one meets
+    while it loads a batch, and all stop on the request to one. `on_flush` is told the progress that
+    training starts from, too.
     """
     known = (TrainingError, Interrupted, OutputError)
     with deterministic(recipe.config.deterministic), no_way_back(recipe.world, *known):
@@ -185,7 +192,7 @@ def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exc
         with wait:  # until every process has its batch
             batch, error = _loaded(coming)
             stopping, due, failed = world.agree(stop.requested, training.due, error is not None)
-        if stopping or due:
+        if stopping or due or failed:
             training.save()
         if failed:
             return world.first_error(error)
@@ -352,63 +359,42 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def save_resume(trained: _Trained, progress: Progress, recipe: Recipe) -> None:
+def _leg(recipe: Recipe, step: int) -> Leg:
+    """What this start of the program begins at `step`, with no step done yet."""
+    precision, begun = recipe.precision, now()
+    return Leg(
+        started=begun,
+        finished=begun,
+        first_step=step,
+        last_step=step,
+        precision={"dtype": precision.dtype, "memory_format": precision.memory_format},
+        environment=dict(recipe.environment),
+    )
+
+
+def save_resume(trained: _Trained, progress: Progress, identity: Identity, path: Path) -> None:
     """Store all that is needed to go on after `progress.step`. Raises `OutputError`."""
-    if recipe.resume_path is None or not recipe.world.is_main:
-        return
     average = trained.average
-    state = {
-        "identity": recipe.identity,
+    content = {
         "model": trained.part.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "average": None if average is None else average.state_dict(),
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "wait_seconds": progress.wait_seconds,
-        "history": progress.history,
     }
-    write_atomic(recipe.resume_path, lambda file: torch.save(state, file))
+    write_state(path, identity, progress, content)
 
 
 def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
-    state = recipe.world.from_main(lambda: _read_resume(recipe))
+    path, steps = recipe.resume_path, recipe.config.steps
+    if path is None:
+        return Progress()
+    state = recipe.world.from_main(lambda: usable_state(path, recipe.identity, steps))
     if state is None:
         return Progress()
     trained.part.load_state_dict(state["model"])
     trained.optimizer.load_state_dict(state["optimizer"])
     if trained.average is not None:
         trained.average.load_state_dict(state["average"])
-    return _progress_in(state)
-
-
-def _read_resume(recipe: Recipe) -> dict[str, Any] | None:
-    """The stored state, or None; a corrupt file or one of another run is set aside."""
-    path = recipe.resume_path
-    if path is None or not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE:
-        state = None
-    if isinstance(state, dict) and state.get("identity") == recipe.identity:
-        return state
-    quarantine(path)
-    return None
-
-
-def saved_progress(path: Path) -> Progress:
-    """How far a resume file shows that a run came, nowhere where it shows nothing."""
-    try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return _progress_in(state)
-    except (OSError, KeyError, TypeError, *UNREADABLE):
-        return Progress()
-
-
-def _progress_in(state: Mapping[str, Any]) -> Progress:
-    """Files of before waits were measured have none."""
-    waited = state.get("wait_seconds", 0.0)
-    return Progress(state["step"], state["seconds"], waited, state["history"])
+    return progress_in(state)
 
 
 class _LossLog:
@@ -428,23 +414,25 @@ class _LossLog:
             self.flush()
 
     def flush(self) -> None:
-        if not self._pending:
+        """Raises `TrainingError`, with the progress at the step, where a loss is not finite."""
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        own = torch.stack([torch.stack(list(terms.values())) for _, _, terms in self._pending])
+        own = torch.stack([torch.stack(list(terms.values())) for _, _, terms in pending])
         stacked = self._world.mean(own)
-        for (step, rate, terms), values in zip(self._pending, stacked.tolist(), strict=True):
+        for (step, rate, terms), values in zip(pending, stacked.tolist(), strict=True):
             named = dict(zip(terms, values, strict=True))
-            _check_finite(step, named)
+            if not all(map(math.isfinite, values)):
+                self._progress.step = step
+                raise TrainingError(_not_finite(step, named))
             self._progress.history.append({"step": step, "lr": rate, **named})
-        self._pending.clear()
         if self._on_flush is not None:
             self._on_flush(self._progress)
 
 
-def _check_finite(step: int, terms: Mapping[str, float]) -> None:
-    if not all(math.isfinite(value) for value in terms.values()):
-        shown = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
-        raise TrainingError(
-            f"the loss is not finite at step {step}: {shown}; "
-            "a lower train.lr, train.clip_norm or train.schedule.warmup_steps may help"
-        )
+def _not_finite(step: int, terms: Mapping[str, float]) -> str:
+    shown = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
+    return (
+        f"the loss is not finite at step {step}: {shown}; "
+        "a lower train.lr, train.clip_norm or train.schedule.warmup_steps may help"
+    )

@@ -117,7 +117,7 @@ def prepared(world: World, head: str, config: dict, criterion: Criterion, **opti
         precision=Precision(),
         device=CPU,
         seed=0,
-        identity="same",
+        identity={"run": "same"},
         criterion=criterion,
         world=world,
     )

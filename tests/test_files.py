@@ -157,7 +157,7 @@ def test_quarantine_keeps_every_unreadable_file(tmp_path: Path) -> None:
     path = tmp_path / "resume.pt"
     for number in (1, 2, 3):
         path.write_text(f"bad {number}")
-        target = quarantine(path)
+        target = quarantine(path, "it is bad")
         assert target == tmp_path / f"resume.pt.corrupt-{number}"
         assert not path.exists()
     kept = {file.name: file.read_text() for file in tmp_path.iterdir()}

@@ -79,7 +79,7 @@ def cell(out: Path, head: str = "fcn") -> Path:
 
 
 def without_times(run: RunRecord) -> dict[str, object]:
-    times = {"started", "finished"}
+    times = {"started", "finished", "legs"}
     content = run.model_dump(exclude=times).items()
     return {name: value for name, value in content if not name.endswith("_seconds")}
 

@@ -231,7 +231,7 @@ def damaged(folder: Path) -> None:
 
 
 def outside(folder: Path) -> None:
-    write_model(folder / "record.json", run(protocol={"name": "../../away"}))
+    write_model(folder / "record.json", run(seed=1, protocol={"name": "../../away"}))
 
 
 @pytest.mark.parametrize(

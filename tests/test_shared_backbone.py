@@ -29,7 +29,7 @@ from heads.interface import Features
 from tests import small
 
 CLASSES = 13  # of the probe
-TIMES = {"started", "finished", "train_seconds", "train_wait_seconds", "evaluate_seconds"}
+TIMES = {"legs", "started", "finished", "train_seconds", "train_wait_seconds", "evaluate_seconds"}
 SIX = ("fcn", "ppm", "aspp", "ocnet", "encnet", "ocr")
 
 
@@ -250,7 +250,7 @@ def trainings(protocol, *names):
                     precision=Precision(),
                     device=torch.device("cpu"),
                     seed=0,
-                    identity=name,
+                    identity={"run": name},
                 ),
             )
         )

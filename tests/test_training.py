@@ -11,7 +11,7 @@ import torch
 from contextbench import averaging
 from contextbench.build import build_model, loss_weights
 from contextbench.cells import Cell, open_setting
-from contextbench.config import ScheduleConfig, TrainConfig, load_protocol
+from contextbench.config import ConfigError, ScheduleConfig, TrainConfig, load_protocol
 from contextbench.data import build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
@@ -47,7 +47,7 @@ def setup(resume: Path | None = None, **settings):
         precision=Precision(),
         device=CPU,
         seed=0,
-        identity="same",
+        identity={"run": "same"},
         resume_path=resume,
         save_seconds=0.0,
     )
@@ -125,13 +125,16 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, optimizer):
     assert_same_weights(resumed[0], undisturbed[0])
 
 
-def test_resume_file_of_another_run_is_set_aside(tmp_path):
+def test_resume_file_of_another_run_is_refused_and_stays(tmp_path):
     path = tmp_path / "resume.pt"
     train(*setup(path))
+    before = path.read_bytes()
     model, batches, recipe = setup(path)
-    other = dataclasses.replace(recipe, identity="other")
-    assert len(train(model, batches, other).history) == 4
-    assert (tmp_path / "resume.pt.corrupt-1").exists()
+    other = dataclasses.replace(recipe, identity={"run": "other"})
+    with pytest.raises(ConfigError, match="run was same, is other"):
+        train(model, batches, other)
+    assert [file.name for file in tmp_path.iterdir()] == ["resume.pt"]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
@@ -350,7 +353,7 @@ def test_deterministic_mode_ends_with_the_training():
         model, batches, recipe,
         on_flush=lambda _: seen.append(torch.are_deterministic_algorithms_enabled()),
     )  # fmt: skip
-    assert seen == [True]
+    assert seen == [True, True]  # as it starts, and at its end
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -13,7 +13,8 @@ from contextbench.interrupt import Interrupted, StopRequest
 from contextbench.precision import Precision
 from contextbench.report.checks import warnings_for
 from contextbench.results import read_run
-from contextbench.training import saved_progress, train
+from contextbench.resume import saved_progress
+from contextbench.training import train
 from contextbench.waiting import BatchWait
 from tests import small
 from tests.report.records import run

@@ -253,7 +253,7 @@ class Forecaster:
             precision=self.precision,
             device=self.device,
             seed=0,
-            identity="forecast",
+            identity={},
             criterion=_criterion(config.loss, work.classes, self.device),
         )
         images = work.part * config.accumulate

@@ -175,7 +175,7 @@ class _Bench:
             precision=self.request.precision,
             device=device,
             seed=0,
-            identity="loader",
+            identity={},
             criterion=Criterion.of(loss, weights),
         )
         return Training(model, recipe)

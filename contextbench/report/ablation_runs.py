@@ -78,7 +78,8 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
 
 def _checked(run: RunRecord, variant: Variant, path: Path) -> RunRecord:
     protocol, head = variant.protocol, variant.row.head.model_dump(mode="json")
-    if run.fingerprint == protocol.fingerprint(run.dataset_fingerprint) and run.head == head:
+    expected = protocol.fingerprint(run.dataset_fingerprint, run.weights_digest)
+    if run.fingerprint == expected and run.head == head:
         return run
     content = protocol.model_dump(mode="json", exclude={"dataset": {"root"}})
     different = differences(

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from contextbench import averaging
 from contextbench.errors import UserError
 from contextbench.results import (
     NOTABLE_WAIT,
+    Leg,
     ProfileRecord,
     RecordError,
     RunRecord,
@@ -19,6 +21,10 @@ NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
 """What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
 
 _FRAMES = Sampling(frames="ordered")
+
+
+CONDITIONS = {"device": None, "processes": 1, "torch": None, "cuda": None, "commit": None}
+"""What a run may change when it goes on, with the value where an environment does not say it."""
 
 
 class MixedProtocolsError(UserError, ValueError):
@@ -96,6 +102,8 @@ def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> li
         *_absent_classes(runs),
         *_waiting(runs),
         *_averaging(runs),
+        *_separate_batch_norms(runs),
+        *_changed_on_the_way(runs),
     ]
     return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
 
@@ -115,8 +123,14 @@ def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
 
 
 def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
-    left = {**first.protocol, "dataset_fingerprint": first.dataset_fingerprint}
-    right = {**other.protocol, "dataset_fingerprint": other.dataset_fingerprint}
+    left, right = (
+        {
+            **run.protocol,
+            "dataset_fingerprint": run.dataset_fingerprint,
+            "weights_digest": run.weights_digest,
+        }
+        for run in (first, other)
+    )
     return (
         "runs of different protocols cannot share a table: "
         f"{_cell(first)} ({first.protocol_name}, {first.fingerprint}) and "
@@ -197,6 +211,61 @@ def _averaging(runs: Sequence[RunRecord]) -> list[str]:
         return []
     text = averaging.caution(decay, steps)
     return [] if text is None else [text]
+
+
+def _separate_batch_norms(runs: Sequence[RunRecord]) -> list[str]:
+    """Cells whose batch norm saw only a part of each batch, said in one sentence."""
+    listed = [
+        f"{_cell(run)}, {_steps([leg])} on {leg.environment.get('processes')} processes"
+        for run in runs
+        for leg in _legs(run)
+        if str(leg.environment.get("batch_norm")).startswith("warning")
+        and leg.last_step > leg.first_step
+    ]
+    if not listed:
+        return []
+    return [
+        "Batch norm used the images of each process alone, since it is synchronised on GPUs only, "
+        f"so these runs are not those of one process: {'; '.join(listed)}."
+    ]
+
+
+def _changed_on_the_way(runs: Sequence[RunRecord]) -> list[str]:
+    """Runs that went on under other conditions than they began with, one sentence each."""
+    sentences = []
+    for run in runs:
+        parts = [list(legs) for _, legs in groupby(_legs(run), _conditions)]
+        told = [_conditions(legs[0]) for legs in parts]
+        changed = [key for key in CONDITIONS if len({each[key] for each in told}) > 1]
+        listed = "; ".join(
+            f"{_steps(legs)}: {', '.join(f'{key} {each[key]}' for key in changed)}"
+            for legs, each in zip(parts, told, strict=True)
+        )
+        if changed:
+            sentences.append(f"{_cell(run)} was interrupted and went on elsewhere ({listed}).")
+    return sentences
+
+
+def _legs(run: RunRecord) -> Sequence[Leg]:
+    """Of records of before legs were told, the one that they tell of."""
+    whole = Leg(
+        started=run.started,
+        finished=run.finished,
+        first_step=0,
+        last_step=run.steps,
+        precision=run.precision,
+        environment=run.environment,
+    )
+    return run.legs or [whole]
+
+
+def _conditions(leg: Leg) -> dict[str, str]:
+    return {key: str(leg.environment.get(key, default)) for key, default in CONDITIONS.items()}
+
+
+def _steps(legs: Sequence[Leg]) -> str:
+    first, last = legs[0].first_step + 1, legs[-1].last_step
+    return f"steps {first} to {last}" if last >= first else "evaluation"
 
 
 def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list[str]:
