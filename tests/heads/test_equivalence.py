@@ -48,6 +48,7 @@ TOLERANCES: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {},
     torch.float32: {"rtol": 1e-5, "atol": 5e-4},
 }
+LEAKY = {"type": "LeakyReLU", "negative_slope": 0.01}
 LAYERS = {"norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}}  # of mmsegmentation's modules
 
 
@@ -301,6 +302,14 @@ def weighed(head: nn.Module, *stages: Tensor) -> Tensor:
     return output - entered[0]
 
 
+ENCNET_DEEPEST = {"encoder.reduce": "module.bottleneck"}
+ENCNET_LATERAL = {
+    "encoder.reduce.deepest": "module.bottleneck",
+    "encoder.reduce.laterals": "module.lateral_convs",
+    "encoder.reduce.fuse": "module.fusion",
+}
+
+
 def mmseg_encnet(implementation: str, lateral: bool) -> Match:
     """Their e is a mean over codewords: equal to a sum with larger weights behind it.
 
@@ -318,14 +327,8 @@ def mmseg_encnet(implementation: str, lateral: bool) -> Match:
     )
     head.get_submodule("enc_module").encoding_project = nn.Identity()
     ours = built("encnet", implementation, codewords=codewords, lateral=lateral).context
-    deepest = {"encoder.reduce": "module.bottleneck"}
-    beside = {
-        "encoder.reduce.deepest": "module.bottleneck",
-        "encoder.reduce.laterals": "module.lateral_convs",
-        "encoder.reduce.fuse": "module.fusion",
-    }
     parts = {
-        **(beside if lateral else deepest),
+        **(ENCNET_LATERAL if lateral else ENCNET_DEEPEST),
         "encoder.encoding": "module.enc_module.encoding.0",
         "encoder.norm": "module.enc_module.encoding.1",
         "gate": "module.enc_module.fc.0",
@@ -335,6 +338,30 @@ def mmseg_encnet(implementation: str, lateral: bool) -> Match:
         "gate.weight": lambda weight: codewords * weight,
     }
     return Match(ours, Called(head, weighed), parts, stages, adapted)
+
+
+def mmseg_encnet_as_released(implementation: str, lateral: bool) -> Match:
+    """The authors' form as it stands there. They store the scale with a minus."""
+    stages = small_features()[1:] if lateral else (layer4(),)
+    head = mmseg_head(
+        "EncHead",
+        num_codes=5,
+        use_se_loss=False,
+        add_lateral=lateral,
+        in_channels=[stage.shape[1] for stage in stages],
+        in_index=list(range(len(stages))),
+    )
+    options = {"codewords": 5, "lateral": lateral, "release": "authors"}
+    ours = built("encnet", implementation, **options).context
+    parts = {
+        **(ENCNET_LATERAL if lateral else ENCNET_DEEPEST),
+        "encoder.before": "module.enc_module.encoding_project",
+        "encoder.encoding": "module.enc_module.encoding.0",
+        "encoder.norm": "module.enc_module.encoding.1",
+        "gate": "module.enc_module.fc.0",
+    }
+    theirs = Called(head, lambda head, *stages: head(stages))
+    return Match(ours, theirs, parts, stages, {"encoder.encoding.scale": torch.neg})
 
 
 def mmseg_danet(implementation: str) -> Match:
@@ -353,7 +380,8 @@ def mmseg_danet(implementation: str) -> Match:
     return Match(ours, Called(head, lambda head, x: head([x])[0]), parts, (layer4(),))
 
 
-def mmseg_ccnet(implementation: str) -> Match:
+def mmseg_ccnet(implementation: str, release: str) -> Match:
+    """In-place batch norm, as the authors have it, is followed by a leaky ReLU."""
     parts = {
         "reduce": "module.convs.0",
         **{f"attention.{name}": f"module.cca.{name}_conv" for name in ("query", "key", "value")},
@@ -361,8 +389,12 @@ def mmseg_ccnet(implementation: str) -> Match:
         "refine": "module.convs.1",
         "fuse": "module.conv_cat",
     }
-    ours = built("ccnet", implementation, key_channels=WIDTH // 8, recurrence=2).context
-    return Match(ours, on_map(mmseg_head("CCHead", recurrence=2)), parts, (layer4(),))
+    options = {"key_channels": WIDTH // 8, "recurrence": 2, "release": release}
+    ours = built("ccnet", implementation, **options).context
+    theirs = mmseg_head(
+        "CCHead", recurrence=2, **({"act_cfg": LEAKY} if release == "authors" else {})
+    )
+    return Match(ours, on_map(theirs), parts, (layer4(),))
 
 
 def mmseg_isa(implementation: str) -> Match:
@@ -392,8 +424,11 @@ ORACLES: dict[str, Callable[[str], Match]] = {
     "ocr-two-transforms-mmseg": partial(mmseg_ocr, transforms=2),
     "encnet-mmseg": partial(mmseg_encnet, lateral=False),
     "encnet-lateral-mmseg": partial(mmseg_encnet, lateral=True),
+    "encnet-authors-mmseg": partial(mmseg_encnet_as_released, lateral=False),
+    "encnet-authors-lateral-mmseg": partial(mmseg_encnet_as_released, lateral=True),
     "danet-mmseg": mmseg_danet,
-    "ccnet-mmseg": mmseg_ccnet,
+    "ccnet-mmseg": partial(mmseg_ccnet, release="paper"),
+    "ccnet-authors-mmseg": partial(mmseg_ccnet, release="authors"),
     "isa-mmseg": mmseg_isa,
 }
 
