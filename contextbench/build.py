@@ -1,6 +1,7 @@
 """From configuration to objects: the one place where a protocol and a head become a model."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,6 +58,13 @@ def check_weights(protocol: Protocol) -> str | None:
     looked_at = config.weights is None or weights_file(config.weights) is not None
     with torch.device("meta" if looked_at else "cpu"):
         return _backbone(config).origin
+
+
+def check_heads(protocol: Protocol, heads: Sequence[HeadConfig], num_classes: int) -> None:
+    """Build every head without data. Raises `ConfigError` for the first one that cannot be."""
+    with torch.device("meta"):
+        for head in heads:
+            loss_weights(build_model(protocol, head, num_classes, seed=0, pretrained=False), head)
 
 
 def build_configured(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from contextbench.config import ConfigError, HeadConfig, Protocol, weights_file
 from contextbench.console import Reporter
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
-from contextbench.data.transforms import check_crop
+from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
 from contextbench.distributed import ALONE, World
 from contextbench.files import clear_leftovers, digest_of
 from contextbench.interrupt import StopRequest
@@ -69,6 +69,11 @@ class Setting:
     def num_classes(self) -> int:
         return len(self.labels.classes)
 
+    @cached_property
+    def sizes(self) -> ImageSizes:
+        """Of the evaluated images. Raises `DataError` where none has a size."""
+        return image_sizes(self.evaluate_set)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -111,9 +116,7 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     config = protocol.dataset
     train_set = build_dataset(config, config.train, data_root)
     evaluate_set = build_dataset(config, config.evaluate, data_root)
-    image = train_set[0].image
-    height, width = int(image.shape[-2]), int(image.shape[-1])
-    check_crop(protocol.train.crop, (height, width), protocol.train.scale)
+    check_crops(train_set, protocol.train.crop, protocol.train.scale)
     digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
     weights = weights_digest(protocol)
     fingerprint = protocol.fingerprint(digest, weights)

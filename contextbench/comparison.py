@@ -2,31 +2,40 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from contextbench.averaging import caution
-from contextbench.build import check_weights
+from contextbench.build import check_heads, check_weights
 from contextbench.cells import Cell, Execution, Setting, lock, open_setting
 from contextbench.config import HeadConfig, Protocol
-from contextbench.distributed import own_share
+from contextbench.distributed import batch_norm_of_all
 from contextbench.examples import store_examples
 from contextbench.files import quarantine, write_json
 from contextbench.grid import run_grid
+from contextbench.interrupt import Interrupted
+from contextbench.measure.choose import PrecisionChoice, stored_choice
+from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.precision import Precision
 from contextbench.provenance import device_name
 from contextbench.report.bundle import write_report
 from contextbench.report.collection import Collection, assemble
+from contextbench.report.examples import Examples
 from contextbench.results import (
+    Failure,
     ProfileRecord,
     RecordError,
     RunRecord,
     read_profile,
     write_model,
 )
+
+T = TypeVar("T")
+
+COSTS_VERSION = 2  # raised whenever costs of the same workload mean something else
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Plan:
     fresh: bool = False
     retry_failed: bool = False
     rounds: int = 15
-    train_rounds: int = 5
+    train_rounds: int = 6
     examples: int = 4  # images that are stored with predictions and attention
 
 
@@ -52,6 +61,7 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     """
     say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
+    check_runnable(setting, plan.heads, execution)
     with lock(execution, protocol):
         precision = shared_precision(setting, plan.heads, execution)
     runs = run_grid(
@@ -79,6 +89,29 @@ def say_weights(protocol: Protocol, execution: Execution) -> None:
         execution.reporter.say(f"caution: {text}")
 
 
+def check_runnable(setting: Setting, heads: Sequence[HeadConfig], execution: Execution) -> None:
+    """Refuse before the first step what would be refused after hours.
+
+    Raises `ConfigError` for heads that cannot be built and views that no model can see.
+    """
+    workload(setting, Precision(), execution).check()
+    check_heads(setting.protocol, heads, setting.num_classes)
+
+
+def workload(setting: Setting, precision: Precision, execution: Execution) -> Workload:
+    """What runs under the setting in each process."""
+    world = execution.world
+    return Workload(
+        protocol=setting.protocol,
+        classes=setting.num_classes,
+        image_size=setting.sizes.median,
+        images=len(setting.evaluate_set),
+        processes=world.size,
+        synchronised=batch_norm_of_all(world, execution.device),
+        precision=precision,
+    )
+
+
 def conclude(
     setting: Setting,
     plan: Plan,
@@ -86,20 +119,46 @@ def conclude(
     precision: Precision,
     execution: Execution,
 ) -> Collection:
-    """What a comparison does when its cells have records: costs, examples, tables, figures."""
+    """What a comparison does when its cells have records: costs, examples, tables, figures.
+
+    What is not a cell may fail by itself: then it is missing, and a note says why.
+    """
     protocol = setting.protocol
 
     def work() -> Collection:
-        profile = _profile(setting, plan, precision, execution)
+        notes: list[str] = []
+        profile = _unless_it_fails(
+            "costs", lambda: _profile(setting, plan, runs, precision, execution), notes
+        )
         shown = _first_cells(setting, plan, runs, precision)
-        examples = store_examples(setting, shown, execution, count=plan.examples)
+        examples: Examples | None = _unless_it_fails(
+            "examples",
+            lambda: store_examples(setting, shown, execution, count=plan.examples),
+            notes,
+        )
+        undrawn: list[str] = []
         with execution.stop.at_once():
-            collection = assemble(execution.out, runs, profile)
-            write_report(collection, examples, execution.out / protocol.name)
-        return collection
+            collection = _with_notes(assemble(execution.out, runs, profile), notes)
+            write_report(collection, examples, execution.out / protocol.name, failures=undrawn)
+        return _with_notes(collection, undrawn)
 
     with lock(execution, protocol):
         return execution.world.from_main(work)
+
+
+def _unless_it_fails(what: str, work: Callable[[], T], notes: list[str]) -> T | None:
+    """What `work` returns, or None and a note why not."""
+    try:
+        return work()
+    except Interrupted:
+        raise
+    except Exception as error:
+        notes.append(f"There are no {what}, or not all: {Failure.of(error).cause}")
+        return None
+
+
+def _with_notes(collection: Collection, notes: Sequence[str]) -> Collection:
+    return replace(collection, warnings=[*collection.warnings, *notes])
 
 
 def shared_precision(
@@ -120,60 +179,78 @@ def _timed_precision(
     setting: Setting, heads: Sequence[HeadConfig], execution: Execution
 ) -> Precision:
     path = execution.out / setting.protocol.name / "precision.json"
-    device = device_name(execution.device)
-    stored = _stored_precision(path, device)
+    say, device = execution.reporter.say, device_name(execution.device)
+    try:
+        stored = stored_choice(path, device)
+    except RecordError as error:
+        stored = None
+        renamed = quarantine(path, error).name
+        say(f"{error}; it is now {renamed}, and the number format is chosen anew")
     if stored is not None:
         return stored
-    execution.reporter.say(f"timing number formats and memory layouts on {device}")
-    protocol = own_share(setting.protocol, execution.world)
-    choice = choose_for(protocol, heads, setting.num_classes, execution.device)
-    write_json(path, {"device": device, **choice.as_dict()})
+    say(f"timing number formats and memory layouts on {device}")
+    work = workload(setting, Precision(), execution)
+    choice = choose_for(work, heads, execution.device, execution.stop)
+    write_json(path, {"device": device, **choice.as_dict(), "workload": work.as_dict()})
+    for line in _said(choice):
+        say(line)
+    return choice.chosen
+
+
+def _said(choice: PrecisionChoice) -> list[str]:
+    """What was chosen, and what could not be timed."""
+    failed = [f"{name} is left out of the choice: {why}" for name, why in choice.left_out.items()]
     chosen = choice.chosen
-    execution.reporter.say(f"chose {chosen.dtype}, {chosen.memory_format} for all heads")
-    return chosen
-
-
-def _stored_precision(path: Path, device: str) -> Precision | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Precision(**content["chosen"]) if content["device"] == device else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        quarantine(path, f"no usable choice: {error!r}")
-        return None
+    return [*failed, f"chose {chosen.dtype}, {chosen.memory_format} for all heads"]
 
 
 def _profile(
-    setting: Setting, plan: Plan, precision: Precision, execution: Execution
+    setting: Setting,
+    plan: Plan,
+    runs: Sequence[RunRecord],
+    precision: Precision,
+    execution: Execution,
 ) -> ProfileRecord:
     path = execution.out / setting.protocol.name / "profile.json"
-    identity = _profile_identity(setting, plan.heads, precision, execution)
+    work = workload(setting, precision, execution)
+    untimed = _untimed(plan.heads, runs)
+    identity = _profile_identity(setting, plan.heads, untimed, work, execution)
     if not plan.fresh and (stored := _stored_profile(path, identity)) is not None:
-        return stored
+        failed = any(cost.failure is not None for cost in stored.heads.values())
+        if not (plan.retry_failed and failed):
+            return stored
     task = watched(execution.reporter, execution.stop)
-    timing = Timing(plan.rounds, plan.train_rounds, execution.device, precision, task)
-    protocol = own_share(setting.protocol, execution.world)
-    profile = profile_models(protocol, plan.heads, setting.num_classes, image_size(setting), timing)
-    profile = profile.model_copy(update={"identity": identity})
+    timing = Timing(plan.rounds, plan.train_rounds, execution.device, task)
+    profile = profile_models(work, plan.heads, timing, untimed)
+    sizes = setting.sizes
+    notes = [f"{sizes.described}, whose costs these are."] if sizes.differ else []
+    changes = {"identity": identity, "notes": [*profile.notes, *notes]}
+    profile = profile.model_copy(update=changes)
     write_model(path, profile)
     return profile
 
 
-def image_size(setting: Setting) -> tuple[int, int]:
-    """Height and width that the model sees at evaluation, at the protocol's first scale."""
-    height, width = setting.evaluate_set[0].image.shape[-2:]
-    scale = setting.protocol.evaluate.scales[0]
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def _untimed(heads: Sequence[HeadConfig], runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Heads of which no run was completed, with the reason not to time them."""
+    done = {run.head_name for run in runs if run.status == "done"}
+    ended = {run.head_name: run.status.replace("_", " ") for run in runs}
+    return {
+        head.name: f"its runs ended as {ended[head.name]}"
+        for head in heads
+        if head.name in ended and head.name not in done
+    }
 
 
 def _profile_identity(
-    setting: Setting, heads: Sequence[HeadConfig], precision: Precision, execution: Execution
+    setting: Setting,
+    heads: Sequence[HeadConfig],
+    untimed: Mapping[str, str],
+    work: Workload,
+    execution: Execution,
 ) -> str:
-    content: list[Any] = [setting.fingerprint, str(precision), device_name(execution.device)]
+    content: list[Any] = [COSTS_VERSION, setting.fingerprint, work.as_dict(), str(work.precision)]
+    content += [device_name(execution.device), sorted(untimed)]
     content += [head.model_dump(mode="json") for head in heads]
-    if execution.world.size > 1:
-        content.append(execution.world.size)  # which the batch of the training step depends on
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

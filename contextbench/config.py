@@ -228,7 +228,7 @@ class Protocol(Frozen):
     head_width_factor: Factor = 1.0
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     # `frozen`: all heads are trained at once on the features of one backbone that is not trained.
     shared_backbone: Literal["frozen"] | None = Field(None, json_schema_extra=LATER)
     expected: Expectation | None = None

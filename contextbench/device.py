@@ -1,4 +1,4 @@
-"""The device that a user names, found where the work runs."""
+"""The device that a user names, found where the work runs, and waiting for it."""
 
 import torch
 
@@ -6,7 +6,10 @@ from contextbench.config import ConfigError
 
 
 def device_of(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises `ConfigError` for what cannot be used here."""
+    """`auto` is the GPU where there is one. Raises `ConfigError` for what cannot be used here.
+
+    So are devices that cannot be waited for: times of them would be those of asking.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -15,4 +18,31 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
+    if device.type != "cpu" and device.type != accelerator():
+        raise ConfigError(
+            f"--device {name!r} cannot be used here: nothing tells when it has finished its work; "
+            f"allowed: auto, cpu{f', {accelerator()}' if accelerator() else ''}"
+        )
     return device
+
+
+def accelerator() -> str | None:
+    """The kind of this machine's accelerator; None without one."""
+    if not torch.accelerator.is_available():
+        return None
+    found = torch.accelerator.current_accelerator()
+    return None if found is None else found.type
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done all that it was asked for."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def release_cache(device: torch.device) -> None:
+    """Give memory that nothing uses back to an accelerator, for other processes."""
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        if hasattr(module, "empty_cache"):
+            module.empty_cache()

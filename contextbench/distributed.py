@@ -214,13 +214,6 @@ def check_shareable(protocol: Protocol, world: World) -> None:
         )
 
 
-def own_share(protocol: Protocol, world: World) -> Protocol:
-    """`protocol` with the batch of one process, for what is measured in one."""
-    train = protocol.train
-    each = train.model_copy(update={"batch": train.batch // world.size})
-    return protocol.model_copy(update={"train": each})
-
-
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[World]:
     """Connected to the other processes of `world` for the duration of the block.

@@ -233,6 +233,6 @@ def _stored_precision(path: Path) -> Precision | None:
     content = stored(path)
     try:
         return None if content is None else Precision(**content)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         quarantine(path, error)
         return None

@@ -16,7 +16,7 @@ from contextbench.cells import (
     stored_run,
 )
 from contextbench.cluster import JobState, Launcher, LaunchError
-from contextbench.comparison import Plan, say_weights
+from contextbench.comparison import Plan, check_runnable, say_weights
 from contextbench.config import ConfigError, Protocol
 from contextbench.distributed import World, check_shareable
 from contextbench.failures import spoils_training
@@ -45,6 +45,7 @@ def compare_on(
     execution = replace(execution, out=out, data_root=root.resolve() if root else None)
     say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
+    check_runnable(setting, plan.heads, execution)
     campaign = _campaign(launcher, setting, plan, execution, device)
     cells = [
         # What the number format is has no say in which cells there are.

@@ -4,7 +4,6 @@ Nothing is written and no data are needed: classes and official numbers of image
 a dataset. With the data at hand the plan also tells which cells are done.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from contextbench.averaging import caution, window
-from contextbench.build import check_weights
+from contextbench.build import check_heads, check_weights
 from contextbench.cells import Execution, Setting, WeightsFileError, open_setting
 from contextbench.config import ConfigError, HeadConfig, Protocol, weights_file
 from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
 from contextbench.failures import spoils_training
-from contextbench.measure.forecast import Forecast, Forecaster, Size, Workload
+from contextbench.measure.choose import stored_choice
+from contextbench.measure.forecast import Forecast, Forecaster
+from contextbench.measure.passes import Size, Workload
 from contextbench.precision import Precision
 from contextbench.prediction import view_size
 from contextbench.provenance import device_name
@@ -43,6 +44,11 @@ STATE_NOTES: Mapping[State, str] = {
         "runs of this recipe are there; whether with the same data can be told only with the data"
     ),
 }
+
+MEMORY_NOTE = (
+    "Memory is that of tensors in one process, so on one GPU; workspaces come on top. Losses that "
+    "pick pixels are taken to pick all."
+)
 
 USUAL_ASPECT = 4 / 3  # of photographs, longer over shorter side
 TIMED_STEPS = 3  # unless told otherwise
@@ -93,7 +99,6 @@ class ComparisonPlan:
     train: SplitPlan
     evaluate: SplitPlan
     assumed_size: bool  # the size of images is a guess: they differ, and none is here
-    precision: Precision
     device: str
     timed_steps: int
     heads: Sequence[HeadPlan]
@@ -102,6 +107,10 @@ class ComparisonPlan:
     @property
     def protocol(self) -> Protocol:
         return self.workload.protocol
+
+    @property
+    def precision(self) -> Precision:
+        return self.workload.precision
 
     @property
     def epochs(self) -> float | None:
@@ -126,11 +135,8 @@ class ComparisonPlan:
             "train": asdict(self.train),
             "evaluate": asdict(self.evaluate),
             "epochs": self.epochs,
-            "image_size": work.image_size,
             "assumed_size": self.assumed_size,
-            "input_size": work.input_size,
-            "passes": work.passes,
-            "processes": work.processes,
+            **work.as_dict(),
             "precision": asdict(self.precision),
             "device": self.device,
             "timed_steps": self.timed_steps,
@@ -151,11 +157,19 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
     setting, data_note = _opened(protocol, execution.data_root)
     train, evaluate = _splits(protocol, facts, setting)
     size, assumed = _image_size(protocol, facts, setting)
-    classes = len(facts.labels.classes)
-    workload = Workload(protocol, classes, size, evaluate.images, wanted.processes)
     precision, precision_note = _precision(protocol, execution)
+    workload = Workload(
+        protocol=protocol,
+        classes=len(facts.labels.classes),
+        image_size=size,
+        images=evaluate.images,
+        processes=wanted.processes,
+        precision=precision,
+    )
+    workload.check()
+    check_heads(protocol, wanted.heads, workload.classes)
     steps = TIMED_STEPS if wanted.time_steps is None else wanted.time_steps
-    forecaster = Forecaster(workload, precision, execution.device, steps)
+    forecaster = Forecaster(workload, execution.device, steps)
     heads = _heads(forecaster, wanted, execution, setting)
     return ComparisonPlan(
         workload=workload,
@@ -163,7 +177,6 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         train=train,
         evaluate=evaluate,
         assumed_size=assumed,
-        precision=precision,
         device=device_name(execution.device),
         timed_steps=steps,
         heads=heads,
@@ -173,7 +186,8 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
             *_average_notes(protocol),
             *precision_note,
             *_cell_notes(heads),
-            *_memory_notes(workload),
+            *_size_notes(setting),
+            MEMORY_NOTE,
             *_time_notes(heads, workload),
         ],
     )
@@ -234,10 +248,9 @@ def _splits(
 
 
 def _image_size(protocol: Protocol, facts: Facts, setting: Setting | None) -> tuple[Size, bool]:
-    """Of an evaluated image, and whether that is a guess."""
+    """Of the median evaluated image, and whether that is a guess."""
     if setting is not None:
-        height, width = setting.evaluate_set[0].image.shape[-2:]
-        return (height, width), False
+        return setting.sizes.median, False
     config = protocol.evaluate
     known = facts.size or config.size
     if known is not None:
@@ -252,11 +265,11 @@ def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, lis
         return Precision(dtype=protocol.precision), []
     path = execution.out / protocol.name / "precision.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["device"] == device_name(execution.device):
-            return Precision(**content["chosen"]), []
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # compare chooses anew where there is no usable choice
+        stored = stored_choice(path, device_name(execution.device))
+    except RecordError:
+        stored = None
+    if stored is not None:
+        return stored, []
     return Precision(), [
         "Number format auto: compare chooses one; all this is for float32. For the other: "
         "--set precision=bfloat16."
@@ -353,12 +366,9 @@ def _cell_notes(heads: Sequence[HeadPlan]) -> Iterable[str]:
             yield f"Cells that are {state.replace('_', ' ')}: {note}."
 
 
-def _memory_notes(work: Workload) -> Iterable[str]:
-    yield "Memory is that of tensors in one process, so on one GPU; workspaces come on top."
-    loss = work.protocol.train.loss
-    terms = [name for name in ("ohem", "dice", "lovasz") if getattr(loss, name)]
-    if terms:
-        yield f"Predicted memory lacks what {' and '.join(terms)} need, which depends on labels."
+def _size_notes(setting: Setting | None) -> Iterable[str]:
+    if setting is not None and setting.sizes.differ:
+        yield f"{setting.sizes.described}; all this is for the median."
 
 
 def _time_notes(heads: Sequence[HeadPlan], work: Workload) -> Iterable[str]:

@@ -2,9 +2,7 @@
 
 Logits are resized, compared and thrown away a strip of rows at a time, so memory holds a few MiB of
 them whatever the size of the image. Windows are the exception: they overlap, so that their sum is
-kept at image size, 4 K H W bytes. Of several views (scales, mirror images, models) two maps are
-kept: that of the view that is being computed, at its scale, and the sum over views. Beside the maps
-are scores of a few windows and a few strips.
+kept at image size, 4 K H W bytes.
 
 Axes: N images, K classes, (H, W) label pixels, (h, w) feature pixels, height first.
 """
@@ -12,7 +10,6 @@ Axes: N images, K classes, (H, W) label pixels, (h, w) feature pixels, height fi
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -29,10 +26,7 @@ from contextbench.precision import Precision
 STRIP_BYTES_CPU = 4 * 2**20
 STRIP_BYTES_GPU = 128 * 2**20
 
-SOURCES = 128  # rows whose weights are looked at together
-
 T = TypeVar("T")
-Back = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -119,10 +113,9 @@ def predict_labels(
     says. A model that needs `labels` (N, H, W) sees those of each view. Raises FloatingPointError
     for logits that are not finite, and DataError for labels that are needed and missing.
     """
-    # No variable holds a view while the next one is computed.
-    views = (_views([model], images, labels, config, mirrored) for model in models)
-    chained = itertools.chain.from_iterable
-    scores: Iterator[Scores] = chained(chained(views))
+    scores: Iterator[Scores] = itertools.chain.from_iterable(
+        views for model in models for views in _views([model], images, labels, config, mirrored)
+    )
     if len(models) * len(config.scales) * (1 + config.flip) > 1:
         scores = _merged(scores, size, config.average)
     return _largest([_view(each, size[0]) for each in scores], size, config.average)
@@ -154,26 +147,11 @@ def _merged(seen: Iterator[Scores], size: tuple[int, int], average: str) -> Iter
         if not scores.windows:
             yield scores
             continue
-        total = _added(total, scores.values, size)
-        del scores  # before the next view is made: each may be hundreds of MiB
+        resized = resize_logits(scores.values, size)
+        total = resized if total is None else total.add_(resized)
+        del scores, resized  # before the next view is made: each may be hundreds of MiB
     if total is not None:
         yield Scores(total, average == "probabilities", windows=True)
-
-
-def _added(total: Tensor | None, values: Tensor, size: tuple[int, int]) -> Tensor:
-    """`total` plus `values` at `size`, without another map; a strip of classes at a time.
-
-    Either may be changed, and returned.
-    """
-    if values.shape[-2:] == size:
-        return values if total is None else total.add_(values)
-    if total is None:
-        total = values.new_zeros(*values.shape[:2], *size)
-    count = max(1, strip_bytes(values.device) // (4 * len(values) * size[0] * size[1]))
-    for start in range(0, values.shape[1], count):
-        strip = slice(start, start + count)
-        total[:, strip] += resize_logits(values[:, strip], size)
-    return total
 
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
@@ -215,11 +193,11 @@ def _views(
         yield _scores(models, scaled, labels, config)
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
-            back = partial(_mirrored_scores, mirrored=mirrored)
-            yield _scores(models, scaled.flip(-1), turned, config, back)
+            seen = _scores(models, scaled.flip(-1), turned, config)
+            yield [each._replace(values=_mirrored_scores(each.values, mirrored)) for each in seen]
 
 
-def _mirrored_scores(scores: Tensor, *, mirrored: Sequence[int] | None) -> Tensor:
+def _mirrored_scores(scores: Tensor, mirrored: Sequence[int] | None) -> Tensor:
     """Scores (N, K, h, w) of a mirror image at the places and of the classes of the image."""
     scores = scores.flip(-1)
     return scores if mirrored is None else scores[:, list(mirrored)]
@@ -238,25 +216,15 @@ def _logits(models: Sequence[Segmenter], images: Tensor, labels: Tensor | None) 
 
 
 def _scores(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    labels: Tensor | None,
-    config: EvaluateConfig,
-    back: Back | None = None,
+    models: Sequence[Segmenter], images: Tensor, labels: Tensor | None, config: EvaluateConfig
 ) -> list[Scores]:
-    """Of each model: logits of whole images, or the mean over windows.
-
-    `back` makes scores of the image from those of its mirror image, which `images` then are.
-    """
+    """Of each model: logits of whole images, or the mean over windows."""
     height, width = images.shape[-2:]
     window, stride = config.window, config.stride
     if window is None or stride is None or (window[0] >= height and window[1] >= width):
         whole = _logits(models, images, labels)
-        return [
-            Scores(back(logits) if back else logits, probabilities=False, windows=False)
-            for logits in whole
-        ]
-    means = _window_means(models, images, labels, window, stride, config.average, back)
+        return [Scores(logits, probabilities=False, windows=False) for logits in whole]
+    means = _window_means(models, images, labels, window, stride, config.average)
     return [Scores(mean, config.average == "probabilities", windows=True) for mean in means]
 
 
@@ -267,12 +235,8 @@ def _window_means(
     window: Size,
     stride: Size,
     average: str,
-    back: Back | None,
 ) -> list[Tensor]:
-    """Probabilities or logits (N, K, H', W') of each model, averaged where windows overlap.
-
-    Mirrored back, where that is wanted, window by window: a map is never copied.
-    """
+    """Probabilities or logits (N, K, H', W') of each model, averaged where windows overlap."""
     height, width = images.shape[-2:]
     tall, wide = min(window[0], height), min(window[1], width)
     totals: list[Tensor] = []
@@ -283,14 +247,11 @@ def _window_means(
     for top, left in itertools.product(*starts):
         box = (..., slice(top, top + tall), slice(left, left + wide))
         seen = _logits(models, images[box], None if labels is None else labels[box])
-        if back is not None:
-            box = (..., box[1], slice(width - left - wide, width - left))
         for number, logits in enumerate(seen):
             scores = resize_logits(logits.float(), (tall, wide))
-            scores = scores.softmax(dim=1) if average == "probabilities" else scores
             if number == len(totals):
                 totals.append(scores.new_zeros(*scores.shape[:2], height, width))
-            totals[number][box] += scores if back is None else back(scores)
+            totals[number][box] += scores.softmax(dim=1) if average == "probabilities" else scores
         counts[box] += 1
     return [total.div_(counts) for total in totals]
 
@@ -303,38 +264,18 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _view(seen: Scores, height: int) -> View:
-    """Prepare scores for `_resized_rows`, which see their rows as mixtures of few source rows."""
-    scores = seen.values.float()
-    _check_finite(scores)
-    weights, sources = _mixture(scores.shape[2], height, scores.device)
-    return View(scores, weights, sources, seen.probabilities)
-
-
-def _check_finite(scores: Tensor) -> None:
-    """Raise FloatingPointError for scores (N, K, h, w) that are not finite; a strip at a time."""
-    rows = max(1, strip_bytes(scores.device) // (4 * scores[:, :, 0].numel()))
-    if not all(strip.isfinite().all() for strip in torch.split(scores, rows, dim=2)):
-        raise FloatingPointError("the model's logits are not finite")
-
-
-def _mixture(rows: int, height: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Weights and sources (taps, height) of each resized row among `rows`.
+    """Prepare scores for `_resized_rows`, which see their rows as mixtures of few source rows.
 
     Resizing is linear and acts on rows and columns apart, so what it makes of the identity matrix
     are the weights of each source row in each resulting row; bilinear has two that are not zero.
-    The matrix is made a block of sources at a time: a whole one is as large as a map of one class.
     """
-    weights = torch.empty(0, height, device=device)
-    sources = torch.empty(0, height, device=device, dtype=torch.int64)
-    every = torch.arange(rows, device=device)
-    for block in torch.split(every, SOURCES):
-        identity = (every == block[:, None]).float()[None, :, :, None]  # (1, block, rows, 1)
-        mixed = resize_logits(identity, (height, 1))[0, :, :, 0]
-        weights = torch.cat([weights, mixed])
-        sources = torch.cat([sources, block[:, None].expand_as(mixed)])
-        weights, best = weights.topk(min(2, len(weights)), dim=0)
-        sources = sources.gather(0, best)
-    return weights, sources
+    scores = seen.values.float()
+    if not scores.isfinite().all():
+        raise FloatingPointError("the model's logits are not finite")
+    identity = torch.eye(scores.shape[2], device=scores.device)[None, :, :, None]
+    mixture = resize_logits(identity, (height, 1))[0, :, :, 0]  # (h, H)
+    weights, sources = mixture.topk(min(2, len(mixture)), dim=0)  # (taps, H)
+    return View(scores, weights, sources, seen.probabilities)
 
 
 def _resized_rows(view: View, rows: slice, width: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from contextbench import __version__
 from contextbench.distributed import ALONE, World, batch_norm_of_all
+from contextbench.precision import Precision, float32_products
 
 
 def now() -> str:
@@ -20,11 +21,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:
+def environment(
+    device: torch.device, world: World = ALONE, *, precision: Precision = Precision()
+) -> dict[str, Any]:
     """Everything about software and hardware that a reader of a measurement may ask for.
 
     Of several processes that share the work the device is that of the first one.
     """
+    with precision.products():
+        products = float32_products()
     return {
         "contextbench": __version__,
         "commit": commit(),
@@ -36,6 +41,7 @@ def environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "float32_products": products,
         **_shared_work(device, world),
     }
 
@@ -57,6 +63,10 @@ def device_name(device: torch.device) -> str:
     """Model name of the GPU or the processor, with the number of threads for the latter."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type} of {_processor()}"
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 

@@ -67,7 +67,7 @@ Free = Annotated[dict[str, Any], AfterValidator(_plain)]  # what no reader relie
 class NumberFormat(_Stored):
     """The number format and memory layout that a model runs in."""
 
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "tf32", "bfloat16"]
     memory_format: Literal["contiguous", "channels_last"]
 
 
@@ -215,6 +215,10 @@ class ProfileRecord(_Stored):
     environment: dict[str, Any]
     baseline: str  # head that latency ratios refer to
     heads: dict[str, HeadCost]
+    # What was measured: sizes, passes an image, a process's part of the batch; {}: before 0015
+    workload: Free = {}
+    order_seed: int | None = None  # of the order within rounds; None: always that of the heads
+    notes: list[str] = []  # what a reader of these costs must know
 
 
 class MemoryBytes(_Stored):

@@ -505,7 +505,7 @@ def _record(
         ),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
         environment={
-            **environment(execution.device, execution.world),
+            **environment(execution.device, execution.world, precision=cell.precision),
             **({"backbone_weights": run.weights_origin} if run.weights_origin else {}),
         },
         started=progress.legs[0].started if progress.legs else run.began,

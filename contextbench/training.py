@@ -123,7 +123,8 @@ class Training:
         trained, progress = self._trained, self.progress
         rate = set_learning_rate(trained.optimizer, self.recipe.config, progress.step)
         torch.manual_seed(step_seed(self.recipe.seed, progress.step, self.recipe.world.rank))
-        terms = train_step(self._parallel, trained.optimizer, parts, self.recipe)
+        with self.recipe.precision.products():
+            terms = train_step(self._parallel, trained.optimizer, parts, self.recipe)
         if trained.average is not None:
             trained.average.update_parameters(trained.part)
         progress.step += 1

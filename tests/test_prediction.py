@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,61 +220,6 @@ def test_ignored_pixels_survive_the_resize_for_windows() -> None:
     labels = torch.full((1, 24, 20), IGNORE, dtype=torch.uint8)
     predict(model, _images(12, 10), (24, 20), labels=labels, config=slide((8, 10), (4, 10)))
     assert all(each is not None and (each == IGNORE).all() for each in model.labels)
-
-
-def allocated(work: Callable[[], object]) -> int:
-    """Bytes that the allocator holds at most for `work`, temporaries inside operators included."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        work()
-    results: Any = profile.profiler
-    events = results.kineto_results.events()
-    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
-    return max(itertools.accumulate(sizes))
-
-
-class ManyClasses(nn.Module):
-    """Logits of 64 classes at an eighth of the image's size."""
-
-    needs_labels = False
-
-    def forward(self, images: Tensor, _labels: Tensor | None = None) -> HeadOutput:
-        blocks = F.avg_pool2d(images, 8)
-        return HeadOutput(blocks.mean(1, keepdim=True).repeat(1, 64, 1, 1), {}, {})
-
-
-@pytest.mark.parametrize(("views", "maps"), [({}, 1), ({"flip": True}, 2)])
-def test_windows_need_one_map_and_several_views_two(views: dict[str, Any], maps: int) -> None:
-    """4 K H W bytes each, and a few windows, strips and images: not a map of temporaries."""
-    size, window = (640, 896), (64, 128)
-    images, config = _images(*size), slide(window, window, **views)
-    with torch.inference_mode():
-        peak = allocated(lambda: predict(ManyClasses(), images, size, config=config))
-    beside = 8 * prediction_module.STRIP_BYTES_CPU + 4 * 4 * 64 * 64 * 128 + 4 * images.nbytes
-    assert peak < maps * 4 * 64 * 640 * 896 + beside
-    assert beside < 0.5 * 4 * 64 * 640 * 896  # so that another map would show
-
-
-def test_scores_are_checked_a_strip_at_a_time() -> None:
-    scores = torch.zeros(1, 8, 2000, 500)  # 32 MB
-    strip = prediction_module.STRIP_BYTES_CPU
-    assert (
-        allocated(lambda: prediction_module._check_finite(scores)) < 2 * strip < scores.nbytes / 3
-    )
-    for place in ((0, 0, 0, 0), (0, 7, 1999, 499), (0, 3, 1000, 250)):
-        scores[place] = torch.nan
-        with pytest.raises(FloatingPointError):
-            prediction_module._check_finite(scores)
-        scores[place] = 0.0
-
-
-@pytest.mark.parametrize(("rows", "height"), [(300, 300), (300, 451), (1, 7), (129, 40), (5, 8)])
-def test_weights_of_rows_are_those_of_the_whole_identity(rows: int, height: int) -> None:
-    """Put into a matrix, weights and sources are what resizing the identity matrix gives."""
-    weights, sources = prediction_module._mixture(rows, height, torch.device("cpu"))
-    matrix = torch.zeros(rows, height).scatter_add_(0, sources, weights)
-    expected = resize_logits(torch.eye(rows)[None, :, :, None], (height, 1))[0, :, :, 0]
-    assert torch.equal(matrix, expected)
 
 
 LARGE_IMAGE = """

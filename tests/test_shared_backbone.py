@@ -18,6 +18,7 @@ from contextbench.data import DataError
 from contextbench.examples import store_examples
 from contextbench.grid import run_grid
 from contextbench.interrupt import Interrupted
+from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models
 from contextbench.precision import Precision
 from contextbench.prediction import predict_each, predict_labels
@@ -348,9 +349,11 @@ def test_predictions_of_each_are_those_of_each_alone(config, passes):
 
 def test_a_training_step_is_profiled_as_that_of_one_head_over_a_frozen_backbone():
     """Its gradients, optimizer state and activations are those of the head."""
-    timing = Timing(1, 1, torch.device("cpu"), Precision())
+    timing = Timing(1, 1, torch.device("cpu"))
     costs = [
-        profile_models(protocol, [small.head()], CLASSES, (64, 64), timing).heads["fcn"]
+        profile_models(Workload(protocol, CLASSES, (64, 64), None), [small.head()], timing).heads[
+            "fcn"
+        ]
         for protocol in (small.protocol(), frozen())
     ]
     trained, fixed = costs

@@ -15,7 +15,9 @@ from contextbench.build import build_model
 from contextbench.config import HeadConfig, Protocol
 from contextbench.data.probe import ContextProbe
 from contextbench.evaluation import count_areas
+from contextbench.interrupt import StopRequest
 from contextbench.measure.choose import DEFAULT
+from contextbench.measure.passes import Workload
 from contextbench.measure.profile import choose_for
 from contextbench.precision import Precision
 from contextbench.prediction import predict_labels
@@ -88,7 +90,8 @@ def _once(call):
 
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet18", "resnet50"])
 def test_auto_precision_is_never_slower_than_the_default(backbone):
-    choice = choose_for(protocol(backbone), [FCN], CLASSES, torch.device("cpu"))
+    work = Workload(protocol(backbone), CLASSES, (160, 240), None)
+    choice = choose_for(work, [FCN], torch.device("cpu"), StopRequest())
     label = f"{choice.chosen.dtype} {choice.chosen.memory_format}"
     best = {name: min(steps["fcn"]) for name, steps in choice.samples.items() if steps}
     gain = best[DEFAULT] / best[label]

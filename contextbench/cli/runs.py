@@ -161,7 +161,7 @@ def train(
     """
     with guarded(resume=True):
         from contextbench.cells import lock, open_setting
-        from contextbench.comparison import say_weights, shared_precision
+        from contextbench.comparison import check_runnable, say_weights, shared_precision
         from contextbench.config import load_protocol
         from contextbench.grid import run_grid
         from contextbench.report.collection import assemble
@@ -171,6 +171,7 @@ def train(
         with execution_of(out, device, data_root, workers, shared=settings) as execution:
             say_weights(settings, execution)
             setting = open_setting(settings, data_root)
+            check_runnable(setting, chosen, execution)
             with lock(execution, settings):
                 precision = shared_precision(setting, chosen, execution)
             runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)

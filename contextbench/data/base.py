@@ -80,7 +80,6 @@ class Facts:
     unlabelled: Mapping[str, int | None] = field(default_factory=dict)
     contains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # union -> its splits
     size: tuple[int, int] | None = None  # (H, W), where every image has the same
-    lossless: bool = False  # whether images are PNG, not JPEG: what decoding them costs
     global_names: bool = True  # whether an image's name tells it from those of all splits
     submission: Submission | None = None  # None where no server or toolkit takes predictions
 

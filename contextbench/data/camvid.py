@@ -55,7 +55,7 @@ class CamVid(PairedSource):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.facts = Facts("camvid", LABELS, OFFICIAL_COUNTS, size=SIZE, lossless=True)
+        self.facts = Facts("camvid", LABELS, OFFICIAL_COUNTS, size=SIZE)
 
     def find(self, split: str) -> Matches:
         images = self.files(split, IMAGE_SUFFIXES)

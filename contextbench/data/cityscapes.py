@@ -83,7 +83,6 @@ class Cityscapes(PairedSource):
             OFFICIAL_COUNTS,
             unlabelled={"test": 1525},
             size=SIZE,
-            lossless=True,
             submission=Submission(_IDS),
         )
 

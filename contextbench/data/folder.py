@@ -94,7 +94,6 @@ class FolderDataset(PairedSource):
             labels,
             dict.fromkeys(self._about.splits),
             unlabelled=dict.fromkeys(self._about.unlabelled),
-            lossless=self._about.image_suffix.lower().endswith(".png"),
             global_names=False,
             submission=_submission(self._about),
         )

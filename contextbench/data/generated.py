@@ -25,6 +25,9 @@ IGNORED = 6  # of them
 SHADING = 20.0  # grey levels, standard deviation
 NOISE = 0.5
 BEND = 0.06  # of borders, standard deviation over the height
+
+# The images of these datasets are PNG; the others hold photographs as JPEG.
+PNG_DATASETS = frozenset({"cityscapes", "camvid"})
 JPEG_QUALITY = 90
 
 

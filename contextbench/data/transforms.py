@@ -125,7 +125,7 @@ def normalise(image: Tensor) -> Tensor:
 def check_crop(
     crop: tuple[int, int], image_size: tuple[int, int], scale: tuple[float, float]
 ) -> None:
-    """`DataError` when no image of `image_size` (H, W), scaled by `scale` at most, fills `crop`.
+    """`DataError` when an image of `image_size` (H, W), scaled by `scale` at most, is below `crop`.
 
     A crop that exceeds the largest scaled image along an axis is padded in every sample, which is
     a mistake in the configuration; padding at smaller factors is a usual part of training.
@@ -133,8 +133,9 @@ def check_crop(
     largest = tuple(round(side * scale[1]) for side in image_size)
     if crop[0] > largest[0] or crop[1] > largest[1]:
         raise DataError(
-            f"crop {list(crop)} is larger than any scaled image: images are {list(image_size)}, "
-            f"scale {list(scale)} makes them {list(largest)} at most (height, width)"
+            f"crop {list(crop)} is larger than any scaled image: the largest is "
+            f"{list(image_size)}, which scale {list(scale)} makes {list(largest)} at most "
+            "(height, width)"
         )
 
 

@@ -1,37 +1,55 @@
-"""The number format and memory layout for one comparison, chosen by timing a few steps."""
+"""The number format and memory layout for one comparison, chosen by timing a few steps.
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+The rule is here; what runs the steps, each candidate in a process of its own, is in `trials`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
-from contextbench.measure.latency import interleaved
+from contextbench.measure.latency import order_of_round
 from contextbench.precision import Precision
+from contextbench.results import read_precision
 
-Step = Callable[[], None]
-StepFactory = Callable[[Precision], Step]
-Samples = dict[str, dict[str, list[float]]]  # candidate -> step -> milliseconds
+Samples = dict[str, dict[str, list[float]]]  # candidate -> head -> milliseconds
 
-LEAST_GAIN = 0.05  # of the default's time; a smaller difference may be noise
+TOLERANCE = 0.05  # of the default's time: a smaller difference, either way, may be noise
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
 
 DEFAULT = "float32 contiguous"
 CANDIDATES: Mapping[str, Precision] = {
     DEFAULT: Precision("float32", "contiguous"),
     "float32 channels_last": Precision("float32", "channels_last"),
+    "tf32 contiguous": Precision("tf32", "contiguous"),
+    "tf32 channels_last": Precision("tf32", "channels_last"),
     "bfloat16 contiguous": Precision("bfloat16", "contiguous"),
     "bfloat16 channels_last": Precision("bfloat16", "channels_last"),
 }
 
 
-@dataclass(frozen=True)
+class Bench(Protocol):
+    """Runs steps of candidates, so that none can harm another or what asked for it."""
+
+    def prepare(self, candidate: str, head: str) -> str | None:
+        """Make the next step of a candidate, and run it once; why that cannot be, or None."""
+        ...
+
+    def time(self, candidate: str) -> float | str:
+        """Milliseconds of the step, or why it failed."""
+        ...
+
+
+@dataclass
 class PrecisionChoice:
     """The choice and what it rests on. Candidates have the names of `CANDIDATES`."""
 
-    chosen: Precision
-    samples: Samples  # milliseconds; those of a candidate end with the step that rejected it
+    samples: Samples  # milliseconds; those of a candidate end with the head that rejected it
     rejected: dict[str, str]  # candidate -> reason
+    left_out: dict[str, str] = field(default_factory=dict)  # head -> why it cannot be timed
+    chosen: Precision = CANDIDATES[DEFAULT]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
@@ -39,76 +57,112 @@ class PrecisionChoice:
             "chosen": asdict(self.chosen),
             "samples_ms": self.samples,
             "rejected": self.rejected,
+            "left_out": self.left_out,
+            "tolerance": TOLERANCE,
         }
 
 
 def choose_precision(
-    step_factories: Mapping[str, StepFactory],
-    device: torch.device,
-    *,
-    rounds: int = 2,
-    allow_bf16: bool = True,
-    clock: Callable[[], float] = time.perf_counter,
+    bench: Bench, heads: Sequence[str], excluded: Mapping[str, str]
 ) -> PrecisionChoice:
-    """The candidate with the least total time among those slower than the default on no step.
+    """The candidate with the least total time among those slower than the default for no head.
 
-    A factory returns, for a candidate, a step of its own model; it is called for one name at a
-    time, so that one model in each candidate's form is in memory. The default stands unless
-    another gains at least 5 % in total. A step takes as long as its fastest of `rounds`
-    interleaved runs after a warm-up, since a disturbance only ever lengthens a run. A candidate
-    that raises RuntimeError, or is slower on one step, is rejected and not tried on the others.
-    An error of the default itself is raised. `clock` gives seconds.
+    Slower is by more than 5 %, and the default stands unless another saves at least 5 % in total.
+    A step takes as long as the fastest of its runs, since a disturbance only ever lengthens one;
+    there are more rounds where the two fastest of a candidate are not within 5 %. A candidate that
+    fails is rejected and not tried again. A head that fails in the default says nothing of
+    formats, and is left out. `excluded` candidates are not tried, for the reasons given.
     """
-    rejected = _excluded(device, allow_bf16)
-    samples: Samples = {name: {} for name in CANDIDATES if name not in rejected}
-    for step_name, factory in step_factories.items():
-        remaining = [name for name in samples if name not in rejected]
+    rejected = dict(excluded)
+    choice = PrecisionChoice({name: {} for name in CANDIDATES if name not in rejected}, rejected)
+    for head in heads:
+        remaining = [name for name in choice.samples if name not in rejected]
         if remaining == [DEFAULT]:
             break
-        steps, failed = _warmed_up(factory, remaining)
-        rejected |= failed
-        timed = interleaved(steps, rounds=rounds, warmup=0, device=device, clock=clock)
+        timed = _timed(bench, head, remaining, choice)
+        if timed is None:
+            continue
         for name, milliseconds in timed.items():
-            samples[name][step_name] = milliseconds
-            if min(milliseconds) > min(timed[DEFAULT]):
-                rejected[name] = f"slower than {DEFAULT} on {step_name}"
-    return PrecisionChoice(CANDIDATES[_fastest(samples, rejected)], samples, rejected)
+            choice.samples[name][head] = milliseconds
+            ratio = min(milliseconds) / min(timed[DEFAULT])
+            if ratio > 1 + TOLERANCE:
+                rejected[name] = f"{ratio:.2f} times as long as {DEFAULT} for {head}"
+    choice.chosen = CANDIDATES[_fastest(choice)]
+    return choice
 
 
-def _excluded(device: torch.device, allow_bf16: bool) -> dict[str, str]:
-    """Candidates that are not to be timed, with the reason."""
-    if not allow_bf16:
-        reason = "bfloat16 is not allowed"
-    elif device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        reason = "the device has no bfloat16"
-    else:
-        return {}
-    return {name: reason for name, c in CANDIDATES.items() if c.dtype == "bfloat16"}
-
-
-def _warmed_up(
-    factory: StepFactory, names: Sequence[str]
-) -> tuple[dict[str, Step], dict[str, str]]:
-    """The step of each candidate, run once, and the reasons of those that cannot run."""
-    steps, failed = {}, {}
+def _timed(
+    bench: Bench, head: str, names: Iterable[str], choice: PrecisionChoice
+) -> dict[str, list[float]] | None:
+    """Milliseconds of one head in each candidate that can run it; None for a head left out."""
+    timed: dict[str, list[float]] = {}
     for name in names:
-        try:
-            step = factory(CANDIDATES[name])
-            step()
-        except RuntimeError as error:
-            if name == DEFAULT:
-                raise
-            failed[name] = f"{type(error).__name__}: {error}"
-        else:
-            steps[name] = step
-    return steps, failed
+        reason = bench.prepare(name, head)
+        if reason is None:
+            timed[name] = []
+        elif not _go_on(name, head, reason, choice):
+            return None
+    for number in range(MOST_ROUNDS):
+        for name in order_of_round(list(timed), number):
+            found = bench.time(name)
+            if isinstance(found, float):
+                timed[name].append(found)
+                continue
+            del timed[name]
+            if not _go_on(name, head, found, choice):
+                return None
+        if number + 1 >= FEWEST_ROUNDS and all(map(_settled, timed.values())):
+            break
+    return timed
 
 
-def _fastest(samples: Samples, rejected: Mapping[str, str]) -> str:
+def _go_on(name: str, head: str, reason: str, choice: PrecisionChoice) -> bool:
+    """Note a failure: of the head where the default fails too, else of the candidate."""
+    if name == DEFAULT:
+        choice.left_out[head] = reason
+        return False
+    choice.rejected[name] = f"{head}: {reason}"
+    return True
+
+
+def _settled(milliseconds: Sequence[float]) -> bool:
+    """Whether another run would hardly be faster."""
+    first, second = sorted(milliseconds)[:2]
+    return second <= (1 + TOLERANCE) * first
+
+
+def excluded(device: torch.device) -> dict[str, str]:
+    """Candidates that a device does not have, with the reason."""
+    reasons = {}
+    if not _has_tf32(device):
+        reasons["tf32"] = "the device has no TF32"
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        reasons["bfloat16"] = "the device has no bfloat16"
+    return {name: reasons[c.dtype] for name, c in CANDIDATES.items() if c.dtype in reasons}
+
+
+def _has_tf32(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _fastest(choice: PrecisionChoice) -> str:
     totals = {
-        name: sum(min(milliseconds) for milliseconds in steps.values())
-        for name, steps in samples.items()
-        if name not in rejected
+        name: sum(min(milliseconds) for milliseconds in heads.values())
+        for name, heads in choice.samples.items()
+        if name not in choice.rejected
     }
     best = min(totals, key=totals.__getitem__)
-    return best if totals[best] <= (1 - LEAST_GAIN) * totals[DEFAULT] else DEFAULT
+    return best if totals[best] <= (1 - TOLERANCE) * totals[DEFAULT] else DEFAULT
+
+
+def stored_choice(path: Path, device: str) -> Precision | None:
+    """What was chosen on a device of this name; None where nothing was.
+
+    Raises `RecordError` for a file that cannot be used.
+    """
+    if not path.exists():
+        return None
+    stored = read_precision(path)
+    return Precision(**stored.chosen.model_dump()) if stored.device == device else None

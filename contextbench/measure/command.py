@@ -7,19 +7,21 @@ from typing import get_args
 
 import torch
 
+from contextbench.build import check_heads
 from contextbench.cells import Execution
-from contextbench.config import ConfigError, HeadConfig, load_protocol, nearest
+from contextbench.config import ConfigError, EvaluateConfig, HeadConfig, load_protocol, nearest
 from contextbench.measure.counts import FeatureSize, parse_feature_size
-from contextbench.measure.head_profile import SCOPES, Extent, profile_heads
+from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profile_heads
+from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models, watched
-from contextbench.precision import Precision
+from contextbench.precision import Dtype, Precision
 from contextbench.published import TableSpec
 from contextbench.results import HeadProfileRecord, ProfileRecord
 from heads.interface import Implementation
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = get_args(Dtype)
 FORMS = (*get_args(Implementation), "both")
-MOST_TRAIN_ROUNDS = 5
+MOST_TRAIN_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ def profile_of_models(
     timing = replace(timing, train_rounds=min(sampling.rounds, MOST_TRAIN_ROUNDS))
     protocol = load_protocol(request.protocol, request.overrides)
     size = _image_size(request.image) if request.image else protocol.train.crop
-    return profile_models(protocol, request.heads, request.classes, size, timing)
+    # What is asked for is a pass of this size, however the protocol evaluates.
+    whole = protocol.model_copy(update={"evaluate": EvaluateConfig()})
+    precision = precision_of(sampling.precision)
+    work = Workload(whole, request.classes, size, images=None, precision=precision)
+    work.check()
+    check_heads(whole, request.heads, request.classes)
+    return profile_models(work, request.heads, timing)
 
 
 def profile_of_heads(
@@ -78,7 +86,7 @@ def profile_of_heads(
         request.heads,
         get_args(Implementation) if both else (request.implementation,),
         request.classes,
-        _timing(sampling, execution),
+        _head_timing(sampling, execution),
         request.extent,
     )
 
@@ -87,7 +95,7 @@ def profile_of_table(
     spec: TableSpec, sampling: Sampling, execution: Execution
 ) -> HeadProfileRecord:
     """What a paper's table needs: both forms counted and predicted, `context` of the fast timed."""
-    timing = _timing(sampling, execution)
+    timing = _head_timing(sampling, execution)
     size = [FeatureSize(spec.features.channels, spec.features.height, spec.features.width)]
     heads = spec.heads()
     predicting = replace(timing, rounds=0)
@@ -108,9 +116,14 @@ def _timing(sampling: Sampling, execution: Execution) -> Timing:
         rounds=sampling.rounds,
         train_rounds=0,
         device=sampling.device,
-        precision=precision_of(sampling.precision),
         task=watched(execution.reporter, execution.stop),
     )
+
+
+def _head_timing(sampling: Sampling, execution: Execution) -> HeadTiming:
+    timing = _timing(sampling, execution)
+    precision = precision_of(sampling.precision)
+    return HeadTiming(timing.rounds, 0, timing.device, timing.task, precision)
 
 
 def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:

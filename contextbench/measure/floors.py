@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from contextbench.measure.counts import is_counted, on_meta
+from contextbench.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,26 @@ def products(module: nn.Module, *inputs: Any) -> Counter[Operator]:
 
 
 def operator_call(
-    operator: Operator, device: torch.device, dtype: torch.dtype
+    operator: Operator, device: torch.device, precision: Precision
 ) -> Callable[[], object]:
-    """What to time: the operator on random operands of `dtype`, contiguous, without a bias."""
+    """What to time: the operator on random operands in a number format and layout, without a bias.
+
+    Images and kernels have four sides, and only these have a layout.
+    """
     function = getattr(torch.ops.aten, operator.name)
+
+    def operand(sides: tuple[int, ...]) -> Tensor:
+        drawn = torch.randn(sides, device=device, dtype=precision.torch_dtype)
+        layout = precision.torch_memory_format
+        return drawn.contiguous(memory_format=layout) if len(sides) == 4 else drawn
+
     arguments = [
-        torch.randn(argument.sides, device=device, dtype=dtype)
-        if isinstance(argument, Shape)
-        else argument
+        operand(argument.sides) if isinstance(argument, Shape) else argument
         for argument in operator.arguments
     ]
 
     def run() -> object:
-        with torch.inference_mode():
+        with torch.inference_mode(), precision.products():
             return function(*arguments)
 
     return run

@@ -23,9 +23,10 @@ from contextbench.measure.counts import (
     meta_features,
 )
 from contextbench.measure.floors import Operator, operator_call, products
+from contextbench.measure.latency import Call
 from contextbench.measure.memory import MemoryPrediction, measure_peak_cuda, predict_inference
-from contextbench.measure.profile import Call, Timing, sample, stored_counts
-from contextbench.precision import Precision
+from contextbench.measure.profile import Timing, sample, stored_counts
+from contextbench.precision import FLOAT32, Precision
 from contextbench.provenance import environment
 from contextbench.results import Failure, FormCost, HeadProfileRecord, MemoryBytes
 from contextbench.results import Timing as StoredTiming
@@ -34,6 +35,13 @@ from heads.blocks import TwoForms
 
 SCOPES = ("core", "context", "head")
 Run = tuple[nn.Module, tuple[Any, ...]]  # a module and its inputs
+
+
+@dataclass(frozen=True)
+class HeadTiming(Timing):
+    """How latency of heads alone is sampled."""
+
+    precision: Precision = FLOAT32
 
 
 class Timed(NamedTuple):
@@ -72,7 +80,7 @@ def profile_heads(
     heads: Sequence[HeadConfig],
     implementations: Sequence[str],
     num_classes: int,
-    timing: Timing,
+    timing: HeadTiming,
     extent: Extent | None = None,
 ) -> HeadProfileRecord:
     """Costs of every head in every implementation on features of every size, batch 1.
@@ -97,7 +105,7 @@ def profile_heads(
         channels=sizes[0].channels,
         classes=num_classes,
         precision=asdict(timing.precision),
-        environment=environment(timing.device),
+        environment=environment(timing.device, precision=timing.precision),
         rounds=timing.rounds,
         costs=costs,
         operators_ms=operators_ms,
@@ -150,7 +158,7 @@ def _counted(
 
 
 def _time(
-    forms: Sequence[Form], size: FeatureSize, timing: Timing, extent: Extent
+    forms: Sequence[Form], size: FeatureSize, timing: HeadTiming, extent: Extent
 ) -> tuple[list[FormCost], dict[str, list[float]]]:
     """The costs with their samples, and the samples of the operators that they consist of."""
     features = Features(
@@ -171,7 +179,7 @@ def _time(
 
 
 def _prepared(
-    forms: Sequence[Form], features: Features, size: FeatureSize, timing: Timing, extent: Extent
+    forms: Sequence[Form], features: Features, size: FeatureSize, timing: HeadTiming, extent: Extent
 ) -> tuple[dict[Timed, Call], list[dict[str, Any]]]:
     """All that is to be timed, and what trying it changes in the cost of each form."""
     calls: dict[Timed, Call] = {}
@@ -193,15 +201,14 @@ def _label(size: FeatureSize) -> str:
     return f"heads at {size.height}x{size.width}"
 
 
-def _operator_calls(forms: Sequence[Form], timing: Timing) -> dict[str, Call]:
+def _operator_calls(forms: Sequence[Form], timing: HeadTiming) -> dict[str, Call]:
     """Each operator of any form once, on random operands of the precision."""
-    dtype = getattr(torch, timing.precision.dtype)
     unique = {str(operator): operator for form in forms for operator in form.operators}
-    return {name: operator_call(unique[name], timing.device, dtype) for name in unique}
+    return {name: operator_call(unique[name], timing.device, timing.precision) for name in unique}
 
 
 def _tried(
-    form: Form, features: Features, timing: Timing, extent: Extent
+    form: Form, features: Features, timing: HeadTiming, extent: Extent
 ) -> tuple[dict[tuple[str, Any], Call], dict[str, Any]]:
     """The calls of one form, each run once, so that one that fails does not end the others.
 
@@ -251,7 +258,7 @@ def _two_forms(module: nn.Module) -> list[nn.Module]:
     return [found for child in module.children() for found in _two_forms(child)]
 
 
-def _forward(runs: Sequence[Run], timing: Timing) -> Call:
+def _forward(runs: Sequence[Run], timing: HeadTiming) -> Call:
     def forward() -> None:
         with torch.inference_mode(), timing.precision.autocast(timing.device):
             for module, inputs in runs:
@@ -260,14 +267,15 @@ def _forward(runs: Sequence[Run], timing: Timing) -> Call:
     return forward
 
 
-def _forward_backward(runs: Sequence[Run], timing: Timing) -> Call:
+def _forward_backward(runs: Sequence[Run], timing: HeadTiming) -> Call:
     def step() -> None:
         for module, inputs in runs:
             leaves = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(), inputs)
             with timing.precision.autocast(timing.device):
                 output = module(*leaves)
             results = [t for t in tree_iter(output) if isinstance(t, Tensor)]
-            torch.autograd.backward(results, [torch.ones_like(result) for result in results])
+            with timing.precision.products():
+                torch.autograd.backward(results, [torch.ones_like(result) for result in results])
             module.zero_grad(set_to_none=True)
 
     return step

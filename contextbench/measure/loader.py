@@ -20,9 +20,11 @@ from contextbench.build import build_model, loss_weights
 from contextbench.cells import Execution
 from contextbench.config import ConfigError, HeadConfig, Protocol
 from contextbench.data import SegmentationDataset, dataset_source
-from contextbench.data.generated import IMAGES, GeneratedDataset
+from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
+from contextbench.data.sizes import image_sizes
 from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader
+from contextbench.device import synchronise
 from contextbench.losses import Criterion
 from contextbench.precision import Precision
 from contextbench.provenance import environment
@@ -58,7 +60,7 @@ def profile_loader(request: LoaderRequest, execution: Execution) -> LoaderRecord
     """
     with _dataset(request, execution) as (dataset, described):
         config = request.protocol.train
-        height, width = dataset[0].image.shape[-2:]
+        height, width = image_sizes(dataset).median
         bench = _Bench(request, execution, dataset)
         bench.run()
         return LoaderRecord(
@@ -70,7 +72,7 @@ def profile_loader(request: LoaderRequest, execution: Execution) -> LoaderRecord
             batch=config.batch,
             pinned=bench.pinned,
             precision=asdict(request.precision),
-            environment=environment(execution.device),
+            environment=environment(execution.device, precision=request.precision),
             stage_seconds=bench.stages,
             trainer=bench.trainer,
             loaders=bench.loaders,
@@ -97,7 +99,7 @@ def _dataset(
                     f"{error}. To load generated images instead give their size, since those of "
                     f"{source.facts.name} differ: --image 512x683"
                 ) from error
-    suffix = ".png" if source.facts.lossless else ".jpg"
+    suffix = ".png" if config.name in PNG_DATASETS else ".jpg"
     described = f"{IMAGES} generated images ({suffix[1:].upper()})"
     execution.reporter.say(f"drawing {described} of {size[0]}x{size[1]}")
     with TemporaryDirectory(prefix="contextbench-") as folder:
@@ -259,8 +261,7 @@ def training_pace(
             training.step(device_parts(*batch, training.recipe))
             wait.step_ended()
             images, waited = images + len(batch[1]), waited + wait.seconds
-        if training.recipe.device.type == "cuda":
-            torch.cuda.synchronize(training.recipe.device)
+        synchronise(training.recipe.device)
         return images, waited
 
     train(lead)

@@ -28,7 +28,6 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from contextbench.precision import Precision
 
 Optimizer = Literal["sgd", "adamw"]
-Loss = Callable[[Any, Tensor], Tensor]  # model output, target -> scalar
 
 # Copies of each trained parameter that an optimiser keeps: momentum; first and second moment.
 STATE_COPIES: Mapping[Optimizer, int] = {"sgd": 1, "adamw": 2}
@@ -59,7 +58,7 @@ class MeasuredMemory:
 def predict_inference(
     module: nn.Module, *inputs: Any, precision: Precision | None = None
 ) -> MemoryPrediction:
-    """Predicted peak of `module(*inputs)` in evaluation mode, without gradients.
+    """Predicted peak of `module(*inputs)` in evaluation and inference mode.
 
     `inputs` are tensors on any device (meta needs no memory) or tuples of them; `module` is neither
     run nor changed.
@@ -69,53 +68,51 @@ def predict_inference(
         model = _fake_module(module).eval()
         inputs = _fake(inputs)
         ledger = _Ledger(_tensors(model), tree_iter(inputs))
-        with torch.no_grad(), ledger, precision.autocast(CPU):
+        # In inference mode, as predictions run, autocast keeps no copies of weights. Tensors
+        # without data do not have that mode, but can do without the copies.
+        with torch.no_grad(), ledger, precision.autocast(CPU, cached=False):
             model(*inputs)
     return ledger.prediction()
 
 
 def predict_training_step(
     module: nn.Module,
-    loss: Loss,
-    inputs: Sequence[Any],
-    target: Tensor,
+    step: Callable[[nn.Module, Any], object],
+    inputs: Any,
     *,
     optimizer: Optimizer = "sgd",
-    precision: Precision | None = None,
 ) -> MemoryPrediction:
-    """Predicted peak of a training step after the first: `loss(module(*inputs), target)`.
+    """Predicted peak of the second of two training steps, `step(module, inputs)` each.
 
-    The step is that of the training loop: forward under autocast, loss outside it, the gradients of
-    the step before dropped, backward, update. SGD is with momentum. The update itself is taken to
-    be in place. `inputs` and `target` as in `predict_inference`.
+    `step` clears gradients, computes them anew and does what else a training step does but the
+    update, which is taken to be in place; it is given a copy of `module`, in the mode that it has,
+    and `inputs` without data. SGD is with momentum. Where `step` selects elements by a boolean
+    mask, all of them are taken to be selected. `inputs` as in `predict_inference`.
 
     Raises ValueError for an unknown optimiser.
     """
     if optimizer not in STATE_COPIES:
         raise ValueError(f"unknown optimizer {optimizer!r}; allowed: {', '.join(STATE_COPIES)}")
-    precision = precision or Precision()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _fake_module(module).train()
-        batch, labels = _fake((tuple(inputs), target))
+        model = _fake_module(module)
+        given = _fake(inputs)
         trained = [p for p in model.parameters() if p.requires_grad]
         state = [torch.empty_like(p) for p in trained for _ in range(STATE_COPIES[optimizer])]
-        ledger = _Ledger(_tensors(model), tree_iter((batch, labels)), state)
+        ledger = _Ledger(_tensors(model), tree_iter(given), state)
         with ledger:
             for _ in range(2):
-                _step(model, loss, batch, labels, precision)
+                step(model, given)
         gradients = [p.grad for p in trained if p.grad is not None]
     return ledger.prediction(gradient_bytes=_nbytes(gradients))
 
 
-def _step(
-    model: nn.Module, loss: Loss, inputs: tuple[Any, ...], target: Tensor, precision: Precision
-) -> None:
-    """Everything of a training step but the update. The output lives on while gradients form."""
-    with precision.autocast(CPU):
-        output = model(*inputs)
-    value = loss(output, target)
-    model.zero_grad(set_to_none=True)
-    torch.autograd.backward(value)
+# Operators with a list of indices as their second argument.
+_SELECTING = (
+    torch.ops.aten.index,
+    torch.ops.aten.index_put,
+    torch.ops.aten.index_put_,
+    torch.ops.aten._index_put_impl_,
+)
 
 
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -145,9 +142,27 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        args = self._with_all_selected(func, args)
         result = func(*args, **(kwargs or {}))
         self._record(tree_iter(result))
         return result
+
+    def _with_all_selected(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments in which boolean masks are the numbers that stand for them, of all elements.
+
+        How many a mask selects is not known without data. The numbers are what torch makes of it.
+        """
+        if func.overloadpacket not in _SELECTING:
+            return args
+        indices: list[Any] = []
+        for index in args[1]:
+            if isinstance(index, Tensor) and index.dtype == torch.bool:
+                numbers = torch.empty(index.dim(), index.numel(), dtype=torch.int64)
+                self._record([numbers])
+                indices += numbers.unbind()
+            else:
+                indices.append(index)
+        return (args[0], indices, *args[2:])
 
     def prediction(self, *, gradient_bytes: int = 0) -> MemoryPrediction:
         fixed = self._weights_bytes + self._input_bytes + self._optimizer_bytes

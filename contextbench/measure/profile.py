@@ -1,40 +1,39 @@
 """The cost of several models side by side: counts, predicted memory, interleaved latency.
 
-At an image size of a protocol, scope `model`: what a comparison reports. Heads alone, at a feature
-size as in papers, are in `head_profile`.
+Of the passes and steps that a `Workload` describes, scope `model`: what a comparison reports. Heads
+alone, at a feature size as in papers, are in `head_profile`.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from contextbench.build import build_model, loss_weights
-from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.config import ConfigError, HeadConfig
 from contextbench.console import Reporter
-from contextbench.data.base import IGNORE
-from contextbench.interrupt import StopRequest
-from contextbench.losses import loss_terms, weighted_sum
-from contextbench.measure.choose import PrecisionChoice, choose_precision
-from contextbench.measure.counts import (
-    Counts,
-    count_scopes,
+from contextbench.device import release_cache
+from contextbench.failures import is_out_of_memory
+from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.measure.choose import (
+    CANDIDATES,
+    PrecisionChoice,
+    choose_precision,
+    excluded,
 )
-from contextbench.measure.latency import forward_call, interleaved, train_call
-from contextbench.measure.memory import predict_inference, predict_training_step
-from contextbench.model import Segmenter
+from contextbench.measure.counts import Counts
+from contextbench.measure.latency import ORDER_SEED, Call, interleaved
+from contextbench.measure.passes import Workload, pass_call, predicted, training_call
+from contextbench.measure.trials import Trials
 from contextbench.precision import Precision
 from contextbench.provenance import environment
 from contextbench.results import Failure, HeadCost, ProfileRecord, ScopeCounts
-from contextbench.training import build_optimizer
 
 WARMUP = 2  # rounds
 
-Call = Callable[[], object]
-Loss = Callable[..., Tensor]
 K = TypeVar("K")
 
 
@@ -53,8 +52,16 @@ class Timing:
     rounds: int
     train_rounds: int
     device: torch.device
-    precision: Precision
     task: Task = unwatched
+
+
+@dataclass
+class Sampled:
+    """Times of heads, and what became of those that have none."""
+
+    milliseconds: dict[str, list[float]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)  # not in the rounds of the others
 
 
 def watched(reporter: Reporter, stop: StopRequest) -> Task:
@@ -74,110 +81,63 @@ def watched(reporter: Reporter, stop: StopRequest) -> Task:
 
 
 def profile_models(
-    protocol: Protocol,
+    work: Workload,
     heads: Sequence[HeadConfig],
-    num_classes: int,
-    image_size: tuple[int, int],
     timing: Timing,
+    untimed: Mapping[str, str] | None = None,
 ) -> ProfileRecord:
-    """Costs in the scope `model`: one image of `image_size`; training at the protocol's batch."""
-    config = protocol.train
-    batch = torch.empty(config.batch, 3, *config.crop, device="meta")
-    target = torch.zeros(config.batch, *config.crop, dtype=torch.int64, device="meta")
-    image = torch.empty(1, 3, *image_size, device="meta")
+    """Costs in the scope `model`: a pass of evaluation, and a training step of one process.
 
-    def cost(head: HeadConfig) -> HeadCost:
-        model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
-        counts = count_scopes(model.backbone, model.head, image_size)
-        inference = predict_inference(model, image, precision=timing.precision)
-        training = predict_training_step(
-            model,
-            _loss(model, head),
-            (batch,),
-            target,
-            optimizer=config.optimizer,
-            precision=timing.precision,
-        )
-        return HeadCost(
-            counts=stored_counts(counts),
-            inference_memory_bytes=inference.peak_bytes,
-            training_memory_bytes=training.peak_bytes,
-        )
-
-    costs = {head.name: _guarded(cost, head) for head in heads}
+    A head that cannot be predicted, or not be timed, has the reason in its row. Heads in `untimed`
+    are predicted only, for the reasons given there.
+    """
+    costs = {head.name: _guarded(partial(_cost, work), head) for head in heads}
+    for name, reason in (untimed or {}).items():
+        if costs[name].failure is None:
+            failure = Failure(kind="not timed", message=reason)
+            costs[name] = costs[name].model_copy(update={"failure": failure})
     healthy = [head for head in heads if costs[head.name].failure is None]
-
-    def built(head: HeadConfig) -> Segmenter:
-        model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
-        return model.to(timing.device)
-
-    images = torch.randn(1, 3, *image_size, device=timing.device)
-    forward = {
-        head.name: forward_call(built(head), images, timing.precision)
-        for head in (healthy if timing.rounds else [])
-    }
-    forward_ms = sample("time forward passes", forward, timing.rounds, timing)
-    del forward
-    step = {
-        head.name: _training_call(built(head), protocol, head, timing)
-        for head in (healthy if timing.train_rounds else [])
-    }
-    train_ms = sample("time training steps", step, timing.train_rounds, timing)
+    forward = _sampled("forward passes", partial(pass_call, work), healthy, timing)
+    step_timing = replace(timing, rounds=timing.train_rounds)
+    steps = _sampled("training steps", partial(training_call, work), healthy, step_timing)
+    timed = [head for head in healthy if head.name not in forward.failures]
+    crop = work.protocol.train.crop
     return ProfileRecord(
-        protocol_name=protocol.name,
-        backbone=protocol.backbone.name,
-        input=_shape(image),
-        training_input=_shape(batch),
+        protocol_name=work.protocol.name,
+        backbone=work.protocol.backbone.name,
+        input=_shape(1, *work.input_size),
+        training_input=_shape(work.part, *crop),
+        workload=work.as_dict(),
+        order_seed=ORDER_SEED,
         scope="model",
-        precision=asdict(timing.precision),
-        environment=environment(timing.device),
-        baseline=_baseline(heads),
-        heads=_with_samples(costs, forward_ms, train_ms),
+        precision=asdict(work.precision),
+        environment=environment(timing.device, precision=work.precision),
+        baseline=_baseline(timed or heads),
+        heads=_with_samples(costs, forward, steps),
+        notes=[*_alone("forward passes", forward), *_alone("training steps", steps)],
     )
 
 
 def choose_for(
-    protocol: Protocol, heads: Sequence[HeadConfig], num_classes: int, device: torch.device
+    work: Workload, heads: Sequence[HeadConfig], device: torch.device, stop: StopRequest
 ) -> PrecisionChoice:
     """Time real optimisation steps of every head and choose one precision for all of them."""
-
-    def factory(head: HeadConfig) -> Callable[[Precision], Callable[[], None]]:
-        def prepare(precision: Precision) -> Callable[[], None]:
-            model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
-            timing = Timing(0, 1, device, precision)
-            call = _training_call(model.to(device), protocol, head, timing)
-
-            def step() -> None:
-                call()
-
-            return step
-
-        return prepare
-
-    return choose_precision({head.name: factory(head) for head in heads}, device)
+    known = {head.name: head for head in heads}
+    with Trials(partial(_step, work, device), known, CANDIDATES, device, stop) as trials:
+        return choose_precision(trials, list(known), excluded(device))
 
 
-def _training_call(model: Segmenter, protocol: Protocol, head: HeadConfig, timing: Timing) -> Call:
-    config = protocol.train
-    images = torch.randn(config.batch, 3, *config.crop, device=timing.device)
-    labels = torch.zeros(config.batch, *config.crop, dtype=torch.int64, device=timing.device)
-    return train_call(
-        model,
-        _loss(model, head),
-        build_optimizer(model, config),
-        images,
-        labels,
-        timing.precision,
+def _step(work: Workload, device: torch.device, head: HeadConfig, precision: Precision) -> Call:
+    return training_call(replace(work, precision=precision), head, device)
+
+
+def _cost(work: Workload, head: HeadConfig) -> HeadCost:
+    found = predicted(work, head)
+    return HeadCost(
+        counts=stored_counts(found.counts),
+        inference_memory_bytes=found.inference_bytes,
+        training_memory_bytes=found.training_bytes,
     )
-
-
-def _loss(model: Segmenter, head: HeadConfig) -> Loss:
-    weights = loss_weights(model, head)
-
-    def loss(output: object, labels: Tensor) -> Tensor:
-        return weighted_sum(loss_terms(output, labels, IGNORE), weights)  # type: ignore[arg-type]
-
-    return loss
 
 
 def _guarded(cost: Callable[[HeadConfig], HeadCost], head: HeadConfig) -> HeadCost:
@@ -190,9 +150,88 @@ def _guarded(cost: Callable[[HeadConfig], HeadCost], head: HeadConfig) -> HeadCo
         return HeadCost(counts={}, failure=Failure.of(error))
 
 
+def _sampled(
+    what: str,
+    make: Callable[[HeadConfig, torch.device], Call],
+    heads: Sequence[HeadConfig],
+    timing: Timing,
+) -> Sampled:
+    """Times of all heads in the same rounds; of one without room beside the others, alone."""
+    found, waiting = Sampled(), []
+    if not timing.rounds:
+        return found
+    calls: dict[str, Call] = {}
+
+    def failed(name: str, error: Exception) -> None:
+        # All that it holds goes, and is not needed to say what happened.
+        calls.pop(name, None)
+        found.failures[name] = _failure(what, error)
+        if is_out_of_memory(error):
+            waiting.append(name)
+
+    for head in heads:
+        try:
+            calls[head.name] = make(head, timing.device)
+            calls[head.name]()
+        except Interrupted:
+            raise
+        except Exception as error:
+            failed(head.name, error)
+    found.milliseconds.update(sample(f"time {what}", calls, timing.rounds, timing, failed))
+    together = bool(calls)
+    calls.clear()
+    for head in [head for head in heads if head.name in waiting and together]:
+        _released(timing.device)
+        _time_alone(what, head, make, timing, found)
+    return found
+
+
+def _time_alone(
+    what: str,
+    head: HeadConfig,
+    make: Callable[[HeadConfig, torch.device], Call],
+    timing: Timing,
+    found: Sampled,
+) -> None:
+    """A second try, now that nothing else is in memory."""
+    try:
+        call = {head.name: make(head, timing.device)}
+        samples = sample(f"time {what} of {head.name} alone", call, timing.rounds, timing)
+    except Interrupted:
+        raise
+    except Exception as error:
+        found.failures[head.name] = _failure(what, error)
+        return
+    found.milliseconds.update(samples)
+    found.alone.append(head.name)
+    del found.failures[head.name]
+
+
+def _failure(what: str, error: Exception) -> Failure:
+    cause = Failure.of(error)
+    return Failure(kind=cause.kind, message=f"while {what} were timed: {cause.message}")
+
+
+def _released(device: torch.device) -> None:
+    gc.collect()
+    release_cache(device)
+
+
+def _alone(what: str, sampled: Sampled) -> Iterator[str]:
+    if sampled.alone:
+        yield (
+            f"The {what} of {', '.join(sampled.alone)} were timed alone, since memory has no room "
+            "for all heads at once: these ratios are not of the same rounds."
+        )
+
+
 def sample(
-    label: str, calls: Mapping[K, Call], rounds: int, timing: Timing
-) -> Mapping[K, list[float]]:
+    label: str,
+    calls: Mapping[K, Call],
+    rounds: int,
+    timing: Timing,
+    failed: Callable[[K, Exception], None] | None = None,
+) -> dict[K, list[float]]:
     """Milliseconds of every call in interleaved rounds, after two rounds of warm-up."""
     if not calls:
         return {}
@@ -202,20 +241,20 @@ def sample(
             rounds=rounds,
             warmup=WARMUP,
             device=timing.device,
+            failed=failed,
             progress=lambda done, _total: progress(done),
         )
 
 
 def _with_samples(
-    costs: Mapping[str, HeadCost],
-    forward_ms: Mapping[str, list[float]],
-    train_ms: Mapping[str, list[float]],
+    costs: Mapping[str, HeadCost], forward: Sampled, steps: Sampled
 ) -> dict[str, HeadCost]:
     return {
         name: cost.model_copy(
             update={
-                "latency_ms": forward_ms.get(name, []),
-                "train_latency_ms": train_ms.get(name, []),
+                "latency_ms": forward.milliseconds.get(name, []),
+                "train_latency_ms": steps.milliseconds.get(name, []),
+                "failure": cost.failure or forward.failures.get(name) or steps.failures.get(name),
             }
         )
         for name, cost in costs.items()
@@ -233,5 +272,6 @@ def _baseline(heads: Sequence[HeadConfig]) -> str:
     return "fcn" if "fcn" in names else names[0]
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(side) for side in tensor.shape)
+def _shape(*sides: int) -> str:
+    count, *size = sides
+    return "x".join(map(str, (count, 3, *size)))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from contextbench.files import write_text
+from contextbench.files import OutputError, write_text
+from contextbench.interrupt import Interrupted
 from contextbench.report import plots
 from contextbench.report.collection import Collection
 from contextbench.report.complexity import write_forms
@@ -21,7 +22,7 @@ from contextbench.report.tables import (
     render_markdown,
     write_csv,
 )
-from contextbench.results import HeadProfileRecord, RunRecord, write_model
+from contextbench.results import Failure, HeadProfileRecord, RunRecord, write_model
 from contextbench.stats import Ranking, rank
 
 FILE_NAMES: dict[plots.Cost, str] = {
@@ -40,12 +41,14 @@ def write_report(
     *,
     width: plots.Width | None = None,
     formats: Sequence[plots.Format] = plots.FORMATS,
+    failures: list[str] | None = None,
 ) -> list[Path]:
     """Write `table.csv`, `table.md`, `per_class.csv` and `figures/NAME.FORMAT`; return the paths.
 
     `width` is that of the figures, in columns of a paper; None: as each of them needs. A figure
-    whose numbers do not exist is left out. Raises as `comparison_table` does, and `OutputError`
-    when a file cannot be written.
+    whose numbers do not exist is left out. What goes wrong in drawing is added to `failures`, and
+    the figures after it are drawn; without `failures` it is raised. Raises as `comparison_table`
+    does, and `OutputError` when a file cannot be written.
     """
     runs, profile = collection.runs, collection.profile
     table = comparison_table(runs, profile, ranking=collection.ranking)
@@ -62,8 +65,16 @@ def write_report(
     ]
     write_text(markdown, "\n\n".join(sections))
     written = [csv, markdown, classes]
-    for name, figure in _figures(collection, table, examples, width):
-        written += plots.save(figure, folder / "figures", name, formats)
+    for group in _figures(collection, table, examples, width):
+        try:
+            for name, figure in group:
+                written += plots.save(figure, folder / "figures", name, formats)
+        except (OutputError, Interrupted):
+            raise
+        except Exception as error:
+            if failures is None:
+                raise
+            failures.append(f"Figures are missing: {Failure.of(error).cause}")
     return written
 
 
@@ -84,34 +95,49 @@ def subject(run: RunRecord) -> str:
     return f"{name}, {protocol}" if name else protocol
 
 
+Figures = Iterator[tuple[str, Figure]]  # with file names
+
+
 def _figures(
     collection: Collection,
     table: pd.DataFrame,
     examples: Examples | None,
     width: plots.Width | None,
-) -> Iterator[tuple[str, Figure]]:
-    """File name and figure, for every figure that has something to show."""
+) -> list[Figures]:
+    """Every figure that has something to show, in groups that are drawn independently."""
     title = subject(collection.runs[0])
     inches = None if width is None else plots.WIDTHS[width]
-    yield from _tradeoffs(table, collection.ranking, title, inches)
-    yield from _of_ranking(collection.ranking, title, inches)
-    yield from _of_classes(collection, table, title, inches)
+    return [
+        _tradeoffs(table, collection.ranking, title, inches),
+        _of_ranking(collection.ranking, title, inches),
+        _of_classes(collection, table, title, inches),
+        _of_training(collection, title, inches),
+        _of_examples(collection, examples, title, inches),
+    ]
+
+
+def _of_training(collection: Collection, title: str, width: float | None) -> Figures:
     if any(entries for seeds in collection.histories.values() for entries in seeds.values()):
         loss = plots.loss_curves(
-            collection.histories, f"Training loss: {title}", width=inches or plots.ONE_COLUMN
+            collection.histories, f"Training loss: {title}", width=width or plots.ONE_COLUMN
         )
         yield "loss", loss
+
+
+def _of_examples(
+    collection: Collection, examples: Examples | None, title: str, width: float | None
+) -> Figures:
     if examples is not None and examples.images and examples.predictions:
         shown = examples.spread(MOST_IMAGES)
-        yield "predictions", _predictions(shown, collection.runs[0], title, inches)
+        yield "predictions", _predictions(shown, collection.runs[0], title, width)
         if len(examples.predictions) > 1:
             title = f"Where heads differ: {title}"
-            yield "disagreement", disagreement_grid(shown, title, width=inches or plots.TWO_COLUMNS)
+            yield "disagreement", disagreement_grid(shown, title, width=width or plots.TWO_COLUMNS)
 
 
 def _tradeoffs(
     table: pd.DataFrame, ranking: Ranking | None, subject: str, width: float | None
-) -> Iterator[tuple[str, Figure]]:
+) -> Figures:
     title = f"Accuracy and cost: {subject}"
     costs = [cost for cost in plots.COSTS if not plots.plottable(table, cost).empty]
     for cost in costs:
@@ -124,9 +150,7 @@ def _tradeoffs(
         yield "tradeoff", plots.tradeoff_grid(table, title, ranking=ranking, width=width)
 
 
-def _of_ranking(
-    ranking: Ranking | None, subject: str, width: float | None
-) -> Iterator[tuple[str, Figure]]:
+def _of_ranking(ranking: Ranking | None, subject: str, width: float | None) -> Figures:
     scored = [each.head for each in ranking.heads if each.miou.estimate >= 0] if ranking else []
     if ranking is None or len(scored) < 2:
         return
@@ -140,7 +164,7 @@ def _of_ranking(
 
 def _of_classes(
     collection: Collection, table: pd.DataFrame, subject: str, width: float | None
-) -> Iterator[tuple[str, Figure]]:
+) -> Figures:
     scored = int(table["miou"].notna().sum())
     if scored and group_columns(table):
         rankings = _group_rankings(collection)

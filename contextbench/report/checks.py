@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from statistics import median, quantiles
 from typing import Any
 
 from contextbench import averaging
@@ -25,6 +26,8 @@ _FRAMES = Sampling(frames="ordered")
 
 CONDITIONS = {"device": None, "processes": 1, "torch": None, "cuda": None, "commit": None}
 """What a run may change when it goes on, with the value where an environment does not say it."""
+
+DISTURBED = 1.5  # third quartile over median of a latency
 
 
 class MixedProtocolsError(UserError, ValueError):
@@ -281,7 +284,25 @@ def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list
     ]
     if profile.scope != "model":
         warnings.append(f"Costs cover the {profile.scope} alone, without the backbone.")
+    warnings += [*_disturbed(profile), *profile.notes]
     return [*warnings, *_uncounted(profile, by_head(runs) or profile.heads)]
+
+
+def _disturbed(profile: ProfileRecord) -> list[str]:
+    """Heads whose times scatter as on a device that has other work."""
+    found = {}
+    for name, cost in profile.heads.items():
+        if len(cost.latency_ms) > 1:
+            ratio = quantiles(cost.latency_ms, n=4, method="inclusive")[2] / median(cost.latency_ms)
+            if ratio > DISTURBED:
+                found[name] = f"{name} {ratio:.1f}"
+    if not found:
+        return []
+    return [
+        "Latency was measured on a busy device: a quarter of the passes took more than "
+        f"{DISTURBED} times the median ({', '.join(found.values())}). Ratios suffer less than "
+        "milliseconds; without profile.json the next compare measures again."
+    ]
 
 
 def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:

@@ -58,7 +58,10 @@ SHOWN = (
 MANY = 4  # names that a value may list before it is cut
 
 # Of the environment, what may change numbers or times; not where it ran.
-ENVIRONMENT = ("contextbench", "commit", "torch", "torchvision", "numpy", "device", "cuda")
+ENVIRONMENT = (
+    *("contextbench", "commit", "torch", "torchvision", "numpy", "device", "cuda"),
+    "float32_products",
+)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from contextbench.report.checks import device_name
 from contextbench.results import FormCost, HeadProfileRecord
 
 FORMS = ("reference", "fast")
+RATIO_LEVEL = 0.95
 Direction = Literal["forward", "forward_backward"]
 
 
@@ -56,6 +57,24 @@ def median_ratio(times: Sequence[float], baseline: Sequence[float]) -> float:
     What failed midway has fewer rounds; those it has are the first ones.
     """
     return median([mine / theirs for mine, theirs in zip(times, baseline, strict=False)])
+
+
+def median_ratio_ends(
+    times: Sequence[float], baseline: Sequence[float]
+) -> tuple[float, float, float]:
+    """Ends of an interval for the median of the rounds' ratios, and its level; NaN where none is.
+
+    The k-th smallest and the k-th largest of n ratios, with the largest k for which the interval
+    covers the median with a probability of `RATIO_LEVEL` at least, whatever the distribution: that
+    is 1 - 2 P(X < k), X being the heads of n fair coins. Fewer than 6 rounds have none.
+    """
+    ratios = sorted(mine / theirs for mine, theirs in zip(times, baseline, strict=False))
+    n, outside, place = len(ratios), 0.0, 0  # outside: 2 P(X < place)
+    while (more := outside + 2 * math.comb(n, place) / 2**n) <= 1 - RATIO_LEVEL:
+        outside, place = more, place + 1
+    if not place:
+        return (math.nan, math.nan, math.nan)
+    return ratios[place - 1], ratios[-place], 1 - outside
 
 
 def reason(cost: FormCost | None) -> str:

@@ -32,6 +32,7 @@ DROPPED_FIRST = (
 )  # fmt: skip
 OF_PAPERS = ("miou", "miou_seed_sd", "parameters", "macs", "latency_ratio")
 SINGLE = "n = 1"
+RATIOS = ("latency_ratio", "train_latency_ratio")
 LATENCIES = ("latency_ms", "latency_ratio", "train_latency_ms", "train_latency_ratio")
 
 
@@ -192,6 +193,11 @@ def _cells(table: pd.DataFrame, column: Column, daggers: bool) -> list[Cell]:
             replace(cell, detail=_ends(row, "difference"))
             for cell, row in zip(cells, records, strict=True)
         ]
+    if column.name in RATIOS:
+        return [
+            replace(cell, detail=_ratio_ends(row, column.name))
+            for cell, row in zip(cells, records, strict=True)
+        ]
     if column.name == "train_seconds":
         return _with_devices(cells, [str(device) for device in table["train_device"]])
     return cells
@@ -201,6 +207,14 @@ def _ends(row: "pd.Series[Any]", name: str) -> str:
     """An interval in percent, or nothing."""
     low, high = (100 * float(row[f"{name}_{end}"]) for end in ("low", "high"))
     return "" if math.isnan(low) else f"[{fixed(low, 1)}, {fixed(high, 1)}]"
+
+
+def _ratio_ends(row: "pd.Series[Any]", name: str) -> str:
+    """An interval, or nothing: the baseline has none to itself."""
+    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+    if math.isnan(low) or low == high == 1:
+        return ""
+    return f"[{fixed(low, 2)}, {fixed(high, 2)}]"
 
 
 def _is_tied(row: "pd.Series[Any]") -> bool:
@@ -329,7 +343,21 @@ def _legend_of_costs(table: pd.DataFrame) -> list[Remark]:
         text = (
             f"Latency: median of {rounds} interleaved rounds on {first['device']}, input "
             f"{first['input']}; ×{_label(str(first['latency_baseline']))}: median over rounds of "
-            "the ratio within a round."
+            f"the ratio within a round.{_ratio_sentence(table)}"
         )
         remarks.append(Remark(text, LATENCIES))
     return remarks
+
+
+def _ratio_sentence(table: pd.DataFrame) -> str:
+    """What the brackets of ratios are, and which heads they leave undecided."""
+    level = float(table["latency_ratio_level"].max())
+    if math.isnan(level):
+        return ""
+    baseline = str(table["latency_baseline"].iloc[0])
+    holds_one = (table["latency_ratio_low"] <= 1) & (table["latency_ratio_high"] >= 1)
+    undecided = [str(head) for head in table["head"][holds_one] if head != baseline]
+    text = f" Brackets of ratios: {100 * level:.3g} % interval over rounds"
+    if undecided:
+        text += f"; it holds 1, so is not resolved, for {', '.join(undecided)}"
+    return f"{text}."

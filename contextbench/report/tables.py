@@ -2,7 +2,8 @@
 
 Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, miou_max,
 miou_seed_sd` over seeds, `iou_<group>`, what resampling the test images says (below), costs of the
-profile's scope (`parameters` to `train_latency_ratio`), `train_seconds, train_device`, `status`
+profile's scope (`parameters` to `train_latency_ratio`; a ratio has ends `_low` and `_high` of an
+interval over rounds, and its `_level`), `train_seconds, train_device`, `status`
 (the worst of the seeds), `note` and `cost_note` (why scores or costs are missing), and what the
 numbers belong to (`dataset, protocol, device, input, latency_baseline, latency_rounds`).
 
@@ -29,7 +30,7 @@ from contextbench.report.checks import (
     device_name,
     warnings_for,
 )
-from contextbench.report.forms import median_ratio, number, quartiles
+from contextbench.report.forms import median_ratio, median_ratio_ends, number, quartiles
 from contextbench.report.layout import (
     per_class_markdown,
     render_console,
@@ -203,10 +204,20 @@ def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:
         "latency_ms": median,
         "latency_q1_ms": first_quartile,
         "latency_q3_ms": third_quartile,
-        "latency_ratio": median_ratio(cost.latency_ms, baseline.latency_ms),
+        **_ratio("latency_ratio", cost.latency_ms, baseline.latency_ms),
         "train_latency_ms": quartiles(cost.train_latency_ms)[1],
-        "train_latency_ratio": median_ratio(cost.train_latency_ms, baseline.train_latency_ms),
+        **_ratio("train_latency_ratio", cost.train_latency_ms, baseline.train_latency_ms),
         "latency_rounds": len(cost.latency_ms),
+    }
+
+
+def _ratio(name: str, times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    """A ratio to the baseline, the ends of its interval and the level of that."""
+    low, high, level = median_ratio_ends(times, baseline)
+    estimate = median_ratio(times, baseline)
+    values = (estimate, low, high, level)
+    return {
+        f"{name}{end}": v for end, v in zip(("", "_low", "_high", "_level"), values, strict=True)
     }
 
 

@@ -1,21 +1,18 @@
 """One bad file of many: found by `check-data`, else named by the run that meets it."""
 
-import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from contextbench.cells import open_setting
 from contextbench.cli import app
-from contextbench.config import ConfigError, Protocol
+from contextbench.config import Protocol
 from contextbench.data import DataError, dataset_source
 from contextbench.grid import run_grid
 from contextbench.precision import Precision
 from contextbench.results import cell_folder, read_history, read_run
 from contextbench.runner import train_stream
-from contextbench.sampling import Sampling
 from tests import small
 from tests.data import trees
 
@@ -71,37 +68,6 @@ def test_a_run_fails_at_the_batch_with_the_file_and_the_value(
     folder = cell_folder(out, "tiny", "fcn", 0)
     assert read_run(folder / "record.json") == record
     assert len(read_history(folder / "history.jsonl")) <= bad_step
-
-
-def test_a_finished_run_is_refused_after_its_images_were_replaced(
-    protocol: Protocol, tmp_path: Path
-) -> None:
-    """The masks are kept, and so are names, sizes in pixels and dates of the files."""
-    root = tmp_path / "mine"
-    trees.write_mask(root / f"masks/train/{BAD}.png", trees.filled([0, 1]))
-    out = tmp_path / "runs"
-    setting = open_setting(protocol, None)
-    [record] = run_grid(setting, [small.head()], [0], Precision(), small.execution(out))
-    assert record.status == "done"
-    assert record.labels.sampling == Sampling()
-    assert_predict_names(tmp_path / "huge.png", cell_folder(out, "tiny", "fcn", 0))
-    for path in (root / "images").rglob("*.jpg"):
-        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-        Image.new("RGB", (trees.SIZE[1], trees.SIZE[0])).save(path)
-        os.utime(path, ns=times)
-    changed = open_setting(protocol, None)
-    assert changed.fingerprint != setting.fingerprint
-    with pytest.raises(ConfigError, match=r"data differ.*images of train, images of evaluate"):
-        run_grid(changed, [small.head()], [0], Precision(), small.execution(out))
-
-
-def assert_predict_names(path: Path, run: Path) -> None:
-    """A file that claims to be huge ends `predict` with one line; `check-data` lists it."""
-    path.write_bytes(b"P6 65535 65535 255\n")
-    arguments = ["predict", str(run), str(path), "-o", str(path.parent / "out"), "--device", "cpu"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2, result.output
-    assert f"{path.name}: has more than 178 million pixels" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("lists", ["voc", "coco_stuff"])

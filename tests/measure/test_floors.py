@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from contextbench.measure.counts import count
 from contextbench.measure.floors import Operator, Shape, operator_call, products
+from contextbench.precision import Precision
 from heads.attention import DenseAttention
 
 CPU = torch.device("cpu")
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 def macs(operator: Operator) -> int:
     """Output elements times the length of each sum."""
     first, second = (a.sides for a in operator.arguments[:2] if isinstance(a, Shape))
-    output = operator_call(operator, CPU, torch.float32)()
+    output = operator_call(operator, CPU, Precision())()
     assert isinstance(output, torch.Tensor)
     length = first[-1] if operator.name != "convolution" else second[1] * second[2] * second[3]
     return output.numel() * length
@@ -39,7 +40,7 @@ def test_an_operator_run_alone_has_the_shape_of_the_original() -> None:
     module = nn.Conv2d(3, 4, 3, stride=2, padding=1)
     x = torch.randn(1, 3, 9, 8)
     (operator,) = products(module, x)
-    output = operator_call(operator, CPU, torch.bfloat16)()
+    output = operator_call(operator, CPU, Precision("bfloat16"))()
     assert isinstance(output, torch.Tensor)
     assert output.shape == module(x).shape
     assert output.dtype is torch.bfloat16

@@ -6,9 +6,7 @@ import torch
 from contextbench.config import ConfigError, HeadConfig
 from contextbench.measure import head_profile
 from contextbench.measure.counts import FeatureSize
-from contextbench.measure.head_profile import Extent, profile_heads
-from contextbench.measure.profile import Timing
-from contextbench.precision import Precision
+from contextbench.measure.head_profile import Extent, HeadTiming, profile_heads
 from contextbench.results import FormCost, HeadProfileRecord
 from heads import Channels, build_head
 from heads.attention import DenseAttention
@@ -19,8 +17,8 @@ SIZE = FeatureSize(64, 9, 7)
 OPTIONS = {"width": 16}
 
 
-def timing(rounds: int) -> Timing:
-    return Timing(rounds, 0, CPU, Precision())
+def timing(rounds: int) -> HeadTiming:
+    return HeadTiming(rounds, 0, CPU)
 
 
 def configs(*names: str) -> list[HeadConfig]:

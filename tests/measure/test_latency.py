@@ -2,11 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contextbench.measure.latency import (
-    forward_call,
-    interleaved,
-    train_call,
-)
+from contextbench.measure.latency import forward_call, interleaved, order_of_round
 from contextbench.precision import Precision
 from heads.interface import Features
 from tests.measure.heads import CHANNELS, TinyHead
@@ -28,25 +24,77 @@ class Clock:
         self.seconds += seconds
 
 
-def test_rounds_are_interleaved_and_warm_up_is_dropped() -> None:
+def test_rounds_have_orders_of_their_own_and_warm_up_is_dropped() -> None:
     clock, order, seen = Clock(), [], []
 
-    def call(name: str, seconds: float) -> None:
+    def call(name: str) -> None:
         order.append(name)
-        clock.pass_(seconds * len(order))  # every call takes longer than the one before
+        clock.pass_(0.001 * len(order))  # every call takes longer than the one before
 
+    names = "abc"
     samples = interleaved(
-        {"a": lambda: call("a", 0.001), "b": lambda: call("b", 0.002)},
+        {name: lambda name=name: call(name) for name in names},
         rounds=2,
         warmup=1,
         device=CPU,
         progress=lambda done, calls: seen.append((done, calls)),
         clock=clock,
     )
-    assert "".join(order) == "ababab"
-    assert samples["a"] == pytest.approx([3, 5])  # the third and the fifth call, in milliseconds
-    assert samples["b"] == pytest.approx([8, 12])
-    assert seen == [(done, 6) for done in range(1, 7)]
+    rounds = [order[start : start + 3] for start in (0, 3, 6)]
+    assert [sorted(each) for each in rounds] == [list(names)] * 3
+    for name in names:  # the place of its call, in milliseconds
+        assert samples[name] == pytest.approx(
+            [3 + 1 + rounds[1].index(name), 6 + 1 + rounds[2].index(name)]
+        )
+    assert seen == [(done, 9) for done in range(1, 10)]
+
+
+def test_no_call_always_follows_the_same_other_one() -> None:
+    """Over 60 rounds each of six is first about ten times, and has every other one before it."""
+    names = list("abcdef")
+    rounds = [order_of_round(names, number) for number in range(60)]
+    assert rounds == [order_of_round(names, number) for number in range(60)]
+    assert rounds != [order_of_round(names, number, seed=1) for number in range(60)]
+    before = {name: {r[r.index(name) - 1] for r in rounds if r[0] != name} for name in names}
+    assert all(before[name] == set(names) - {name} for name in names)
+    assert all(4 <= sum(r[0] == name for r in rounds) <= 18 for name in names)
+
+
+def test_a_call_that_fails_is_told_and_leaves_the_others() -> None:
+    told, runs = [], iter(range(10))
+
+    def breaks() -> None:
+        if next(runs) == 2:
+            raise RuntimeError("gone")
+
+    calls = {"a": lambda: None, "b": breaks}
+    samples = interleaved(
+        calls, rounds=3, warmup=1, device=CPU, failed=lambda name, error: told.append((name, error))
+    )
+    assert list(samples) == ["a"]
+    assert len(samples["a"]) == 3
+    assert [(name, str(error)) for name, error in told] == [("b", "gone")]
+    with pytest.raises(RuntimeError, match="gone"):
+        interleaved({"b": breaks_now}, rounds=1, warmup=0, device=CPU)
+
+
+def breaks_now() -> None:
+    raise RuntimeError("gone")
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_every_accelerator_is_waited_for_before_and_after(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, a time is that of asking."""
+    seen: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append(device.type))
+    calls = {"a": lambda: seen.append("call")}
+    interleaved(calls, rounds=1, warmup=0, device=torch.device(kind))
+    assert seen == [kind, "call", kind]
+    seen.clear()
+    interleaved(calls, rounds=1, warmup=0, device=CPU)
+    assert seen == ["call"]
 
 
 @pytest.mark.parametrize(("rounds", "warmup"), [(0, 0), (1, -1)])
@@ -87,17 +135,3 @@ def test_a_head_is_timed_on_features() -> None:
     features = Features(*(torch.randn(1, c, 4, 4) for c in CHANNELS))
     output = forward_call(TinyHead(), features, CHANNELS_LAST)()
     assert output.logits.shape == (1, 3, 4, 4)
-
-
-def test_a_training_call_is_one_step_of_gradient_descent() -> None:
-    model = nn.Linear(2, 1, bias=False)
-    nn.init.ones_(model.weight)
-    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0]])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
-    step = train_call(
-        model, lambda output, y: (output - y).sum(), optimizer, images, labels, Precision()
-    )
-    step()
-    step()  # gradients are replaced, not added: each step subtracts 0.25 x
-    torch.testing.assert_close(model.weight.detach(), torch.tensor([[0.5, 0.0]]))
-    assert model.training

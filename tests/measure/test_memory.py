@@ -2,6 +2,7 @@ import os
 import signal
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,23 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def total(output: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
     """The loss whose gradient needs no memory of its own but one number."""
     return output.sum()
+
+
+def predict_step(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    target: Tensor,
+    **options: Any,
+) -> MemoryPrediction:
+    """Of a plain step on one batch."""
+
+    def step(model: nn.Module, batch: tuple[tuple[Tensor, ...], Tensor]) -> None:
+        model.zero_grad(set_to_none=True)
+        output = model(*batch[0])
+        loss(output, batch[1]).backward()
+
+    return predict_training_step(module, step, (inputs, target), **options)
 
 
 def test_one_convolution_holds_weights_input_and_output() -> None:
@@ -97,18 +115,47 @@ def test_softmax_attention_holds_two_maps_and_fused_attention_none() -> None:
     assert fused.activation_peak_bytes == FLOAT * (pixels * width + pixels)
 
 
-def test_autocast_halves_activations_and_adds_a_cast_of_inputs_and_weights() -> None:
-    convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    prediction = predict_inference(convolution, empty(1, 3, 16, 16), precision=BFLOAT16)
-    weights, images, output = 8 * 3 * 9, 3 * 256, 8 * 256
-    assert prediction.weights_bytes == FLOAT * weights
-    assert prediction.activation_peak_bytes == 2 * (weights + images + output)
+def test_autocast_halves_activations_and_casts_inputs_and_one_weight_at_a_time() -> None:
+    """Inference mode keeps no casts of weights: of a chain the copy of one of them lives."""
+    widths, pixels = [3, 8, 8, 8], 256
+    chain = nn.Sequential(*(nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(widths)))
+    prediction = predict_inference(chain, empty(1, 3, 16, 16), precision=BFLOAT16)
+    assert prediction.weights_bytes == FLOAT * (3 * 8 + 2 * 8 * 8)
+    assert prediction.activation_peak_bytes == 2 * (8 * 8 + 2 * 8 * pixels)
+
+
+def test_inference_in_bfloat16_is_what_the_cpu_allocates() -> None:
+    """Plain elementwise work between products, which the library does without scratch."""
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.cat([x @ weight, x @ weight], dim=1)
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList(torch.randn(64, 32) for _ in range(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for weight in self.weights:
+                x = product(x, weight)
+            return x
+
+    model, x = Chain(), torch.randn(128, 64)
+
+    def forward() -> None:
+        with torch.inference_mode(), BFLOAT16.autocast(torch.device("cpu")):
+            model(x)
+
+    forward()
+    predicted = predict_inference(model, x, precision=BFLOAT16)
+    # Copies of all weights would be 24 KiB more.
+    assert predicted.activation_peak_bytes == pytest.approx(_allocated_peak(forward), abs=4096)
 
 
 def test_a_training_step_of_a_linear_layer() -> None:
     inputs, outputs, batch = 16, 24, 64
     layer = nn.Linear(inputs, outputs, bias=False)
-    prediction = predict_training_step(layer, total, (empty(batch, inputs),), empty(batch))
+    prediction = predict_step(layer, total, (empty(batch, inputs),), empty(batch))
     weights = FLOAT * inputs * outputs
     assert prediction.weights_bytes == prediction.gradient_bytes == weights
     assert prediction.optimizer_bytes == weights  # momentum
@@ -123,23 +170,56 @@ def test_a_training_step_of_a_linear_layer() -> None:
     )
 
 
-def test_gradients_of_the_step_before_live_through_the_forward_pass() -> None:
-    # Here a large temporary of the loss comes before backward, where the old gradients still live.
+def test_gradients_of_the_step_before_are_gone_before_the_forward_pass() -> None:
+    """A large temporary of the loss comes before backward, where no gradients live."""
     layer = nn.Linear(16, 24, bias=False)
 
     def loss(output: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
         return output.detach().repeat(100, 1).sum() + output.sum()
 
-    prediction = predict_training_step(layer, loss, (empty(8, 16),), empty(8))
-    output = FLOAT * 8 * 24
-    # Gradients, output, its repetition and the sum of that.
-    assert prediction.activation_peak_bytes == 16 * 24 * FLOAT + 101 * output + FLOAT
+    prediction = predict_step(layer, loss, (empty(8, 16),), empty(8))
+    # The output, its repetition and the sum of that.
+    assert prediction.activation_peak_bytes == 101 * FLOAT * 8 * 24 + FLOAT
+
+
+def test_gradients_of_other_parts_live_during_each_part() -> None:
+    layer, parts = nn.Linear(16, 24, bias=False), 3
+
+    def step(model: nn.Module, inputs: Tensor) -> None:
+        model.zero_grad(set_to_none=True)
+        for _ in range(parts):
+            output = model(inputs)
+            output.sum().backward()
+            del output
+
+    prediction = predict_training_step(layer, step, empty(64, 16))
+    weights, output = FLOAT * 16 * 24, FLOAT * 64 * 24
+    # The gradients so far and those of this part, which are added to them; output, loss and its
+    # gradient, of which the output's is a view.
+    assert prediction.activation_peak_bytes == 2 * weights + output + 2 * FLOAT
+
+
+def test_a_mask_is_taken_to_select_everything() -> None:
+    """How many elements it does select only data tell. torch makes numbers of it: 8 bytes each."""
+    layer = nn.Linear(4, 5, bias=False)
+
+    def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        model.zero_grad(set_to_none=True)
+        (model(batch[0])[batch[1] > 0] ** 2).sum().backward()
+
+    pixels = 1000
+    found = predict_training_step(layer, step, (empty(pixels, 4), empty(pixels)))
+    x, mask = torch.randn(pixels, 4), torch.ones(pixels)
+    step(layer, (x, mask))
+    allocated = _allocated_peak(lambda: step(layer, (x, mask)))
+    # The gradients of the first step are freed within what is measured.
+    assert found.activation_peak_bytes == pytest.approx(allocated, abs=FLOAT * 4 * 5 + 64)
 
 
 def test_every_saved_map_adds_its_size() -> None:
     def peak(depth: int) -> int:
         chain = nn.Sequential(nn.Conv2d(1, 4, 1), *(nn.Sigmoid() for _ in range(depth)))
-        step = predict_training_step(chain, total, (empty(1, 1, 32, 32),), empty(1))
+        step = predict_step(chain, total, (empty(1, 1, 32, 32),), empty(1))
         return step.activation_peak_bytes
 
     # A sigmoid saves its output for backward.
@@ -149,14 +229,14 @@ def test_every_saved_map_adds_its_size() -> None:
 def test_adamw_keeps_two_moments() -> None:
     layer = nn.Linear(8, 8)
     layer.bias.requires_grad_(False)  # not trained: no gradient, no state
-    step = predict_training_step(layer, total, (empty(2, 8),), empty(2), optimizer="adamw")
+    step = predict_step(layer, total, (empty(2, 8),), empty(2), optimizer="adamw")
     assert step.optimizer_bytes == 2 * FLOAT * 64
     assert step.gradient_bytes == FLOAT * 64
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match="'rmsprop'; allowed: sgd, adamw"):
-        predict_training_step(
+        predict_step(
             nn.Linear(1, 1),
             total,
             (empty(1, 1),),
@@ -179,7 +259,7 @@ def test_prediction_is_what_the_cpu_allocates() -> None:
         loss.backward()
 
     # The peak is in the backward pass, when the gradients of the step before are gone already.
-    predicted = predict_training_step(model, total, (x,), empty(1))
+    predicted = predict_step(model, total, (x,), empty(1))
     assert predicted.activation_peak_bytes == _allocated_peak(step)
 
 
@@ -206,18 +286,16 @@ def test_whole_models(name: str) -> None:
         return weighted_sum(loss_terms(output, labels), head.loss_weights)
 
     images, labels = empty(2, 3, 64, 64), empty(2, 64, 64, dtype=torch.int64)
-    full = predict_training_step(model, loss, (images,), labels)
-    half = predict_training_step(model, loss, (images,), labels, precision=BFLOAT16)
-    assert half.activation_peak_bytes < full.activation_peak_bytes
+    full = predict_step(model, loss, (images,), labels)
     assert full.gradient_bytes == FLOAT * sum(p.numel() for p in model.parameters())
     assert predict_inference(model, images).peak_bytes < full.peak_bytes
 
     data = torch.zeros_like(images, device="cpu"), torch.zeros_like(labels, device="cpu")
 
     def step() -> None:
+        model.zero_grad()
         output = model(data[0])
         value = loss(output, data[1])
-        model.zero_grad()
         value.backward()
 
     # Two steps, for the gradients that the second one finds. That the real model still runs shows
