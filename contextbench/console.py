@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,17 +13,31 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+
+from contextbench.text import printable
 
 PLAIN_SECONDS = 15.0  # between lines of one task where there is no terminal
 
 Update = Callable[[int, str], None]  # completed, note
 
 
+class SafeConsole(Console):
+    """A console on which data cannot steer the terminal: whatever is printed, it is spelled out."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """All that is printed passes here; control codes are those of `rich` itself."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 class Reporter:
     """Shows messages and tasks on one console."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or SafeConsole(stderr=True)
 
     def say(self, message: str) -> None:
         """One line of text, taken literally."""
@@ -36,13 +50,13 @@ class Reporter:
             yield _plain(self, label, total, start)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
             identity = progress.add_task(label, total=total, completed=start, note="")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from contextbench.errors import UserError
+from contextbench.text import printable
 
 CHUNK_BYTES = 2**20
 SEAL = b"\nsha256:"  # then the digest of all bytes before, in hex, at the end of a sealed file
@@ -61,8 +62,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    """Write UTF-8 text atomically; what in it would steer a terminal is spelled out.
+
+    In JSON that is how these characters are written.
+    """
+    write_atomic(path, lambda file: file.write(printable(text).encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -144,7 +148,7 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-        log.warning("removed %s, which a process left that was killed", path)
+        log.warning("%s", printable(f"removed {path}, which a process left that was killed"))
 
 
 def _is_abandoned(path: Path, place: str, process: int) -> bool:
@@ -179,5 +183,7 @@ def quarantine(path: Path, reason: object) -> Path:
     while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
         number += 1
     renamed = path.rename(target)
-    log.warning("%s is set aside as %s: %s", path, renamed.name, " ".join(str(reason).split()))
+    log.warning(
+        "%s is set aside as %s: %s", path, renamed.name, printable(" ".join(str(reason).split()))
+    )
     return renamed

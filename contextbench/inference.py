@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,8 @@ def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
 
 def stored_precision(record: RunRecord) -> Precision:
     """The number format and layout that a run was trained and evaluated in."""
-    return Precision(**record.precision)  # type: ignore[arg-type]
+    known = {field.name for field in fields(Precision)}
+    return Precision(**{key: each for key, each in record.precision.items() if key in known})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

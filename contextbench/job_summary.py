@@ -52,7 +52,7 @@ def shown(reporter: Reporter) -> Iterator[Show]:
 
 def table(rows: Sequence[Row]) -> Table:
     """One row a cell, under the summary."""
-    drawn = Table(title=summary(rows), title_justify="left", box=None, pad_edge=False)
+    drawn = Table(title=Text(summary(rows)), title_justify="left", box=None, pad_edge=False)
     for name in ("head", "seed", "job", "state", ""):
         drawn.add_column(name, no_wrap=name != "")
     for row in rows:

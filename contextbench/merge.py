@@ -115,7 +115,6 @@ def _check_folders(folders: Sequence[Path], out: Path) -> None:
 def _add(protocols: dict[str, _Joined], folder: Path) -> None:
     """Take in one cell. Raises `MergeError` where it does not fit those before it."""
     run = read_run(folder / "record.json")
-    _check_names(run, folder)
     _check_files(run, folder)
     cell = _Cell(run, [folder])
     joined = protocols.setdefault(run.protocol_name, _Joined(run.protocol_name))
@@ -131,13 +130,6 @@ def _add(protocols: dict[str, _Joined], folder: Path) -> None:
         joined.sources.append(source)
 
 
-def _check_names(run: RunRecord, folder: Path) -> None:
-    """Names become folders, and records come from elsewhere."""
-    for name in (run.protocol_name, run.head_name):
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise RecordError(f"{folder / 'record.json'}: {name!r} is no name of a folder")
-
-
 def _check_files(run: RunRecord, folder: Path) -> None:
     """Raise `RecordError` for files that are not those of the record."""
     for name in run.digests:
@@ -145,11 +137,11 @@ def _check_files(run: RunRecord, folder: Path) -> None:
         if damaged is not None:
             raise RecordError(damaged)
     path = folder / "areas.npz"
-    if run.totals is not None and path.exists() and read_areas(path).totals() != run.totals:
-        raise RecordError(
-            f"{path}: the counts do not add up to those of record.json; a run of this cell may be "
-            "under way"
-        )
+    if run.totals is not None and path.exists():
+        try:
+            read_areas(path, run)
+        except RecordError as error:
+            raise RecordError(f"{error}; a run of this cell may be under way") from error
 
 
 def _check_same(one: _Cell, other: _Cell) -> None:

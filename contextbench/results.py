@@ -9,19 +9,23 @@ runs/<protocol>/precision.json     number format and memory layout that all head
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contextbench.errors import UserError
 from contextbench.files import digest_of, quarantine, write_atomic, write_text
-from contextbench.reading import check_plain, given, read_json, why
+from contextbench.naming import Name
+from contextbench.npz import read_arrays
+from contextbench.reading import check_plain, exists, given, read_bytes, read_json, why
 from contextbench.sampling import Sampling
+from contextbench.text import printable
 
 SCHEMA_VERSION = 1
 COMPARISON_FILES = ("table.csv", "profile.json", "precision.json")
@@ -31,11 +35,15 @@ Used = Literal["areas.npz", "checkpoint.safetensors"]
 
 AREAS: Used = "areas.npz"
 CHECKPOINT: Used = "checkpoint.safetensors"
+LARGEST_HISTORY = 2**30  # bytes
+LARGEST_NUMBER = 1e300  # in a history: such that means of them are numbers
+ARRAYS = ("image", "intersection", "predicted", "labelled")  # arrays of an `areas.npz`
 NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
 
 Status = Literal["done", "failed", "out_of_memory", "interrupted"]
 IntArray = npt.NDArray[np.int64]
 R = TypeVar("R", bound=BaseModel)
+V = TypeVar("V")
 
 
 class RecordError(UserError, ValueError):
@@ -52,15 +60,19 @@ class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
+def _plain(content: dict[str, V]) -> dict[str, V]:
     check_plain(content)
     return content
 
 
-Count = Annotated[int, Field(ge=0, le=2**62)]  # such that two of them fit into 64 bits
-Positive = Annotated[int, Field(ge=1, le=2**62)]
+MOST_PIXELS = 2**62  # such that the sum of two counts fits into 64 bits
+
+Count = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
+Positive = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e10)]  # ratios divide by them
+Shade = Annotated[int, Field(ge=0, le=255)]
+TrainId = Annotated[int, Field(ge=0, lt=2**16)]
 Free = Annotated[dict[str, Any], AfterValidator(_plain)]  # what no reader relies on
 
 
@@ -85,6 +97,65 @@ def read_precision(path: Path) -> StoredPrecision:
     return _valid(StoredPrecision, _content(path), path)
 
 
+def _fitting(part: type[BaseModel], content: dict[str, V]) -> dict[str, V]:
+    """`content`. Raises ValueError unless readers find in it what they take from it."""
+    try:
+        part.model_validate(_plain(content))
+    except ValidationError as error:
+        raise ValueError(why(error)) from None
+    return content
+
+
+def _recorded_head(head: dict[str, Any]) -> dict[str, Any]:
+    return _fitting(_Head, head)
+
+
+def _recorded_protocol(protocol: dict[str, Any]) -> dict[str, Any]:
+    return _fitting(_Protocol, protocol)
+
+
+def _known_format(precision: dict[str, str]) -> dict[str, str]:
+    return _fitting(_Format, precision)
+
+
+class _Part(_Stored):
+    """What readers rely on of what is recorded as it was resolved; the rest may be anything."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Head(_Part):
+    name: Name
+    head: str = ""
+    options: dict[str, Any] = {}
+    loss_weights: dict[str, float] = {}
+
+
+class _Dataset(_Part):
+    name: str = ""
+    train: str = ""
+    evaluate: str = ""
+    options: dict[str, Any] = {}
+
+
+class _Protocol(_Part):
+    name: Name
+    dataset: _Dataset | None = None
+    backbone: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+
+
+class _Format(_Part):
+    dtype: Literal["float32", "bfloat16"] | None = None
+    memory_format: Literal["contiguous", "channels_last"] | None = None
+
+
+Head = Annotated[dict[str, Any], AfterValidator(_recorded_head)]
+Protocol = Annotated[dict[str, Any], AfterValidator(_recorded_protocol)]
+Format = Annotated[dict[str, str], AfterValidator(_known_format)]
+
+
 class Failure(_Stored):
     """Why a run or a measurement has no numbers."""
 
@@ -94,7 +165,7 @@ class Failure(_Stored):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        text = str(error)
+        text = printable(str(error))
         line = _one_line(text)
         detail = None if line == text.strip() else text
         return cls(kind=type(error).__name__, message=line, detail=detail)
@@ -108,19 +179,34 @@ class Failure(_Stored):
 class ClassTotals(_Stored):
     """Pixels per class over the whole split, ignored pixels left out. Each list has K integers."""
 
-    intersection: list[int]
-    predicted: list[int]
-    labelled: list[int]
+    intersection: list[Count]
+    predicted: list[Count]
+    labelled: list[Count]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_counts(self.intersection, self.predicted, self.labelled)
+        return self
 
 
 class LabelInfo(_Stored):
     """What a report needs to know about the classes without opening the dataset."""
 
-    classes: list[str]
-    palette: list[tuple[int, int, int]]
-    groups: dict[str, list[int]] = {}
-    swap: list[tuple[int, int]] = []  # train ids that a horizontal flip exchanges
+    classes: Annotated[list[str], Field(min_length=1, max_length=2**16)]
+    palette: list[tuple[Shade, Shade, Shade]]
+    groups: dict[str, list[TrainId]] = {}
+    swap: list[tuple[TrainId, TrainId]] = []  # that a horizontal flip exchanges
     sampling: Sampling | None = None  # which images belong together; None in records of before
+
+    @model_validator(mode="after")
+    def _one_number_of_classes(self) -> Self:
+        count = len(self.classes)
+        if len(self.palette) != count:
+            raise ValueError(f"{count} classes have {len(self.palette)} colours")
+        members = [*self.groups.values(), [k for pair in self.swap for k in pair]]
+        if beyond := [k for group in members for k in group if k >= count]:
+            raise ValueError(f"train id {beyond[0]} in groups or swap is none of {count} classes")
+        return self
 
 
 class Leg(_Stored):
@@ -144,25 +230,34 @@ class RunRecord(_Stored):
     schema_version: int = SCHEMA_VERSION
     status: Status
     failure: Failure | None = None
-    protocol: dict[str, Any]  # resolved
-    head: dict[str, Any]  # resolved, with `name`
-    seed: int
+    protocol: Protocol  # resolved
+    head: Head  # resolved, with `name`
+    seed: Count
     fingerprint: str  # of the protocol
     dataset_fingerprint: str
     labels: LabelInfo
-    precision: dict[str, str]  # dtype and memory_format that were used
-    environment: dict[str, Any]
+    precision: Format  # dtype and memory_format that were used
+    environment: Free
     started: str  # ISO 8601, UTC
     finished: str
-    steps: int  # trained so far
-    train_seconds: float
-    train_wait_seconds: float | None = None  # of them, for data; None in records of before
-    evaluate_seconds: float | None = None
-    evaluated_images: int | None = None
+    steps: Count  # trained so far
+    train_seconds: Seconds
+    train_wait_seconds: Seconds | None = None  # of them, for data; None in records of before
+    evaluate_seconds: Seconds | None = None
+    evaluated_images: Positive | None = None
     totals: ClassTotals | None = None
     legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
     weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
     digests: dict[Used, str] = {}  # file beside the record -> its SHA-256; {} in records of before
+
+    @model_validator(mode="after")
+    def _of_one_piece(self) -> Self:
+        if self.status == "done" and self.failure is not None:
+            raise ValueError("status done excludes a failure")
+        classes = len(self.labels.classes)
+        if self.totals is not None and len(self.totals.labelled) != classes:
+            raise ValueError(f"totals are of {len(self.totals.labelled)} classes, not of {classes}")
+        return self
 
     @property
     def wait_share(self) -> float | None:
@@ -183,8 +278,8 @@ class RunRecord(_Stored):
 class ScopeCounts(_Stored):
     """Size and work of one scope (`context`, `head` or `model`); FLOPs are twice the MACs."""
 
-    parameters: int
-    macs: int
+    parameters: Count
+    macs: Count
     uncounted: list[str] = []  # operators that no counter sees
 
 
@@ -192,10 +287,10 @@ class HeadCost(_Stored):
     """What one head costs at the profile's input size; None where it could not be determined."""
 
     counts: dict[str, ScopeCounts]
-    inference_memory_bytes: int | None = None  # predicted peak, model scope, weights and input in
-    training_memory_bytes: int | None = None  # predicted peak of one optimisation step
-    latency_ms: list[float] = []  # forward, one sample a round, rounds shared by all heads
-    train_latency_ms: list[float] = []  # forward + backward + step
+    inference_memory_bytes: Count | None = None  # predicted peak, model scope, weights and input in
+    training_memory_bytes: Count | None = None  # predicted peak of one optimisation step
+    latency_ms: list[Milliseconds] = []  # forward, one sample a round, rounds shared by all heads
+    train_latency_ms: list[Milliseconds] = []  # forward + backward + step
     failure: Failure | None = None
 
 
@@ -203,7 +298,7 @@ class ProfileRecord(_Stored):
     """Costs of several heads, measured in interleaved rounds on one device."""
 
     schema_version: int = SCHEMA_VERSION
-    protocol_name: str | None
+    protocol_name: Name | None
     identity: str | None = (
         None  # of protocol, heads, precision and device; None outside comparisons
     )
@@ -211,10 +306,10 @@ class ProfileRecord(_Stored):
     input: str  # e.g. "1x3x192x192"
     training_input: str | None
     scope: str  # what was timed and whose memory was predicted: `model` or `head` or `context`
-    precision: dict[str, str]
-    environment: dict[str, Any]
+    precision: Format
+    environment: Free
     baseline: str  # head that latency ratios refer to
-    heads: dict[str, HeadCost]
+    heads: dict[Name, HeadCost]
     # What was measured: sizes, passes an image, a process's part of the batch; {}: before 0015
     workload: Free = {}
     order_seed: int | None = None  # of the order within rounds; None: always that of the heads
@@ -224,10 +319,10 @@ class ProfileRecord(_Stored):
 class MemoryBytes(_Stored):
     """Predicted peak of one forward pass without gradients, and its parts."""
 
-    peak_bytes: int  # weights + input + activations
-    weights_bytes: int
-    input_bytes: int
-    activation_peak_bytes: int  # all else that lives at the peak
+    peak_bytes: Count  # weights + input + activations
+    weights_bytes: Count
+    input_bytes: Count
+    activation_peak_bytes: Count  # all else that lives at the peak
 
 
 class Timing(_Stored):
@@ -235,7 +330,7 @@ class Timing(_Stored):
 
     scope: str  # `core`, `context` or `head`
     direction: Literal["forward", "forward_backward"]
-    latency_ms: list[float]
+    latency_ms: list[Milliseconds]
 
 
 class FormCost(_Stored):
@@ -246,12 +341,12 @@ class FormCost(_Stored):
 
     head: str  # name of the head's file
     implementation: str  # `fast` or `reference`
-    height: int  # of the features, in feature pixels
-    width: int
+    height: Positive  # of the features, in feature pixels
+    width: Positive
     counts: dict[str, ScopeCounts] = {}  # `context` and `head`
     memory: dict[str, MemoryBytes] = {}  # `context` and `head`
-    measured_activation_peak_bytes: int | None = None  # of `context`, where the device counts it
-    products: dict[str, dict[str, int]] = {}  # scope -> operator of the record -> times it runs
+    measured_activation_peak_bytes: Count | None = None  # of `context`, where the device counts it
+    products: dict[str, dict[str, Count]] = {}  # scope -> operator of the record -> times it runs
     timings: list[Timing] = []
     failure: Failure | None = None
 
@@ -260,14 +355,14 @@ class HeadProfileRecord(_Stored):
     """Costs of heads alone, without a backbone, measured in interleaved rounds on one device."""
 
     schema_version: int = SCHEMA_VERSION
-    channels: int  # of the features' last stage
-    classes: int
-    precision: dict[str, str]
-    environment: dict[str, Any]
-    rounds: int  # 0: predicted only
+    channels: Positive  # of the features' last stage
+    classes: Positive
+    precision: Format
+    environment: Free
+    rounds: Count  # 0: predicted only
     costs: list[FormCost]
     # Convolutions and matrix products of the forward passes, each run alone: ms, one a round.
-    operators_ms: dict[str, list[float]] = {}
+    operators_ms: dict[str, list[Milliseconds]] = {}
 
     @property
     def sizes(self) -> int:
@@ -278,15 +373,15 @@ class HeadProfileRecord(_Stored):
 class Pace(_Stored):
     """Images in a time, and how much of it the device waited for them."""
 
-    images: int
-    seconds: float
-    wait_seconds: float = 0.0
+    images: Count
+    seconds: Seconds
+    wait_seconds: Seconds = 0.0
 
 
 class WorkersPace(_Stored):
     """Rounds with one number of worker processes: of loading alone, and of training on it."""
 
-    workers: int
+    workers: Count
     loading: list[Pace]
     training: list[Pace] = []
 
@@ -295,16 +390,16 @@ class LoaderRecord(_Stored):
     """How fast training data are loaded, and how fast a model trains, in interleaved rounds."""
 
     schema_version: int = SCHEMA_VERSION
-    protocol_name: str
-    head: str | None  # None: only loading was measured
+    protocol_name: Name
+    head: Name | None  # None: only loading was measured
     data: str  # what was loaded
-    image_size: tuple[int, int]  # height, width
-    crop: tuple[int, int]
-    batch: int
+    image_size: tuple[Positive, Positive]  # height, width
+    crop: tuple[Positive, Positive]
+    batch: Positive
     pinned: bool  # whether batches are in page-locked memory
-    precision: dict[str, str]
-    environment: dict[str, Any]
-    stage_seconds: dict[str, list[float]]  # of one process on a batch: decode, augment, collate
+    precision: Format
+    environment: Free
+    stage_seconds: dict[str, list[Seconds]]  # of one process on a batch: decode, augment, collate
     trainer: list[Pace] = []  # on batches that are there already
     loaders: list[WorkersPace]
 
@@ -324,6 +419,23 @@ class Areas:
             intersection=self.intersection.sum(0).tolist(),
             predicted=self.predicted.sum(0).tolist(),
             labelled=self.labelled.sum(0).tolist(),
+        )
+
+
+def _check_counts(
+    intersection: Sequence[int], predicted: Sequence[int], labelled: Sequence[int]
+) -> None:
+    """Raises ValueError for totals that no prediction of any labels has."""
+    if not len(intersection) == len(predicted) == len(labelled):
+        raise ValueError("intersection, predicted and labelled are of different numbers of classes")
+    pairs = zip(intersection, predicted, labelled, strict=True)
+    for k, (correct, *areas) in enumerate(pairs):
+        if correct > min(areas):
+            raise ValueError(f"train id {k} has more correct than predicted or labelled pixels")
+    if sum(predicted) != sum(labelled) or sum(labelled) > MOST_PIXELS:
+        raise ValueError(
+            f"{sum(predicted)} predicted and {sum(labelled)} labelled pixels: every labelled pixel "
+            f"is predicted, and there are at most {MOST_PIXELS}"
         )
 
 
@@ -422,7 +534,7 @@ def _valid(model: type[R], content: Any, path: Path) -> R:
 def existing_run(folder: Path) -> RunRecord | None:
     """The record of a cell, or None; a corrupt one is set aside so that the cell runs again."""
     path = folder / "record.json"
-    if not path.exists():
+    if not exists(path):
         return None
     try:
         return read_run(path)
@@ -449,21 +561,53 @@ def write_areas(path: Path, areas: Areas) -> None:
     write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
-def read_areas(path: Path) -> Areas:
-    """Read per-image counts. Raises `RecordError` when missing, corrupt or inconsistent."""
+def read_areas(path: Path, run: RunRecord | None = None) -> Areas:
+    """Read per-image counts, which are those of `run` where it is given.
+
+    Raises `RecordError` where they are missing, corrupt, impossible or those of another run.
+    """
     try:
-        # Opened here, since numpy leaves the file open when it is corrupt.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = [stored[name] for name in ("intersection", "predicted", "labelled")]
-            areas = Areas(list(stored["image"].tolist()), *arrays)
-    except Exception as error:  # corrupt bytes make zipfile and numpy raise nearly anything
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1 or arrays[0].ndim != 2 or len(areas.names) != len(arrays[0]):
-        raise RecordError(f"{path}: not one (images, classes) shape: {sorted(shapes)}")
-    if any(array.dtype != np.int64 for array in arrays):
-        raise RecordError(f"{path}: counts must be int64")
+        names, *counts = read_arrays(path, ARRAYS, partial(_check_shapes, run=run))
+        areas = Areas(_image_names(names), *counts)
+        _check_areas(areas)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {why(error)}") from error
+    if run is not None and areas.totals() != run.totals:
+        raise RecordError(f"{path}: the counts do not add up to those of record.json")
     return areas
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], run: RunRecord | None) -> None:
+    """Raises ValueError unless all are of the same images and classes, those of `run`."""
+    images, *counts = (shapes[name] for name in ARRAYS)
+    if len(set(counts)) != 1 or len(counts[0]) != 2 or images != counts[0][:1]:
+        raise ValueError(f"not one (images, classes) shape: {sorted(set(counts))} of {images}")
+    expected = None if run is None else (run.evaluated_images, len(run.labels.classes))
+    if expected is not None and counts[0] != expected and expected[0] is not None:
+        raise ValueError(f"its counts are {counts[0]}, images and classes of the run {expected}")
+
+
+def _image_names(names: npt.NDArray[Any]) -> list[str]:
+    if names.dtype.kind != "U":
+        raise ValueError(f"the names of images must be text, not {names.dtype}")
+    found: list[str] = names.tolist()
+    check_plain(found)
+    return found
+
+
+def _check_areas(areas: Areas) -> None:
+    """Raises ValueError for counts that no prediction of any image has."""
+    counts = (areas.intersection, areas.predicted, areas.labelled)
+    if any(array.dtype != np.int64 for array in counts):
+        raise ValueError("counts must be int64")
+    if max(float(array.sum(dtype=np.float64)) for array in counts) > MOST_PIXELS:
+        raise ValueError(f"there are more than {MOST_PIXELS} pixels")
+    correct, predicted, labelled = counts
+    wrong = (correct < 0) | (correct > predicted) | (correct > labelled)
+    impossible = wrong.any(axis=1) | (predicted.sum(axis=1) != labelled.sum(axis=1))
+    if impossible.any():
+        name = areas.names[int(impossible.argmax())]
+        raise ValueError(f"the counts of image {given(name)} are impossible")
 
 
 def write_history(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -473,16 +617,39 @@ def write_history(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Entries of a `history.jsonl`; a line cut off by a crash is left out. Missing file: []."""
-    if not path.exists():
+    """Entries of a `history.jsonl`; a last line cut off by a crash is left out. Missing file: [].
+
+    Raises `RecordError` for any other line that is no entry.
+    """
+    if not exists(path):
         return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
+    try:
+        lines = read_bytes(path, LARGEST_HISTORY).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {why(error)}") from error
+    entries = [_entry(line) for line in lines]
+    if not lines[-1] or entries[-1] is None:
+        entries.pop()
+    if None in entries:
+        raise RecordError(f"{path}: line {entries.index(None) + 1} is no entry of a history")
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A step with its numbers; None for a line that is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and _is_entry(entry) else None
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    numbers = all(
+        type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
+        for value in entry.values()
+    )
+    return numbers and type(entry.get("step")) is int and "loss" in entry
 
 
 def _one_line(text: str) -> str:

@@ -154,7 +154,7 @@ BAD_YAML = {
         "train:\n  lr: 2e-3\n  steps: 4\n  lr: 5.0",
         r"line 4: the key 'lr' occu",
     ),
-    "deep": ("a: " + "[" * 1500, "nested deeper"),
+    "deep": ("a: " + "[" * 600, "nested deeper"),
     "deep mapping": ("{a: " * 1500, "nested deeper"),
     "less deep": ("a: " + "[" * 40 + "]" * 40, "nested deeper"),
     "no bool": ("a: !!bool foo", "line 1: 'foo' cannot be read as bool"),

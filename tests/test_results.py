@@ -49,7 +49,7 @@ def run_record(**changes: Any) -> RunRecord:
         "finished": "2025-01-01T00:01:00+00:00",
         "steps": 3,
         "train_seconds": 0.1 + 0.2,  # not a short decimal
-        "totals": ClassTotals(intersection=[2**40, 0], predicted=[2**40, 1], labelled=[2**40, 2]),
+        "totals": ClassTotals(intersection=[2**40, 0], predicted=[2**40, 2], labelled=[2**40, 2]),
     }
     return RunRecord(**{**content, **changes})
 
@@ -232,6 +232,9 @@ ARRAYS: dict[str, Any] = {
 }
 
 
+COUNTS = ("intersection", "predicted", "labelled")
+
+
 def test_areas_round_trip_and_add_up(tmp_path: Path) -> None:
     write_areas(tmp_path / "areas.npz", AREAS)
     read = read_areas(tmp_path / "areas.npz")
@@ -248,12 +251,12 @@ def test_areas_round_trip_and_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.array(["a"])}, "not one"),
-        ({"predicted": AREAS.predicted[:, :2]}, "not one"),
-        ({name: np.array([1, 2]) for name in ("intersection", "predicted", "labelled")}, "not one"),
-        ({name: np.array(3) for name in ("intersection", "predicted", "labelled")}, "not one"),
+        ({"image": np.array(["a"])}, "cannot be read: not one"),
+        ({"predicted": AREAS.predicted[:, :2]}, "cannot be read: not one"),
+        ({name: np.array([1, 2]) for name in COUNTS}, "cannot be read: not one"),
+        ({name: np.array(3) for name in COUNTS}, "cannot be read: not one"),
         ({"image": np.array(7)}, "cannot be read"),
-        ({"labelled": AREAS.labelled.astype(np.float32)}, "counts must be int64"),
+        ({"labelled": AREAS.labelled.astype(np.float32)}, "cannot be read: counts must be int64"),
         ({"labelled": np.array([None])}, "cannot be read: Object arrays"),  # would need pickle
     ],
 )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -128,7 +127,9 @@ def _split_line(split: dict[str, Any]) -> str:
 
 def _class_table(splits: list[dict[str, Any]]) -> Table:
     """Share of each class in the labelled pixels of each split."""
-    table = Table("class", *(escape(f"{split['split']} %") for split in splits))
+    table = Table("class")
+    for split in splits:
+        table.add_column(Text(f"{split['split']} %"))
     for name in splits[0]["shares"] if splits else ():
         table.add_row(Text(name), *(f"{100 * split['shares'][name]:.3f}" for split in splits))
     return table

@@ -42,7 +42,8 @@ def plot(
             profile = read_head_profile(results / "profile.json")
             print_paths(write_head_report(profile, out, formats=kinds))
             return
-        collection, examples = collect(results), read_examples(results)
+        collection = collect(results)
+        examples = read_examples(results, len(collection.runs[0].labels.classes))
         print_paths(write_report(collection, examples, out, width=width, formats=kinds))
 
 

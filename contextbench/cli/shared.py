@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.text import Text
 
+from contextbench.console import SafeConsole
 from contextbench.errors import UserError
 from contextbench.reading import given, why
+from contextbench.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +35,8 @@ FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
 SPEAKING_SECONDS = 5.0  # for another process to say what is wrong
 
-console = Console()
-errors = Console(stderr=True)
+console = SafeConsole()
+errors = SafeConsole(stderr=True)
 
 ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name of a protocol, or a file.")]
 HeadsOption = Annotated[
@@ -221,7 +225,14 @@ def print_paths(paths: Iterable[Path]) -> None:
 
 
 def print_json(value: Any) -> None:
-    console.print_json(json.dumps(value))
+    """In colour on a terminal; characters that steer it are escaped, as JSON allows."""
+    text = Text(printable(json.dumps(value, indent=2, ensure_ascii=False)))
+    console.print(JSONHighlighter()(text), soft_wrap=True)
+
+
+def print_text(text: str) -> None:
+    """A table for a file, as it would be written to one."""
+    typer.echo(printable(text), nl=False)
 
 
 def exit_for(runs: "Sequence[RunRecord]") -> None:

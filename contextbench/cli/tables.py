@@ -19,6 +19,7 @@ from contextbench.cli.shared import (
     listed,
     print_notes,
     print_rows,
+    print_text,
 )
 
 if TYPE_CHECKING:
@@ -119,12 +120,12 @@ def _compare(folder: Path, wanted: Wanted) -> None:
     if wanted.as_json:
         print_rows(select(rows, "head", wanted.columns))
     elif wanted.form is TableFormat.CSV:
-        typer.echo(csv_text(select(rows, "head", wanted.columns)), nl=False)
+        print_text(csv_text(select(rows, "head", wanted.columns)))
     elif wanted.form is TableFormat.MARKDOWN:
-        typer.echo(layout.render_markdown(rows, collection.notes, wanted.columns), nl=False)
+        print_text(layout.render_markdown(rows, collection.notes, wanted.columns))
         return
     elif wanted.form is TableFormat.LATEX:
-        typer.echo(layout.render_latex(rows, collection.notes, wanted.columns), nl=False)
+        print_text(layout.render_latex(rows, collection.notes, wanted.columns))
         return
     else:
         console.print(layout.render_console(rows, wanted.columns))
@@ -153,11 +154,11 @@ def _beside_paper(
     if wanted.as_json:
         print_rows(select(rows, "label", wanted.columns))
     elif wanted.form is TableFormat.CSV:
-        typer.echo(papers.paper_csv(rows, wanted.columns), nl=False)
+        print_text(papers.paper_csv(rows, wanted.columns))
     elif wanted.form is TableFormat.MARKDOWN:
-        typer.echo(papers.paper_markdown(rows, wanted.columns), nl=False)
+        print_text(papers.paper_markdown(rows, wanted.columns))
     elif wanted.form is TableFormat.LATEX:
-        typer.echo(papers.paper_latex(spec, rows, wanted.columns), nl=False)
+        print_text(papers.paper_latex(spec, rows, wanted.columns))
     else:
         console.print(papers.paper_console(rows, wanted.columns))
 

@@ -68,7 +68,7 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
             missing[seed] = _outcome(run)
             continue
         try:
-            areas[seed] = read_areas(folder / "areas.npz")
+            areas[seed] = read_areas(folder / "areas.npz", run)
         except RecordError as error:
             missing[seed] = _one_line(str(error))
     if set(missing.values()) == {"not run"} and len(missing) == len(seeds):

@@ -161,9 +161,9 @@ def _precision(precision: Mapping[str, str]) -> str:
 
 def _spread_of(what: str, values: Mapping[str, object]) -> list[str]:
     """One sentence where the values differ: each value with the cells that have it."""
-    cells: dict[object, list[str]] = {}
+    cells: dict[str, list[str]] = {}
     for cell, value in values.items():
-        cells.setdefault(value, []).append(cell)
+        cells.setdefault(str(value), []).append(cell)
     if len(cells) < 2:
         return []
     listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in cells.items())

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from contextbench.reading import exists
 from contextbench.report.checks import by_head, check_comparable, sampling_of, warnings_for
 from contextbench.results import (
     Areas,
@@ -86,7 +87,7 @@ def collect(folder: Path) -> Collection:
     if not folders:
         raise RecordError(f"{folder}: there is no record.json below this folder")
     costs = folder / "profile.json"
-    profile = read_profile(costs) if costs.exists() else None
+    profile = read_profile(costs) if exists(costs) else None
     return _collected({cell: read_run(cell / "record.json") for cell in folders}, profile)
 
 
@@ -104,18 +105,14 @@ def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -
     warnings = []
     for cell, run in cells.items():
         seeds = histories.setdefault(run.head_name, {})
-        seeds[run.seed] = read_history(cell / "history.jsonl")
+        try:
+            seeds[run.seed] = read_history(cell / "history.jsonl")
+        except RecordError as error:
+            warnings.append(f"no loss curve of {run.head_name} seed {run.seed}: {error}")
         if run.totals is None:
             continue
         try:
-            areas.setdefault(run.head_name, {})[run.seed] = _areas(cell / "areas.npz", run)
+            areas.setdefault(run.head_name, {})[run.seed] = read_areas(cell / "areas.npz", run)
         except RecordError as error:
             warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
     return Collection(runs, profile, histories, areas, warnings)
-
-
-def _areas(path: Path, run: RunRecord) -> Areas:
-    areas = read_areas(path)
-    if areas.totals() != run.totals:
-        raise RecordError(f"{path}: the counts do not add up to those of record.json")
-    return areas

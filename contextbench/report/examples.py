@@ -14,14 +14,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contextbench.files import ensure_writable, write_atomic
+from contextbench.npz import read_arrays
+from contextbench.reading import exists, read_json, why
 from contextbench.results import RecordError, write_model
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -33,6 +35,7 @@ IGNORE = 255
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
+Place = Annotated[int, Field(ge=0, lt=2**16)]
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ class _AttentionEntry(_Stored):
     head: str
     kind: str
     image: str
-    pixel: tuple[int, int]
-    cell: tuple[int, int]
+    pixel: tuple[Place, Place]
+    cell: tuple[Place, Place]
     meaning: str
     labels: tuple[str, ...]
 
@@ -92,7 +95,7 @@ class _Index(_Stored):
     schema_version: Literal[1] = SCHEMA_VERSION
     names: list[str]  # of images
     heads: list[str]
-    classes: int
+    classes: Annotated[int, Field(ge=1, le=IGNORE)]
     attention: list[_AttentionEntry]
 
     @model_validator(mode="after")
@@ -138,15 +141,17 @@ def remove_examples(folder: Path) -> None:
         _remove(target, keep=())
 
 
-def read_examples(folder: Path) -> Examples | None:
-    """The examples below `folder`, None where there are none.
+def read_examples(folder: Path, classes: int | None = None) -> Examples | None:
+    """The examples below `folder`, None where there are none; of `classes` where that is given.
 
     Raises `RecordError` naming the file and the reason where they cannot be used.
     """
     target = folder / FOLDER
-    if not (target / INDEX).exists():
+    if not exists(target / INDEX):
         return None
     index = _read_index(target / INDEX)
+    if classes not in (None, index.classes):
+        raise RecordError(f"{target / INDEX}: is of {index.classes} classes, the runs of {classes}")
     images = [_read_png(target / f"{i}-image.png", "RGB") for i in range(len(index.names))]
 
     def masks(kind: str) -> list[ByteArray]:
@@ -233,9 +238,9 @@ def _remove(target: Path, *, keep: Collection[str]) -> None:
 
 def _read_index(path: Path) -> _Index:
     try:
-        return _Index.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RecordError(f"{path}: not an index of examples: {error}") from error
+        return _Index.model_validate(read_json(path))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not an index of examples: {why(error)}") from error
 
 
 def _read_png(path: Path, mode: Literal["RGB", "P"]) -> ByteArray:
@@ -244,10 +249,10 @@ def _read_png(path: Path, mode: Literal["RGB", "P"]) -> ByteArray:
             if file.mode != mode:
                 raise RecordError(f"{path}: has mode {file.mode}, expected {mode}")
             return np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+    except RecordError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise RecordError(f"{path}: cannot be read: {why(error)}") from error
 
 
 def _read_ids(path: Path, size: tuple[int, ...], classes: int) -> ByteArray:
@@ -265,14 +270,12 @@ def _read_attention(path: Path, entries: Sequence[_AttentionEntry]) -> list[Atte
     if not entries:
         return []
     try:
-        # Opened here, since numpy leaves the file open when it is corrupt.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            values = [stored[str(number)] for number in range(len(entries))]
-    except Exception as error:  # corrupt bytes make zipfile and numpy raise nearly anything
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+        values = read_arrays(path, [str(number) for number in range(len(entries))])
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {why(error)}") from error
     for number, (array, entry) in enumerate(zip(values, entries, strict=True)):
         vector = array.ndim == 1 and len(entry.labels) in (0, len(array))
-        if array.dtype != np.float32 or not (vector or array.ndim == 2):
+        if array.dtype != np.float32 or not array.size or not (vector or array.ndim == 2):
             raise RecordError(
                 f"{path}: array {number} is {array.dtype} {array.shape}, expected float32 of a "
                 f"map or of {len(entry.labels)} parts"

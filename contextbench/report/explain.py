@@ -21,6 +21,7 @@ from contextbench.config import Protocol
 from contextbench.fingerprints import named
 from contextbench.metrics import scores
 from contextbench.published import PublishedScore
+from contextbench.reading import exists
 from contextbench.report.checks import dataset_name, sampling_of
 from contextbench.report.published_facts import Fact, facts_of, score_for
 from contextbench.report.ranking_text import draws_of
@@ -281,7 +282,7 @@ def _flat_recipe(run: RunRecord) -> dict[str, Any]:
 
 def _run(folder: Path) -> RunRecord:
     path = folder / "record.json"
-    if not path.exists():
+    if not exists(path):
         raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
     return read_run(path)
 
@@ -360,7 +361,7 @@ def _areas(folder: Path, run: RunRecord) -> Areas:
     if run.totals is None:
         cause = f" ({run.failure.cause})" if run.failure else ""
         raise RecordError(f"{folder} has no scores: it is recorded as {run.status}{cause}")
-    return read_areas(folder / "areas.npz")
+    return read_areas(folder / "areas.npz", run)
 
 
 def _check_same_images(one: Areas, other: Areas) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from contextbench.report.sheet import Cell, Sheet
+from contextbench.text import one_line
 
 COLUMNS_AT_FULL_SIZE, COLUMNS_OF_ONE = 5, 7  # more are set smaller; across two columns of text
 SPECIAL = {
@@ -31,7 +32,7 @@ def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[st
     small = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"]
     lines = [
         r"% Needs \usepackage{booktabs}.",
-        *(f"% Note: {' '.join(warning.split())}" for warning in warnings),
+        *(f"% Note: {one_line(' '.join(warning.split()))}" for warning in warnings),
         rf"\begin{{{environment}}}",
         r"  \centering",
         rf"  \caption{{{latex_text(caption)}}}",
@@ -56,7 +57,7 @@ def latex_text(text: str) -> str:
 
     Letters that are not Latin are left as they are, and need XeLaTeX or LuaLaTeX with a font.
     """
-    parts = re.split(r"`([^`]*)`", " ".join(text.split()))
+    parts = re.split(r"`([^`]*)`", one_line(" ".join(text.split())))
     return "".join(
         rf"\texttt{{{_escaped(part)}}}" if index % 2 else _escaped(part)
         for index, part in enumerate(parts)

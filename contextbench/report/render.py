@@ -13,6 +13,7 @@ from rich.text import Text
 
 from contextbench.config import ConfigError, nearest
 from contextbench.files import write_text
+from contextbench.text import one_line, printable
 
 ABSENT = "–"
 MEBI = 2**20
@@ -169,14 +170,14 @@ def console_table(
         words = [word for row in rows for word in str(row[index]).split()]
         longest = max(map(len, words), default=0)
         console.add_column(
-            Text(name),
+            Text(printable(name)),
             justify="right" if index else "left",
             no_wrap=index not in wrapped,
             min_width=longest if index or index in wrapped else None,
         )
     for row in rows:
         # Text is taken literally where plain strings would be read as markup.
-        console.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        console.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
     if notes:
         console.caption, console.caption_justify = Text("\n".join(notes)), "left"
         console.min_width = min(NOTE_WIDTH, max(map(len, notes)))
@@ -207,4 +208,4 @@ def _decimals(values: Sequence[float]) -> int:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return one_line(text.replace("\n", " ")).replace("|", "\\|")

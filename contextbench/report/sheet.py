@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from contextbench.report.render import bullets, console_table, markdown_table
+from contextbench.text import one_line
 
 DAGGER = "†"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -116,7 +117,7 @@ def markdown_text(text: str) -> str:
 
     Pipes are escaped by whoever builds the table; backticks mark code in this package's texts.
     """
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKUP.sub(r"\\\g<0>", one_line(" ".join(text.split())))
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Terminal:
     sheet: Sheet
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        sheet, dropped = _fitting(self.sheet, options.max_width)
+        sheet, dropped = _fitting(_printable(self.sheet), options.max_width)
         columns = [_padded(sheet, index) for index in range(len(sheet.headings))]
         header = [_terminal_header(heading) for heading in sheet.headings]
         rows = [[column[row] for column in columns] for row in range(len(sheet.rows))]
@@ -134,6 +135,18 @@ class Terminal:
         missing = [f"Left out for want of width: {'; '.join(dropped)}."] if dropped else []
         notes = [*footnotes, *sheet.explanations, *missing]
         yield console_table(header, rows, notes, wrapped=(0,), gap=GAP)
+
+
+def _printable(sheet: Sheet) -> Sheet:
+    """With all names spelled out as the terminal will show them, so that columns are aligned."""
+    headings = [
+        replace(h, title=one_line(h.title), group=one_line(h.group)) for h in sheet.headings
+    ]
+    rows = [
+        [replace(cell, text=one_line(cell.text), detail=one_line(cell.detail)) for cell in row]
+        for row in sheet.rows
+    ]
+    return replace(sheet, headings=headings, rows=rows)
 
 
 def _markdown_cell(cell: Cell, numbers: dict[str, int]) -> str:

@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from contextbench.files import write_atomic
+from contextbench.text import printable
 from contextbench.text import shortened as shortened
 
 Width = Literal["one", "two"]
@@ -87,11 +88,15 @@ def head_style(name: str) -> HeadStyle:
 
 
 class LiteralFigure(Figure):
-    """A figure whose texts are printed as they are: a name with two `$` is no formula."""
+    """A figure whose texts are printed as they are: a name with two `$` is no formula.
+
+    Characters that no font draws are spelled out.
+    """
 
     def draw(self, renderer: Any) -> None:
         for text in self.findobj(Text):
             text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
         super().draw(renderer)
 
 

@@ -52,7 +52,7 @@ def collection(
         for head, name in called.items()
     }
     runs = [
-        records.run(name, seed, totals=each.totals(), labels=labels, **changes)
+        records.run(name, seed, totals=each.totals(), labels=labels, images=IMAGES, **changes)
         for name, of_head in counts.items()
         for seed, each in of_head.items()
     ]

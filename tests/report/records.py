@@ -70,6 +70,7 @@ def run(
     precision: Mapping[str, str] = PRECISION,
     device: str = DEVICE,
     train_seconds: float = 40.0,
+    images: int | None = None,
 ) -> RunRecord:
     """A record; scores come from `iou` per class or from `totals`, and are missing without."""
     counts = totals_of(iou) if iou is not None else totals
@@ -88,7 +89,7 @@ def run(
         finished="2025-01-01T00:01:00+00:00",
         steps=400 if status == "done" else 120,
         train_seconds=train_seconds,
-        evaluated_images=None if counts is None else 64,
+        evaluated_images=images,
         totals=counts,
     )
 

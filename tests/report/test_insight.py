@@ -73,7 +73,7 @@ def collection_of(shares=SHARES, labels=LABELS, **changes):
         for head, seeds in shares.items()
     }
     runs = [
-        records.run(head, seed, totals=each.totals(), labels=labels)
+        records.run(head, seed, totals=each.totals(), labels=labels, images=IMAGES)
         for head, seeds in areas.items()
         for seed, each in seeds.items()
     ]
@@ -276,8 +276,7 @@ def test_the_terminal_shows_scores_and_verdicts(judged):
 
 
 def test_json_has_raw_fractions_and_null_without_a_number():
-    classes = [*LABELS.classes, "nowhere"]
-    labels = LABELS.model_copy(update={"classes": classes, "groups": {"none": [0], "hard": [2, 3]}})
+    labels = LABELS.model_copy(update={"groups": {"none": [0], "hard": [2, 3]}})
     collection = collection_of(labels=labels)
     empty = {
         head: {seed: _without_background(each) for seed, each in seeds.items()}

@@ -57,9 +57,14 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     Raises `RecordError` for folders without records that can be used, `MixedProtocolsError` for a
     folder with several protocols, and `OutputError` when the file cannot be written.
     """
-    parts = [(collect(folder), read_examples(folder)) for folder in folders]
+    parts = [_part(folder) for folder in folders]
     write_text(out, render_page(parts))
     return out
+
+
+def _part(folder: Path) -> tuple[Collection, Examples | None]:
+    collection = collect(folder)
+    return collection, read_examples(folder, len(collection.runs[0].labels.classes))
 
 
 def render_page(parts: Sequence[tuple[Collection, Examples | None]]) -> str:
