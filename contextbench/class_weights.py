@@ -1,18 +1,20 @@
 """Weights of classes for the loss, from the labels of the training split, counted once."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from contextbench.config import ClassWeighting, ConfigError, Frozen, validated
 from contextbench.data.base import SegmentationDataset
 from contextbench.files import quarantine, write_json
+from contextbench.reading import exists, read_json
+from contextbench.results import Count
 
 ENET_OFFSET = 1.02  # the constant c of Paszke et al., which bounds the weights by 50
 
@@ -21,8 +23,15 @@ class ClassPixels(Frozen):
     """Labelled pixels of a split; both lists have one number a class."""
 
     dataset_fingerprint: str
-    pixels: list[int]
-    image_pixels: list[int]  # labelled pixels of the images that the class occurs in
+    pixels: list[Count]
+    image_pixels: list[Count]  # labelled pixels of the images that the class occurs in
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        pairs = zip(self.pixels, self.image_pixels, strict=True)
+        if any(pixels > total for pixels, total in pairs):
+            raise ValueError("no images have these numbers of pixels")
+        return self
 
 
 def counted(
@@ -32,10 +41,11 @@ def counted(
     progress: Callable[[int], None],
 ) -> ClassPixels:
     """Counts over all images of `dataset`, from `path` where it holds those of `fingerprint`."""
-    stored = _stored(path)
+    stored, classes = _stored(path), len(dataset.labels.classes)
     if stored is not None and stored.dataset_fingerprint == fingerprint:
-        return stored
-    classes = len(dataset.labels.classes)
+        if len(stored.pixels) == classes:
+            return stored
+        quarantine(path, f"is of {len(stored.pixels)} classes, not of {classes}")
     pixels, image_pixels = (torch.zeros(classes, dtype=torch.int64) for _ in range(2))
     for index in range(len(dataset)):
         labels = dataset[index].labels
@@ -62,7 +72,7 @@ def class_weights(
     inverse_log: w_k = 1 / ln(1.02 + p_k), p_k the share in all labelled pixels. Paszke et al.,
     arXiv:1606.02147 (ENet), section 5.1. A class that never occurs gets 0 from the first, which has
     no frequency for it, and no loss term is scaled by either.
-    Raises `ConfigError` unless listed weights are one a class.
+    Raises `ConfigError` unless listed weights are one a class, and where there is nothing to count.
     """
     if isinstance(weighting, tuple):
         if len(weighting) != classes:
@@ -71,7 +81,12 @@ def class_weights(
             )
         return torch.tensor(weighting)
     formulas = {"median_frequency": _median_frequency, "inverse_log": _inverse_log}
-    return torch.tensor(formulas[weighting](counts()))
+    found = counts()
+    if not any(found.pixels):
+        raise ConfigError(
+            f"train.loss.class_weights {weighting}: no pixel of the split is labelled"
+        )
+    return torch.tensor(formulas[weighting](found))
 
 
 def _median_frequency(counts: ClassPixels) -> list[float]:
@@ -87,11 +102,10 @@ def _inverse_log(counts: ClassPixels) -> list[float]:
 
 
 def _stored(path: Path) -> ClassPixels | None:
-    if not path.exists():
+    if not exists(path):
         return None
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return validated(ClassPixels, content, str(path))
+        return validated(ClassPixels, read_json(path), str(path))
     except (OSError, ValueError) as error:  # a `ConfigError` is one too
         quarantine(path, error)
         return None

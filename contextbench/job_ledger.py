@@ -7,12 +7,12 @@ runs/<protocol>/.jobs/precision.json         number format and layout of the cel
 runs/<protocol>/.jobs/*_log.*                what jobs printed; the *.pkl are submitit's
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from contextbench.config import ConfigError, Frozen, Protocol, validated
 from contextbench.files import quarantine, write_json
+from contextbench.reading import read_json, why
 
 CONCLUSION = "conclusion"
 
@@ -77,11 +77,11 @@ def mark_concluded(folder: Path, digest: str) -> None:
 def stored(path: Path) -> dict[str, Any] | None:
     """A JSON mapping; None where there is no file, or one that cannot be read and is set aside."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        quarantine(path, f"cannot be read: {error}")
+        quarantine(path, f"cannot be read: {why(error)}")
         return None
     if isinstance(content, dict):
         return content

@@ -44,9 +44,21 @@ def test_pixels_are_counted_once(tmp_path) -> None:
     assert dataset.reads == 4
 
 
-def test_a_corrupt_file_is_counted_again(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 5000,
+        '{"dataset_fingerprint": "two", "pixels": [10, 2, -1], "image_pixels": [12, 8, 0]}',
+        '{"dataset_fingerprint": "two", "pixels": [10, 2], "image_pixels": [12, 8]}',
+        '{"dataset_fingerprint": "two", "pixels": [10, 9, 0], "image_pixels": [12, 8, 0]}',
+        '{"dataset_fingerprint": "two", "pixels": [10, 2, 0], "image_pixels": [12, 8]}',
+    ],
+    ids=["cut off", "deep", "negative", "other classes", "more than there are", "other lengths"],
+)
+def test_a_corrupt_file_is_counted_again(tmp_path, content: str) -> None:
     path = tmp_path / "class_pixels.json"
-    path.write_text("{")
+    path.write_text(content)
     assert counted(TwoImages(), "two", path, print) == COUNTS
 
 
@@ -54,6 +66,13 @@ def test_median_frequency() -> None:
     """f = 10/12, 2/8; their median is 13/24; the class that never occurs has none."""
     weights = class_weights("median_frequency", lambda: COUNTS, 3)
     torch.testing.assert_close(weights, torch.tensor([13 / 24 * 12 / 10, 13 / 24 * 4, 0.0]))
+
+
+def test_a_split_without_labels_has_no_weights() -> None:
+    nothing = ClassPixels(dataset_fingerprint="two", pixels=[0, 0], image_pixels=[0, 0])
+    for weighting in ("median_frequency", "inverse_log"):
+        with pytest.raises(ConfigError, match="no pixel of the split is labelled"):
+            class_weights(weighting, lambda: nothing, 2)
 
 
 def test_inverse_log() -> None:
