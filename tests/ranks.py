@@ -22,21 +22,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from contextbench import training
-from contextbench.build import build_model, loss_weights
-from contextbench.cells import open_setting
-from contextbench.config import OhemConfig
+from contextbench.config.protocols import OhemConfig
 from contextbench.data import build_dataset
 from contextbench.data.base import DataError
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
-from contextbench.distributed import ALONE, World, joined, launched
-from contextbench.evaluation import evaluate
-from contextbench.grid import run_grid
-from contextbench.interrupt import Interrupted, RankError, StopRequest, stop_on_signals
-from contextbench.losses import Criterion
-from contextbench.precision import Precision
-from contextbench.prediction import Predictor
+from contextbench.evaluation.counting import evaluate
+from contextbench.evaluation.prediction import Predictor
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.precision import Precision
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.system.interrupt import Interrupted, RankError, StopRequest, stop_on_signals
+from contextbench.training import loop as training
+from contextbench.training.losses import Criterion
+from contextbench.training.processes import ALONE, World, joined, launched
 from heads import HEADS
 from tests import small
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from contextbench.cells import Execution
-from contextbench.config import HeadConfig, Protocol
-from contextbench.console import Reporter
-from contextbench.interrupt import StopRequest
+from contextbench.config.protocols import HeadConfig, Protocol
+from contextbench.system.console import Reporter
+from contextbench.system.interrupt import StopRequest
+from contextbench.training.execution import Execution
 
 SETTINGS = (
     "dataset.options.size=64",

@@ -11,18 +11,18 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from contextbench import runner
-from contextbench.ablate import Plan, run_ablation
-from contextbench.ablation import load_ablation, variants
-from contextbench.cells import open_setting
 from contextbench.cli import app
-from contextbench.config import ConfigError, load_head, load_protocol, names_in
-from contextbench.grid import run_grid
-from contextbench.precision import Precision
-from contextbench.published import find_score, load_scores, published_folder
-from contextbench.report.ablation_runs import read_rows
+from contextbench.config.protocols import ConfigError, load_head, load_protocol, names_in
+from contextbench.models.precision import Precision
+from contextbench.papers.ablations import load_ablation, variants
+from contextbench.papers.published import find_score, load_scores, published_folder
+from contextbench.records.schemas import find_runs
 from contextbench.report.collection import collect
-from contextbench.results import find_runs
+from contextbench.report.papers.runs import read_rows
+from contextbench.runs import run as runner
+from contextbench.runs.ablations import Plan, run_ablation
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
 from heads import HEADS, Channels, build_head
 from tests import small
 

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from contextbench.attend import attend, find_image, run_labels
-from contextbench.attention import AttentionError, attention_maps, predicted_class
-from contextbench.cells import Cell, open_setting
 from contextbench.cli import app
-from contextbench.config import DatasetConfig, HeadConfig, Protocol
+from contextbench.config.protocols import DatasetConfig, HeadConfig, Protocol
 from contextbench.data import DataError
-from contextbench.model import Segmenter
-from contextbench.precision import Precision
-from contextbench.runner import run_cell
+from contextbench.evaluation.attention import AttentionError, attention_maps, predicted_class
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter
+from contextbench.runs.attending import attend, find_image, run_labels
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.runs.run import run_cell
 from heads import Features
 from tests import small
 from tests.data import trees

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from contextbench.backbone import RESNETS, Backbone, build_backbone
-from contextbench.pretrained import WeightsError
+from contextbench.models.backbone import RESNETS, Backbone, build_backbone
+from contextbench.models.pretrained import WeightsError
 
 NAMES = list(RESNETS)
 

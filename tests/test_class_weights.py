@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from contextbench.class_weights import ClassPixels, class_weights, counted
-from contextbench.config import ConfigError
+from contextbench.config.protocols import ConfigError
 from contextbench.data.base import IGNORE, LabelSet, Sample
+from contextbench.training.class_weights import ClassPixels, class_weights, counted
 
 
 class TwoImages:

@@ -11,17 +11,18 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from contextbench.cells import Cell, Execution, open_setting
 from contextbench.cli import app
-from contextbench.comparison import Plan, compare
-from contextbench.console import Reporter
-from contextbench.examples import make_examples, store_examples
-from contextbench.grid import run_grid
-from contextbench.precision import Precision
-from contextbench.prediction import Predictor
-from contextbench.report.disagreement import disputed_pixel
-from contextbench.report.examples import Examples, read_examples, remove_examples
-from contextbench.runner import load_trained
+from contextbench.evaluation.prediction import Predictor
+from contextbench.models.precision import Precision
+from contextbench.records.examples import Examples, read_examples, remove_examples
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.runs.comparison import Plan, compare
+from contextbench.runs.examples import make_examples, store_examples
+from contextbench.runs.grid import run_grid
+from contextbench.runs.run import load_trained
+from contextbench.statistics.disagreement import disputed_pixel
+from contextbench.system.console import Reporter
+from contextbench.training.execution import Execution
 from tests import small
 
 SETTING = open_setting(small.protocol(), None)
@@ -178,7 +179,7 @@ def test_plot_is_given_the_examples_that_a_comparison_stored(execution, tmp_path
         given.append(examples)
         return []
 
-    monkeypatch.setattr("contextbench.comparison.write_report", record)
+    monkeypatch.setattr("contextbench.runs.comparison.write_report", record)
     monkeypatch.setattr("contextbench.report.bundle.write_report", record)
     heads = [cell.head for cell in cells()]
     plan = Plan(heads, seeds=[0], rounds=1, train_rounds=1, examples=2)

@@ -12,18 +12,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from contextbench import comparison
-from contextbench.cells import Execution, open_setting
-from contextbench.comparison import Plan, compare, shared_precision
-from contextbench.config import ConfigError, EvaluateConfig, HeadConfig, Protocol
-from contextbench.console import Reporter
+from contextbench.config.protocols import ConfigError, EvaluateConfig, HeadConfig, Protocol
 from contextbench.measure import profile
 from contextbench.measure.passes import Workload
-from contextbench.precision import Precision
-from contextbench.provenance import device_name
+from contextbench.models.device import device_name
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import ProfileRecord, read_profile
 from contextbench.report import bundle
 from contextbench.report.collection import Collection
-from contextbench.results import ProfileRecord, read_profile
+from contextbench.runs import comparison
+from contextbench.runs.cells import open_setting
+from contextbench.runs.comparison import Plan, compare, shared_precision
+from contextbench.system.console import Reporter
+from contextbench.training.execution import Execution
 from tests import small
 
 

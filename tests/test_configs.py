@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contextbench import averaging
-from contextbench.build import build_model, head_options, loss_weights
-from contextbench.config import (
+from contextbench.config import averaging
+from contextbench.config.protocols import (
     ConfigError,
     HeadConfig,
     Protocol,
@@ -19,6 +18,7 @@ from contextbench.config import (
     load_protocol,
     names_in,
 )
+from contextbench.models.build import build_model, head_options, loss_weights
 from heads import HEADS
 
 PROTOCOLS = names_in("protocols")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextbench.config import LossConfig, OhemConfig
-from contextbench.losses import (
+from contextbench.config.protocols import LossConfig, OhemConfig
+from contextbench.models.segmenter import resize_logits
+from contextbench.training.losses import (
     Criterion,
     dice_loss,
     hard_pixels,
@@ -16,7 +17,6 @@ from contextbench.losses import (
     lovasz_softmax,
     pixel_cross_entropy,
 )
-from contextbench.model import resize_logits
 from heads.interface import HeadOutput
 
 IGNORE = 255

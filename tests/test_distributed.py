@@ -23,10 +23,11 @@ from torch import nn
 from torch.distributed import HashStore
 from typer.testing import CliRunner
 
-from contextbench.build import build_model
 from contextbench.cli import app
-from contextbench.config import ConfigError
-from contextbench.distributed import (
+from contextbench.config.protocols import ConfigError
+from contextbench.models.build import build_model
+from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.training.processes import (
     ALONE,
     World,
     launched,
@@ -34,7 +35,6 @@ from contextbench.distributed import (
     own_device,
     synchronise_batch_norm,
 )
-from contextbench.results import read_areas, read_history, read_run
 from heads import HEADS
 from tests import ranks, small
 

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import contextbench.prediction as prediction_module
-from contextbench.backbone import build_backbone
-from contextbench.config import EvaluateConfig, Size
+import contextbench.evaluation.prediction as prediction_module
+from contextbench.config.protocols import EvaluateConfig, Size
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
-from contextbench.evaluation import count_areas, evaluate
-from contextbench.metrics import scores
-from contextbench.model import Segmenter, resize_logits
-from contextbench.precision import Precision
-from contextbench.prediction import Predictor, Scores, predict_labels
+from contextbench.evaluation.counting import count_areas, evaluate
+from contextbench.evaluation.prediction import Predictor, Scores, predict_labels
+from contextbench.models.backbone import build_backbone
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter, resize_logits
+from contextbench.statistics.scores import scores
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 
 CPU = torch.device("cpu")

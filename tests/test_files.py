@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from contextbench.files import (
+from contextbench.system.files import (
     OutputError,
     ensure_writable,
     quarantine,

@@ -21,23 +21,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config import load_head, load_protocol
-from contextbench.errors import UserError
-from contextbench.recorded import recorded_head, recorded_protocol
-from contextbench.report.bundle import subject
-from contextbench.report.collection import collect
-from contextbench.report.examples import read_examples, write_examples
-from contextbench.report.explain import explain_runs
-from contextbench.report.layout import render_latex
-from contextbench.report.page import render_page
-from contextbench.report.scaling import scaling_console
-from contextbench.report.tables import (
-    comparison_table,
-    per_class_table,
-    render_console,
-    render_markdown,
-)
-from contextbench.results import (
+from contextbench.config.protocols import load_head, load_protocol
+from contextbench.records.examples import read_examples, write_examples
+from contextbench.records.schemas import (
     read_areas,
     read_head_profile,
     read_history,
@@ -45,6 +31,20 @@ from contextbench.results import (
     read_profile,
     read_run,
 )
+from contextbench.records.settings import recorded_head, recorded_protocol
+from contextbench.report.bundle import subject
+from contextbench.report.collection import collect
+from contextbench.report.figures.scaling import scaling_console
+from contextbench.report.page import render_page
+from contextbench.report.tables.comparison import (
+    comparison_table,
+    per_class_table,
+    render_console,
+    render_markdown,
+)
+from contextbench.report.tables.explain import explain_runs
+from contextbench.report.tables.layout import render_latex
+from contextbench.system.errors import UserError
 from heads import HEADS
 from tests.report import head_records, pages, records
 

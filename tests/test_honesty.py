@@ -21,7 +21,9 @@ FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 # Constants that tests change all the same: "file: module.NAME", and why this hides nothing.
 ALLOWED: Mapping[str, str] = {
-    "tests/test_configs.py: contextbench.averaging.RULE": "a version in fingerprints, no threshold",
+    "tests/test_configs.py: contextbench.config.averaging.RULE": (
+        "a version in fingerprints, no threshold"
+    ),
 }
 
 
@@ -128,7 +130,10 @@ def test_no_fixture_replaces_parts_of_the_product_unasked() -> None:
         ("from heads import attention\nm.setattr(attention, 'SMALL', 0)", "heads.attention.SMALL"),
         ("import heads.ocr as o\nsetattr(o, 'LIMIT', 0)", "heads.ocr.LIMIT"),
         ("import heads.ocr\nheads.ocr.LIMIT = 0", "heads.ocr.LIMIT"),
-        ("m.setattr('contextbench.model.LIMIT', 0)", "contextbench.model.LIMIT"),
+        (
+            "m.setattr('contextbench.models.segmenter.LIMIT', 0)",
+            "contextbench.models.segmenter.LIMIT",
+        ),
         ("mock.patch.object(C, 'LIMIT')", None),
         ("from heads.x import C\nmock.patch.object(C, 'LIMIT')", "heads.x.C.LIMIT"),
         ("from heads import HEADS\nm.setitem(HEADS, 'fcn', f)", "heads.HEADS.fcn"),

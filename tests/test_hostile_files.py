@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from contextbench.cli.shared import scales_of, seeds_of, size_of
-from contextbench.config import (
+from contextbench.config.protocols import (
     LARGEST_SCALE,
     ConfigError,
     Protocol,
@@ -19,9 +19,9 @@ from contextbench.config import (
     load_head,
     load_protocol,
 )
-from contextbench.naming import LONGEST_NAME, checked_name
-from contextbench.published import load_table
-from contextbench.safe_yaml import MOST_KEYS, parse_yaml
+from contextbench.config.safe_yaml import MOST_KEYS, parse_yaml
+from contextbench.papers.published import load_table
+from contextbench.system.naming import LONGEST_NAME, checked_name
 from heads import HEADS
 
 ROOT = Path(__file__).parents[1]

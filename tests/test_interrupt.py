@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from contextbench import comparison
-from contextbench.interrupt import Interrupted, StopRequest, stop_on_signals
-from contextbench.results import write_model
+from contextbench.records.schemas import write_model
+from contextbench.runs import comparison
+from contextbench.system.interrupt import Interrupted, StopRequest, stop_on_signals
 from tests import small
 from tests.report.records import class_iou, run
 

@@ -20,10 +20,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from contextbench import files, job_conclusion, jobs, runner
-from contextbench.cells import Cell, cell_lock, open_setting
 from contextbench.cli import app
-from contextbench.cluster import (
+from contextbench.cluster import conclusion as job_conclusion
+from contextbench.cluster import job as jobs
+from contextbench.cluster.job import CellJob, Conclusion, Shared
+from contextbench.cluster.launch import compare_on
+from contextbench.cluster.ledger import Ledger, jobs_folder
+from contextbench.cluster.log import last_error, last_line
+from contextbench.cluster.scheduler import (
     JobState,
     LaunchError,
     LocalLauncher,
@@ -36,19 +40,18 @@ from contextbench.cluster import (
     parse_queue,
     sbatch_options,
 )
-from contextbench.comparison import Plan
-from contextbench.config import ConfigError
-from contextbench.console import Reporter
+from contextbench.cluster.summary import Row, summary, table
+from contextbench.config.protocols import ConfigError
 from contextbench.data import DataError
-from contextbench.grid import run_grid
-from contextbench.interrupt import Interrupted, StopRequest
-from contextbench.job_ledger import Ledger, jobs_folder
-from contextbench.job_log import last_error, last_line
-from contextbench.job_summary import Row, summary, table
-from contextbench.jobs import CellJob, Conclusion, Shared
-from contextbench.launch import compare_on
-from contextbench.precision import Precision
-from contextbench.results import RunRecord, read_areas, read_history, read_run
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import RunRecord, read_areas, read_history, read_run
+from contextbench.runs import run as runner
+from contextbench.runs.cells import Cell, cell_lock, open_setting
+from contextbench.runs.comparison import Plan
+from contextbench.runs.grid import run_grid
+from contextbench.system import files
+from contextbench.system.console import Reporter
+from contextbench.system.interrupt import Interrupted, StopRequest
 from tests import small
 
 pytest.importorskip("submitit")
@@ -273,7 +276,7 @@ def compared(told: Told, jobs: Cluster, plan: Plan) -> dict[str, RunRecord]:
 
 LOG = """Traceback (most recent call last):
   File "x.py", line 1, in f
-contextbench.files.OutputError: cannot write x: No space left on device
+contextbench.system.files.OutputError: cannot write x: No space left on device
 srun: error: node7: task 0: Exited with exit code 1
 """
 

@@ -1,4 +1,4 @@
-"""Imports point one way: heads know nothing of the benchmark, reports nothing of torch."""
+"""Imports point one way: packages in one order, heads and reports without the rest."""
 
 import ast
 import subprocess
@@ -10,6 +10,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# From top to bottom: a package imports those below it, never one above.
+ORDER = (
+    "cli",
+    "cluster",
+    "runs",
+    "interop",
+    "measure",
+    "report",
+    "evaluation",
+    "training",
+    "statistics",
+    "papers",
+    "records",
+    "models",
+    "data",
+    "config",
+    "system",
+)
+TORCH_FREE = ("report", "statistics", "papers", "records", "config", "system")
 SHARED = ("heads.interface", "heads.blocks", "heads.attention", "heads.regions")
 
 
@@ -114,13 +133,55 @@ def test_the_cycle_check_follows_packages_but_not_functions() -> None:
     assert cycle({"p.a": "if True:\n import p.b", "p.b": "def f():\n from p import a"}) is None
 
 
-def test_only_the_command_line_is_on_top() -> None:
-    importers = {
-        name
-        for name, source in BENCH_SOURCES.items()
-        if "contextbench.cli" in imported(everywhere(source), BENCH_SOURCES)
+def package(module: str) -> str:
+    """The package of the benchmark that a module is in; empty for those beside the packages."""
+    first = module.split(".")[1:2]
+    return first[0] if first and first[0] in ORDER else ""
+
+
+def climbs(modules: Mapping[str, str]) -> list[str]:
+    """Imports, those inside functions too, of a package that stands above the importing one."""
+    found = []
+    for name, source in modules.items():
+        for other in sorted(imported(everywhere(source), modules) & set(modules)):
+            here, there = package(name), package(other)
+            if here and (not there or ORDER.index(there) < ORDER.index(here)):
+                found.append(f"{name} imports {other}: {here} is below {there or 'the root'}")
+    return found
+
+
+def test_packages_import_only_packages_below_them() -> None:
+    # The version is all that the root may be asked for.
+    modules = {name: source for name, source in BENCH_SOURCES.items() if name != "contextbench"}
+    assert climbs(modules) == []
+
+
+def test_the_order_names_both_ends_of_a_climb() -> None:
+    modules = {
+        "contextbench.data.a": "def f():\n from contextbench.runs import b",
+        "contextbench.runs.b": "import contextbench.data.a",
     }
-    assert importers <= {"contextbench.__main__"}
+    assert climbs(modules) == [
+        "contextbench.data.a imports contextbench.runs.b: data is below runs"
+    ]
+
+
+def test_every_module_is_in_a_package_of_the_order() -> None:
+    beside = {name for name in BENCH_SOURCES if not package(name)}
+    assert beside == {"contextbench", "contextbench.__main__"}
+    assert {package(name) for name in BENCH_SOURCES} - {""} <= set(ORDER)
+
+
+def test_computing_never_imports_drawing() -> None:
+    drawing = ("contextbench.report.figures", "contextbench.report.page", "matplotlib")
+    computing = {n: s for n, s in BENCH_SOURCES.items() if package(n) not in ("report", "cli")}
+    found = {
+        f"{name} imports {other}"
+        for name, source in computing.items()
+        for other in imported(everywhere(source), BENCH_SOURCES)
+        if other.startswith(drawing)
+    }
+    assert found == set()
 
 
 def without_torch(modules: Iterable[str]) -> subprocess.CompletedProcess[str]:
@@ -129,11 +190,10 @@ def without_torch(modules: Iterable[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_results_and_reports_do_not_import_torch() -> None:
-    names = ["", ".config", ".results", ".files", ".metrics", ".stats"]
-    reports = [name for name in BENCH_SOURCES if name.startswith("contextbench.report")]
-    assert len(reports) > 1
-    process = without_torch([*(f"contextbench{name}" for name in names), *reports])
+def test_what_reads_records_does_not_import_torch() -> None:
+    names = [name for name in BENCH_SOURCES if package(name) in TORCH_FREE]
+    assert len(names) > 50
+    process = without_torch(["contextbench", *names])
     assert process.returncode == 0, process.stderr
 
 

@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextbench.losses import loss_terms, pixel_cross_entropy, presence_loss, weighted_sum
-from contextbench.model import resize_logits
+from contextbench.models.segmenter import resize_logits
+from contextbench.training.losses import (
+    loss_terms,
+    pixel_cross_entropy,
+    presence_loss,
+    weighted_sum,
+)
 from heads.interface import HeadOutput
 
 IGNORE = 255

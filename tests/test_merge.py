@@ -12,11 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config import ConfigError
-from contextbench.files import OutputError, write_text
-from contextbench.merge import MergeError, merge
-from contextbench.report.collection import collect
-from contextbench.results import (
+from contextbench.cluster.merge import MergeError, merge
+from contextbench.config.protocols import ConfigError
+from contextbench.records.schemas import (
     Areas,
     Failure,
     HeadCost,
@@ -30,6 +28,8 @@ from contextbench.results import (
     write_history,
     write_model,
 )
+from contextbench.report.collection import collect
+from contextbench.system.files import OutputError, write_text
 
 
 def areas() -> Areas:

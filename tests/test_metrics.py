@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from contextbench.metrics import Scores, group_iou, scores
+from contextbench.statistics.scores import Scores, group_iou, scores
 
 IGNORE = 255
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -168,5 +168,5 @@ def test_impossible_counts_are_refused(counts: tuple[object, ...], message: str)
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, contextbench.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, contextbench.statistics.scores; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

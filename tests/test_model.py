@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contextbench.backbone import build_backbone
-from contextbench.model import Segmenter, parameter_groups, resize_logits
+from contextbench.models.backbone import build_backbone
+from contextbench.models.segmenter import Segmenter, parameter_groups, resize_logits
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 
 

@@ -11,19 +11,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from contextbench.build import build_model
-from contextbench.cells import Cell, Execution, open_setting
 from contextbench.cli import app
 from contextbench.cli.planning import duration
-from contextbench.config import ConfigError, Protocol, load_protocol, names_in
+from contextbench.config.protocols import ConfigError, Protocol, load_protocol, names_in
 from contextbench.measure import forecast
 from contextbench.measure.forecast import Forecast, Forecaster, free_bytes
 from contextbench.measure.memory import predict_inference
 from contextbench.measure.passes import Workload
-from contextbench.plan import ComparisonPlan, HeadPlan, State, Wanted, plan_comparison
-from contextbench.precision import Precision
-from contextbench.results import cell_folder, read_run, write_model
-from contextbench.runner import run_cell
+from contextbench.models.build import build_model
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import cell_folder, read_run, write_model
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.runs.plan import ComparisonPlan, HeadPlan, State, Wanted, plan_comparison
+from contextbench.runs.run import run_cell
+from contextbench.training.execution import Execution
 from tests import small
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from contextbench import device, precision
-from contextbench.config import ConfigError
-from contextbench.device import device_of
-from contextbench.precision import Precision, float32_products
+from contextbench.config.protocols import ConfigError
+from contextbench.models import device, precision
+from contextbench.models.device import device_of
+from contextbench.models.precision import Precision, float32_products
 
 CPU = torch.device("cpu")
 

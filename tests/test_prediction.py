@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import contextbench.prediction as prediction_module
-from contextbench.config import ConfigError, EvaluateConfig, validated
+import contextbench.evaluation.prediction as prediction_module
+from contextbench.config.protocols import ConfigError, EvaluateConfig, validated
 from contextbench.data.base import IGNORE
-from contextbench.model import resize_logits
-from contextbench.prediction import predict_labels, view_size, window_starts
+from contextbench.evaluation.prediction import predict_labels, view_size, window_starts
+from contextbench.models.segmenter import resize_logits
 from heads.interface import HeadOutput
 
 ROOT = Path(__file__).parents[1]
@@ -224,10 +224,10 @@ def test_ignored_pixels_survive_the_resize_for_windows() -> None:
 
 LARGE_IMAGE = """
 import resource, torch
-from contextbench.build import build_model
-from contextbench.config import EvaluateConfig
-from contextbench.precision import Precision
-from contextbench.prediction import Predictor
+from contextbench.models.build import build_model
+from contextbench.config.protocols import EvaluateConfig
+from contextbench.models.precision import Precision
+from contextbench.evaluation.prediction import Predictor
 from tests import small
 model = build_model(small.protocol(), small.head(), 19, seed=0).eval()
 config = EvaluateConfig(mode="slide", window=(512, 1024), stride=(341, 683), flip=True)

@@ -11,18 +11,18 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from contextbench import inference
-from contextbench.cells import open_setting
 from contextbench.cli import app
-from contextbench.config import EvaluateConfig, Protocol
+from contextbench.config.protocols import EvaluateConfig, Protocol
 from contextbench.data import DATASETS, build_dataset, dataset_source
 from contextbench.data.pictures import read_colours, read_image, read_indices
-from contextbench.grid import run_grid
-from contextbench.inference import Views, open_run, predict_files
-from contextbench.interrupt import Interrupted
-from contextbench.precision import Precision
-from contextbench.prediction import Predictor
-from contextbench.results import cell_folder
+from contextbench.evaluation.prediction import Predictor
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import cell_folder
+from contextbench.runs import trained as inference
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.runs.trained import Views, open_run, predict_files
+from contextbench.system.interrupt import Interrupted
 from tests import small
 from tests.data import trees
 

@@ -13,16 +13,16 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from contextbench import comparison
-from contextbench.backbone import Backbone, build_backbone
-from contextbench.build import check_weights
-from contextbench.cells import Execution
-from contextbench.config import ConfigError, Protocol
-from contextbench.console import Reporter
+from contextbench.config.protocols import ConfigError, Protocol
 from contextbench.data import DataError
-from contextbench.plan import Wanted, plan_comparison
-from contextbench.pretrained import WeightsError
-from contextbench.runner import run_cell
+from contextbench.models.backbone import Backbone, build_backbone
+from contextbench.models.build import check_weights
+from contextbench.models.pretrained import WeightsError
+from contextbench.runs import comparison
+from contextbench.runs.plan import Wanted, plan_comparison
+from contextbench.runs.run import run_cell
+from contextbench.system.console import Reporter
+from contextbench.training.execution import Execution
 from tests import small
 
 State = dict[str, Tensor]

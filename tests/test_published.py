@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from contextbench import published
-from contextbench.config import ConfigError, names_in
-from contextbench.published import (
+from contextbench.config.protocols import ConfigError, names_in
+from contextbench.papers import published
+from contextbench.papers.published import (
     PublishedCost,
     load_published,
     load_table,

@@ -6,18 +6,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from contextbench.backbone import build_backbone
-from contextbench.build import build_model
-from contextbench.cells import open_setting
-from contextbench.config import EvaluateConfig
+from contextbench.config.protocols import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError
-from contextbench.errors import UserError
-from contextbench.grid import run_grid
-from contextbench.inference import Views, evaluate_runs, predict_files
-from contextbench.model import Segmenter, ideal_regions
-from contextbench.precision import Precision
-from contextbench.prediction import predict_labels
-from contextbench.results import read_history
+from contextbench.evaluation.prediction import predict_labels
+from contextbench.models.backbone import build_backbone
+from contextbench.models.build import build_model
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter, ideal_regions
+from contextbench.records.schemas import read_history
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.runs.trained import Views, evaluate_runs, predict_files
+from contextbench.system.errors import UserError
 from heads import HEADS
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 from tests import small
@@ -151,7 +151,8 @@ def test_training_gives_ideal_regions_to_the_head(tmp_path, monkeypatch) -> None
     head = small.head("ocr", ground_truth_regions=True)
     [told] = run_grid(setting, [head], [0], Precision(), small.execution(tmp_path / "a"))
     monkeypatch.setattr(
-        "contextbench.model.ideal_regions", lambda _labels, k, size: torch.zeros(2, k, *size)
+        "contextbench.models.segmenter.ideal_regions",
+        lambda _labels, k, size: torch.zeros(2, k, *size),
     )
     run_grid(setting, [head], [0], Precision(), small.execution(tmp_path / "b"))
     histories = [

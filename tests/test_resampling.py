@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from contextbench.resampling import Draws, Resampling, block_length, optimal_block_length
+from contextbench.statistics.draws import Draws, Resampling, block_length, optimal_block_length
 
 
 def weights_of(images: int, block: int, resamples: int = 20_000, seed: int = 0):

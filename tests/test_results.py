@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contextbench.results import (
+from contextbench.records.schemas import (
     SCHEMA_VERSION,
     Areas,
     ClassTotals,

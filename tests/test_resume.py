@@ -15,29 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextbench import runner
-from contextbench.build import build_model
-from contextbench.cells import Cell, Setting, cell_lock, open_setting
-from contextbench.checkpoint import CheckpointError, load_checkpoint
-from contextbench.config import ConfigError, Protocol
+from contextbench.config.protocols import ConfigError, Protocol
 from contextbench.data import DataError
 from contextbench.data.stream import TrainStream
-from contextbench.failures import failure_of, is_out_of_memory
-from contextbench.files import (
-    clear_leftovers,
-    digest_of,
-    temporary_prefix,
-    write_atomic,
-    write_sealed,
-)
-from contextbench.grid import run_grid
-from contextbench.inference import finished_record
-from contextbench.interrupt import Interrupted
-from contextbench.plan import Wanted, plan_comparison
-from contextbench.precision import Precision
-from contextbench.report.checks import warnings_for
-from contextbench.report.collection import collect
-from contextbench.results import (
+from contextbench.models.build import build_model
+from contextbench.models.checkpoint import CheckpointError, load_checkpoint
+from contextbench.models.precision import Precision
+from contextbench.records.comparability import warnings_for
+from contextbench.records.schemas import (
     MisplacedError,
     RunRecord,
     read_areas,
@@ -45,7 +30,22 @@ from contextbench.results import (
     read_run,
     write_model,
 )
-from contextbench.resume import DamagedError, read_state, saved_progress
+from contextbench.report.collection import collect
+from contextbench.runs import run as runner
+from contextbench.runs.cells import Cell, Setting, cell_lock, open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.runs.plan import Wanted, plan_comparison
+from contextbench.runs.trained import finished_record
+from contextbench.system.files import (
+    clear_leftovers,
+    digest_of,
+    temporary_prefix,
+    write_atomic,
+    write_sealed,
+)
+from contextbench.system.interrupt import Interrupted
+from contextbench.training.failures import failure_of, is_out_of_memory
+from contextbench.training.resume import DamagedError, read_state, saved_progress
 from tests import small
 
 BATCH = 2  # of the tiny protocol
@@ -151,7 +151,7 @@ def test_failed_evaluation_is_all_that_is_done_again(
     failed = run(setting, tmp_path)
     assert (failed.status, failed.steps) == ("failed", STEPS)
     monkeypatch.setattr(runner, "evaluate", real)
-    monkeypatch.setattr("contextbench.training.train_step", None)  # calling it would fail
+    monkeypatch.setattr("contextbench.training.loop.train_step", None)  # calling it would fail
     record = run(setting, tmp_path, retry_failed=True)
     assert record.status == "done"
     assert record.train_seconds == failed.train_seconds

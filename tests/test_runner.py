@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contextbench import runner
-from contextbench.cells import Cell, cell_lock, lock, open_setting
-from contextbench.checkpoint import CheckpointError
-from contextbench.config import ConfigError
-from contextbench.files import OutputError
-from contextbench.grid import run_grid
-from contextbench.interrupt import Interrupted
-from contextbench.locks import BusyError
-from contextbench.precision import Precision
-from contextbench.results import read_areas, read_history, read_run
+from contextbench.config.protocols import ConfigError
+from contextbench.models.checkpoint import CheckpointError
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.runs import run as runner
+from contextbench.runs.cells import Cell, cell_lock, lock, open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.system.files import OutputError
+from contextbench.system.interrupt import Interrupted
+from contextbench.system.locks import BusyError
 from tests import small
 
 
@@ -240,9 +240,9 @@ def test_checkpoint_of_another_head_or_class_count_is_refused(setting, tmp_path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from contextbench.cells import open_setting
-from contextbench.grid import run_grid
-from contextbench.precision import Precision
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.models.precision import Precision
 from tests import small
 setting = open_setting(small.protocol(steps=int(sys.argv[2])), None)
 run_grid(setting, [small.head()], [0], Precision(), small.execution(Path(sys.argv[1])))

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from contextbench.config.sampling import INDEPENDENT, LONGEST_PATTERN, Sampling, SamplingError
 from contextbench.data import DATASETS
-from contextbench.report.checks import sampling_of
-from contextbench.results import LabelInfo, RunRecord
-from contextbench.sampling import INDEPENDENT, LONGEST_PATTERN, Sampling, SamplingError
+from contextbench.records.comparability import sampling_of
+from contextbench.records.schemas import LabelInfo, RunRecord
 from tests.report import records
 
 

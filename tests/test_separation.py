@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextbench.separation import group_letters, holm, smallest_difference
+from contextbench.statistics.groups import group_letters, holm, smallest_difference
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
 

@@ -9,22 +9,23 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from contextbench import runner, shared_backbone
-from contextbench.backbone import Backbone
-from contextbench.build import build_model, loss_weights
-from contextbench.cells import Cell, open_setting
-from contextbench.config import EvaluateConfig, Protocol
+from contextbench.config.protocols import EvaluateConfig, Protocol
 from contextbench.data import DataError
-from contextbench.examples import store_examples
-from contextbench.grid import run_grid
-from contextbench.interrupt import Interrupted
+from contextbench.evaluation.prediction import predict_each, predict_labels
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models
-from contextbench.precision import Precision
-from contextbench.prediction import predict_each, predict_labels
-from contextbench.results import read_areas, read_history, read_run
-from contextbench.shared_backbone import train_together
-from contextbench.training import Recipe, Training
+from contextbench.models.backbone import Backbone
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.runs import run as runner
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.runs.examples import store_examples
+from contextbench.runs.grid import run_grid
+from contextbench.system.interrupt import Interrupted
+from contextbench.training import shared_backbone
+from contextbench.training.loop import Recipe, Training
+from contextbench.training.shared_backbone import train_together
 from heads import HEADS
 from heads.interface import Features
 from tests import small

@@ -11,16 +11,16 @@ import time
 import pytest
 import torch
 
-from contextbench.build import build_model
-from contextbench.config import HeadConfig, Protocol
+from contextbench.config.protocols import HeadConfig, Protocol
 from contextbench.data.probe import ContextProbe
-from contextbench.evaluation import count_areas
-from contextbench.interrupt import StopRequest
+from contextbench.evaluation.counting import count_areas
+from contextbench.evaluation.prediction import predict_labels
 from contextbench.measure.choose import DEFAULT
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import choose_for
-from contextbench.precision import Precision
-from contextbench.prediction import predict_labels
+from contextbench.models.build import build_model
+from contextbench.models.precision import Precision
+from contextbench.system.interrupt import StopRequest
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(1200)]
 

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextbench.image_counts import aligned, effects, iou_of_draws, mean_of_present
-from contextbench.metrics import scores
-from contextbench.resampling import Draws, Resampling
-from contextbench.results import Areas, RecordError
-from contextbench.sampling import INDEPENDENT, Sampling
-from contextbench.separation import smallest_difference
-from contextbench.stats import (
+from contextbench.config.sampling import INDEPENDENT, Sampling
+from contextbench.records.schemas import Areas, RecordError
+from contextbench.statistics.counts import aligned, effects, iou_of_draws, mean_of_present
+from contextbench.statistics.draws import Draws, Resampling
+from contextbench.statistics.groups import smallest_difference
+from contextbench.statistics.intervals import (
     Interval,
     SeedSpread,
     miou_interval,
     rank,
 )
+from contextbench.statistics.scores import scores
 
 FEW = Resampling(resamples=200)
 VIDEO = Sampling(frames="ordered")

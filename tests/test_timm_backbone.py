@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from contextbench.backbone import build_backbone
-from contextbench.build import build_model, loss_weights
-from contextbench.cells import open_setting
-from contextbench.checkpoint import CheckpointError
 from contextbench.cli import app
-from contextbench.config import ConfigError, Protocol
-from contextbench.grid import run_grid
-from contextbench.inventory import inventory
-from contextbench.losses import loss_terms, weighted_sum
+from contextbench.cli.inventory import inventory
+from contextbench.config.protocols import ConfigError, Protocol
 from contextbench.measure.counts import count
 from contextbench.measure.memory import predict_inference, predict_training_step
-from contextbench.model import Segmenter
-from contextbench.precision import Precision
-from contextbench.pretrained import WeightsError
-from contextbench.runner import load_trained
-from contextbench.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
-from contextbench.training import freeze_batch_norm
+from contextbench.models.backbone import build_backbone
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.checkpoint import CheckpointError
+from contextbench.models.precision import Precision
+from contextbench.models.pretrained import WeightsError
+from contextbench.models.segmenter import Segmenter
+from contextbench.models.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
+from contextbench.runs.run import load_trained
+from contextbench.training.loop import freeze_batch_norm
+from contextbench.training.losses import loss_terms, weighted_sum
 from heads import HEADS
 from heads.interface import Features
 from tests import small

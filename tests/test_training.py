@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextbench import averaging
-from contextbench.build import build_model, loss_weights
-from contextbench.cells import Cell, open_setting
-from contextbench.config import ConfigError, ScheduleConfig, TrainConfig, load_protocol
+from contextbench.config import averaging
+from contextbench.config.protocols import ConfigError, ScheduleConfig, TrainConfig, load_protocol
 from contextbench.data import build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
-from contextbench.interrupt import Interrupted, StopRequest
-from contextbench.losses import Criterion
-from contextbench.metrics import scores
-from contextbench.precision import Precision
-from contextbench.runner import run_cell
-from contextbench.training import (
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.precision import Precision
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.runs.run import run_cell
+from contextbench.statistics.scores import scores
+from contextbench.system.interrupt import Interrupted, StopRequest
+from contextbench.training.loop import (
     Progress,
     Recipe,
     TrainingError,
@@ -32,6 +31,7 @@ from contextbench.training import (
     train,
     train_step,
 )
+from contextbench.training.losses import Criterion
 from tests import small
 
 CPU = torch.device("cpu")

@@ -7,15 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from contextbench import runner, shared_backbone, training, waiting
-from contextbench.cells import Cell, open_setting
-from contextbench.interrupt import Interrupted, StopRequest
-from contextbench.precision import Precision
-from contextbench.report.checks import warnings_for
-from contextbench.results import read_run
-from contextbench.resume import saved_progress
-from contextbench.training import train
-from contextbench.waiting import BatchWait
+from contextbench.models.precision import Precision
+from contextbench.records.comparability import warnings_for
+from contextbench.records.schemas import read_run
+from contextbench.runs import run as runner
+from contextbench.runs.cells import Cell, open_setting
+from contextbench.system.interrupt import Interrupted, StopRequest
+from contextbench.training import loop as training
+from contextbench.training import shared_backbone, waiting
+from contextbench.training.loop import train
+from contextbench.training.resume import saved_progress
+from contextbench.training.waiting import BatchWait
 from tests import small
 from tests.report.records import run
 from tests.test_shared_backbone import batches, frozen, trainings

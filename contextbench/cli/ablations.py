@@ -52,21 +52,21 @@ def ablate(
     Example: contextbench ablate encnet --protocol camvid-small --data-root data --seeds 0,1,2
     """
     with guarded(resume=not report_only):
-        from contextbench.ablation import load_ablation, variants
-        from contextbench.config import load_protocol
-        from contextbench.report.ablation_runs import read_rows
-        from contextbench.report.ablations import (
+        from contextbench.config.protocols import load_protocol
+        from contextbench.papers.ablations import load_ablation, variants
+        from contextbench.report.papers.ablations import (
             ablation_console,
             ablation_table,
             write_ablation,
         )
+        from contextbench.report.papers.runs import read_rows
         from heads import HEADS
 
         ablation = load_ablation(name, HEADS)
         settings = load_protocol(protocol, overrides or ())
         unsuitable: dict[str, str] = {}
         if not report_only:
-            from contextbench.ablate import Plan, run_ablation
+            from contextbench.runs.ablations import Plan, run_ablation
 
             plan = Plan(seeds_of(seeds), fresh=fresh, retry_failed=retry_failed)
             with execution_of(out, device, data_root, workers) as execution:

@@ -19,7 +19,7 @@ from contextbench.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from contextbench.attend import Scene, Sight
+    from contextbench.runs.attending import Scene, Sight
 
 
 def attend(
@@ -52,7 +52,7 @@ def attend(
     Example: contextbench attend runs/probe/*/seed-0 --image street.png --pixel 120,200 --compare
     """
     with guarded():
-        from contextbench.attend import attend
+        from contextbench.runs.attending import attend
 
         with execution_of(out, device, data_root, 0) as execution, execution.stop.at_once():
             scene = attend(runs, image, _pixel(pixel), execution, class_name=class_name)
@@ -67,7 +67,7 @@ def attend(
 
 
 def _pixel(text: str) -> tuple[int, int]:
-    from contextbench.config import ConfigError
+    from contextbench.config.protocols import ConfigError
 
     match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
     if match is None:
@@ -76,8 +76,8 @@ def _pixel(text: str) -> tuple[int, int]:
 
 
 def _write(scene: "Scene", sights: "list[Sight]", out: Path) -> list[Path]:
-    from contextbench.report.attention import attention_figure, write_attention
-    from contextbench.report.style import save
+    from contextbench.report.figures.attention import attention_figure, write_attention
+    from contextbench.report.figures.style import save
 
     maps = [each for sight in sights for each in sight.maps]
     y, x = maps[0].pixel
@@ -101,7 +101,7 @@ def _described(scene: "Scene", paths: list[Path]) -> dict[str, Any]:
 
 
 def _print(sight: "Sight") -> None:
-    from contextbench.report.attention import cell_box
+    from contextbench.records.attention import cell_box
 
     first = sight.maps[0]
     (row, column), (h, w) = first.cell, sight.cells

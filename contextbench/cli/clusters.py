@@ -10,11 +10,11 @@ import typer
 from contextbench.cli.shared import console, guarded
 
 if TYPE_CHECKING:
-    from contextbench.cells import Execution
-    from contextbench.cluster import Resources
-    from contextbench.comparison import Plan
-    from contextbench.config import Protocol
+    from contextbench.cluster.scheduler import Resources
+    from contextbench.config.protocols import Protocol
     from contextbench.report.collection import Collection
+    from contextbench.runs.comparison import Plan
+    from contextbench.training.execution import Execution
 
 PANEL = "Jobs, with --launcher"
 
@@ -79,7 +79,7 @@ class JobOptions:
 
     def check_unused(self, launcher: str | None = None) -> None:
         """Raise `ConfigError` where something is asked for that `launcher`, or none, ignores."""
-        from contextbench.config import ConfigError
+        from contextbench.config.protocols import ConfigError
 
         if launcher not in (None, "local"):
             return
@@ -93,7 +93,7 @@ class JobOptions:
 
     def resources(self) -> "Resources":
         """What a job asks for. Raises `ConfigError` for what cannot be read."""
-        from contextbench.cluster import Resources, gigabytes, minutes, sbatch_options
+        from contextbench.cluster.scheduler import Resources, gigabytes, minutes, sbatch_options
 
         return Resources(
             minutes=minutes(self.time),
@@ -116,9 +116,9 @@ def compare_as_jobs(
     device: str,
 ) -> "Collection":
     """A comparison by the launcher `name`. Raises `ConfigError` for wrong options."""
-    from contextbench.cluster import launcher
-    from contextbench.job_ledger import jobs_folder
-    from contextbench.launch import compare_on
+    from contextbench.cluster.launch import compare_on
+    from contextbench.cluster.ledger import jobs_folder
+    from contextbench.cluster.scheduler import launcher
 
     options.check_unused(name)
     folder = jobs_folder(execution.out.resolve(), protocol)
@@ -140,7 +140,7 @@ def merge(
     Example: contextbench merge runs-a runs-b -o runs
     """
     with guarded():
-        from contextbench.merge import merge as join
+        from contextbench.cluster.merge import merge as join
 
         for line in join(runs, out):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

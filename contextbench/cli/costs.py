@@ -25,7 +25,7 @@ from contextbench.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from contextbench.results import HeadProfileRecord, LoaderRecord, ProfileRecord
+    from contextbench.records.schemas import HeadProfileRecord, LoaderRecord, ProfileRecord
 
 PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 
@@ -75,7 +75,7 @@ def profile(
     Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
     """
     with guarded():
-        from contextbench.config import ConfigError
+        from contextbench.config.protocols import ConfigError
         from contextbench.measure.command import (
             HeadRequest,
             ModelRequest,
@@ -143,7 +143,7 @@ def profile_data(
     Example: contextbench profile-data --protocol ade20k-r50 --image 512x683 --no-training
     """
     with guarded():
-        from contextbench.config import load_protocol
+        from contextbench.config.protocols import load_protocol
         from contextbench.measure.command import precision_of
         from contextbench.measure.loader import LoaderRequest, profile_loader
 
@@ -161,7 +161,7 @@ def profile_data(
 
 
 def _workers_of(text: str) -> list[int]:
-    from contextbench.config import ConfigError
+    from contextbench.config.protocols import ConfigError
 
     parts = listed(text, "--workers")
     if not all(part.isascii() and part.isdigit() for part in parts):
@@ -170,8 +170,8 @@ def _workers_of(text: str) -> list[int]:
 
 
 def _show_loading(record: "LoaderRecord", out: Path | None, as_json: bool) -> None:
-    from contextbench.report.loading import loading_console
-    from contextbench.results import write_model
+    from contextbench.records.schemas import write_model
+    from contextbench.report.tables.loading import loading_console
 
     if out is not None:
         write_model(out / "loader.json", record)
@@ -182,8 +182,8 @@ def _show_loading(record: "LoaderRecord", out: Path | None, as_json: bool) -> No
 
 
 def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> None:
-    from contextbench.report.tables import cost_table, render_console
-    from contextbench.results import write_model
+    from contextbench.records.schemas import write_model
+    from contextbench.report.tables.comparison import cost_table, render_console
 
     if out is not None:
         write_model(out / "profile.json", record)
@@ -195,8 +195,8 @@ def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> No
 
 def _show_heads(record: "HeadProfileRecord", out: Path | None, as_json: bool) -> None:
     from contextbench.report.bundle import write_head_report
-    from contextbench.report.complexity import form_console, form_table
-    from contextbench.report.scaling import scaling_console
+    from contextbench.report.figures.scaling import scaling_console
+    from contextbench.report.tables.complexity import form_console, form_table
 
     if out is not None:
         write_head_report(record, out)

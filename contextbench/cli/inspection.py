@@ -44,7 +44,7 @@ def check_data(
     Example: contextbench check-data --protocol camvid-small --data-root data --sheet sheet.png
     """
     with guarded():
-        from contextbench.config import load_protocol
+        from contextbench.config.protocols import load_protocol
         from contextbench.data.check import check_config
 
         config = load_protocol(protocol, overrides or ()).dataset
@@ -68,7 +68,7 @@ def list_names(
     Example: contextbench list heads
     """
     with guarded():
-        from contextbench.inventory import inventory
+        from contextbench.cli.inventory import inventory
 
         lines = inventory(kind)
         if as_json:
@@ -85,7 +85,7 @@ def doctor(device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
     Example: contextbench doctor
     """
     with guarded():
-        from contextbench.inventory import examine
+        from contextbench.cli.inventory import examine
 
         findings = examine(device_of(device))
         if as_json:

@@ -19,7 +19,7 @@ from contextbench.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from contextbench.plan import ComparisonPlan, HeadPlan
+    from contextbench.runs.plan import ComparisonPlan, HeadPlan
 
 DryRunOption = Annotated[
     bool,
@@ -61,9 +61,9 @@ def explain(
     --published mmseg_published:method=PSPNet,backbone=R-101-D8,crop=512x1024,iterations=40000
     """
     with guarded():
-        from contextbench.config import ConfigError
-        from contextbench.published import refer
-        from contextbench.report.explain import (
+        from contextbench.config.protocols import ConfigError
+        from contextbench.papers.published import refer
+        from contextbench.report.tables.explain import (
             explain_published,
             explain_runs,
             explanation_console,
@@ -169,7 +169,7 @@ def _evaluation(plan: "ComparisonPlan") -> str:
 
 
 def _plan_table(plan: "ComparisonPlan") -> Table:
-    from contextbench.report.render import console_table
+    from contextbench.report.tables.render import console_table
 
     timed = any(head.forecast.step_ms for head in plan.heads)
     header = ["head", "cells", "params\nM", "MACs\na pass\nG"]
@@ -200,7 +200,7 @@ def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
 
 
 def _scaled(value: float | None, unit: float, decimals: int) -> str:
-    from contextbench.report.render import ABSENT, fixed
+    from contextbench.report.tables.render import ABSENT, fixed
 
     return ABSENT if value is None else fixed(value / unit, decimals)
 

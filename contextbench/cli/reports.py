@@ -8,7 +8,7 @@ import typer
 from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
 
 if TYPE_CHECKING:
-    from contextbench.report.style import Format
+    from contextbench.report.figures.style import Format
 
 
 def plot(
@@ -32,10 +32,10 @@ def plot(
     Example: contextbench plot results/camvid-small -o figures --width one --format pdf
     """
     with guarded(resume=True):
+        from contextbench.records.examples import read_examples
+        from contextbench.records.schemas import find_runs, read_head_profile
         from contextbench.report.bundle import write_head_report, write_report
         from contextbench.report.collection import collect
-        from contextbench.report.examples import read_examples
-        from contextbench.results import find_runs, read_head_profile
 
         kinds = _formats(formats)
         if not find_runs(results) and (results / "profile.json").exists():
@@ -84,7 +84,7 @@ def insight(
     with guarded(resume=True):
         from contextbench.report.collection import collect
         from contextbench.report.insight import judge
-        from contextbench.report.insight_page import (
+        from contextbench.report.tables.insight import (
             insight_console,
             insight_json,
             write_insight,
@@ -103,8 +103,8 @@ def insight(
 
 
 def _formats(text: str) -> "list[Format]":
-    from contextbench.config import ConfigError, nearest
-    from contextbench.report.style import METADATA
+    from contextbench.config.protocols import ConfigError, nearest
+    from contextbench.report.figures.style import METADATA
 
     chosen = listed(text, "--format")
     for name in chosen:

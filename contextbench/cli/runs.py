@@ -46,7 +46,7 @@ from contextbench.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from contextbench.inference import Views
+    from contextbench.runs.trained import Views
 
 ViewScales = Annotated[
     str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
@@ -107,9 +107,9 @@ def compare(
     Example: contextbench compare --protocol cityscapes-r101 --launcher slurm --gpus 1
     """
     with guarded(resume=True):
-        from contextbench import comparison
-        from contextbench.config import ConfigError, load_protocol
-        from contextbench.plan import Wanted, plan_comparison
+        from contextbench.config.protocols import ConfigError, load_protocol
+        from contextbench.runs import comparison
+        from contextbench.runs.plan import Wanted, plan_comparison
 
         settings = load_protocol(protocol, overrides or ())
         if dry_run:
@@ -160,11 +160,11 @@ def train(
     Example: contextbench train --protocol camvid-small --head ocr --data-root data
     """
     with guarded(resume=True):
-        from contextbench.cells import lock, open_setting
-        from contextbench.comparison import check_runnable, say_weights, shared_precision
-        from contextbench.config import load_protocol
-        from contextbench.grid import run_grid
+        from contextbench.config.protocols import load_protocol
         from contextbench.report.collection import assemble
+        from contextbench.runs.cells import lock, open_setting
+        from contextbench.runs.comparison import check_runnable, say_weights, shared_precision
+        from contextbench.runs.grid import run_grid
 
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)
@@ -204,8 +204,8 @@ def evaluate(
     Example: contextbench evaluate runs/probe/ocr/seed-0 runs/probe/ocnet/seed-0
     """
     with guarded():
-        from contextbench.files import write_json
-        from contextbench.inference import evaluate_runs
+        from contextbench.runs.trained import evaluate_runs
+        from contextbench.system.files import write_json
 
         views = _views(scales, flip, window, stride)
         with execution_of(runs[0], device, data_root, 0) as execution:
@@ -255,8 +255,8 @@ def predict(
     Example: contextbench predict runs/cityscapes-r101/ocr/seed-0 --split test --submission -o sent
     """
     with guarded(resume=True):
-        from contextbench.config import ConfigError
-        from contextbench.inference import predict_files
+        from contextbench.config.protocols import ConfigError
+        from contextbench.runs.trained import predict_files
 
         if (split is None) == (not images):
             raise ConfigError("predict needs image files or --split, one of the two")
@@ -287,7 +287,7 @@ def predict(
 def _views(
     scales: str | None, flip: bool | None, window: str | None, stride: str | None
 ) -> "Views":
-    from contextbench.inference import Views
+    from contextbench.runs.trained import Views
 
     return Views(scales_of(scales), flip, size_of(window, "--window"), size_of(stride, "--stride"))
 

@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from contextbench.console import SafeConsole
-from contextbench.errors import UserError
-from contextbench.reading import given, why
-from contextbench.text import printable
+from contextbench.system.console import SafeConsole
+from contextbench.system.errors import UserError
+from contextbench.system.reading import given, why
+from contextbench.system.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from contextbench.cells import Execution
-    from contextbench.config import HeadConfig, Protocol
+    from contextbench.config.protocols import HeadConfig, Protocol
+    from contextbench.records.schemas import RunRecord
     from contextbench.report.collection import Collection
-    from contextbench.results import RunRecord
+    from contextbench.training.execution import Execution
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes besides 0
 
@@ -66,7 +66,7 @@ def guarded(*, resume: bool = False) -> Iterator[None]:
     What several processes meet together is said once on each machine; that one of them was lost,
     by each of the others, with exit code 1.
     """
-    from contextbench.interrupt import Interrupted, RankError
+    from contextbench.system.interrupt import Interrupted, RankError
 
     hint = "; the same command goes on from here" if resume else ""
     errors.quiet = os.environ.get("LOCAL_RANK", "0") != "0"
@@ -104,11 +104,11 @@ def execution_of(
     shared: "Protocol | None" = None,
 ) -> "Iterator[Execution]":
     """How and where to execute; `shared` is what several processes may train together."""
-    from contextbench.cells import Execution
-    from contextbench.config import ConfigError
-    from contextbench.console import Reporter
-    from contextbench.distributed import check_shareable, joined, launched, own_device
-    from contextbench.interrupt import stop_on_signals
+    from contextbench.config.protocols import ConfigError
+    from contextbench.system.console import Reporter
+    from contextbench.system.interrupt import stop_on_signals
+    from contextbench.training.execution import Execution
+    from contextbench.training.processes import check_shareable, joined, launched, own_device
 
     world = launched()
     if world.size > 1 and shared is None:
@@ -129,13 +129,13 @@ def execution_of(
 
 
 def device_of(name: str) -> "torch.device":
-    from contextbench import device
+    from contextbench.models import device
 
     return device.device_of(name)
 
 
 def heads_of(names: str) -> "list[HeadConfig]":
-    from contextbench.config import load_head
+    from contextbench.config.protocols import load_head
     from heads import HEADS
 
     chosen = list(HEADS) if names == "all" else listed(names, "--heads")
@@ -143,7 +143,7 @@ def heads_of(names: str) -> "list[HeadConfig]":
 
 
 def seeds_of(text: str) -> list[int]:
-    from contextbench.config import LARGEST_SEED, ConfigError
+    from contextbench.config.protocols import LARGEST_SEED, ConfigError
 
     try:
         seeds = [int(part) for part in listed(text, "--seeds")]
@@ -155,7 +155,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def scales_of(text: str | None) -> tuple[float, ...] | None:
-    from contextbench.config import LARGEST_SCALE, ConfigError
+    from contextbench.config.protocols import LARGEST_SCALE, ConfigError
 
     if text is None:
         return None
@@ -174,7 +174,7 @@ def scales_of(text: str | None) -> tuple[float, ...] | None:
 
 def size_of(text: str | None, option: str) -> tuple[int, int] | None:
     """Height and width, or None where the option was not given."""
-    from contextbench.config import LARGEST_SIDE, ConfigError
+    from contextbench.config.protocols import LARGEST_SIDE, ConfigError
 
     if text is None:
         return None
@@ -188,7 +188,7 @@ def size_of(text: str | None, option: str) -> tuple[int, int] | None:
 
 
 def listed(text: str, option: str) -> list[str]:
-    from contextbench.config import ConfigError
+    from contextbench.config.protocols import ConfigError
 
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or len(set(parts)) < len(parts):
@@ -197,7 +197,7 @@ def listed(text: str, option: str) -> list[str]:
 
 
 def print_comparison(collection: "Collection", as_json: bool) -> None:
-    from contextbench.report.tables import comparison_table, render_console
+    from contextbench.report.tables.comparison import comparison_table, render_console
 
     table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
     if as_json:

@@ -23,8 +23,8 @@ from contextbench.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from contextbench.published import TableSpec
-    from contextbench.results import HeadProfileRecord
+    from contextbench.papers.published import TableSpec
+    from contextbench.records.schemas import HeadProfileRecord
 
 
 class TableFormat(StrEnum):
@@ -85,7 +85,7 @@ def table(
     Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
     """
     with guarded(resume=True):
-        from contextbench.config import ConfigError, names_in, nearest
+        from contextbench.config.protocols import ConfigError, names_in, nearest
 
         if as_json and form is not TableFormat.CONSOLE:
             raise ConfigError(f"--json and --format {form} exclude each other")
@@ -106,10 +106,10 @@ def table(
 
 
 def _compare(folder: Path, wanted: Wanted) -> None:
-    from contextbench.report import layout
     from contextbench.report.collection import collect
-    from contextbench.report.render import csv_text, select, sort_rows
-    from contextbench.report.tables import comparison_table
+    from contextbench.report.tables import layout
+    from contextbench.report.tables.comparison import comparison_table
+    from contextbench.report.tables.render import csv_text, select, sort_rows
 
     collection = collect(folder)
     rows = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
@@ -136,10 +136,10 @@ def _compare(folder: Path, wanted: Wanted) -> None:
 def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
-    from contextbench.published import load_published, load_table
-    from contextbench.report import papers
-    from contextbench.report.render import select, sort_rows
-    from contextbench.results import read_head_profile, write_model
+    from contextbench.papers.published import load_published, load_table
+    from contextbench.records.schemas import read_head_profile, write_model
+    from contextbench.report.papers import complexity as papers
+    from contextbench.report.tables.render import select, sort_rows
     from heads import HEADS
 
     spec = load_table(name, HEADS)

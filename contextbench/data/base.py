@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from contextbench.config.sampling import INDEPENDENT, Sampling
 from contextbench.data.submission import Submission
-from contextbench.errors import UserError
-from contextbench.sampling import INDEPENDENT, Sampling
+from contextbench.system.errors import UserError
 
 IGNORE = 255
 

@@ -18,10 +18,10 @@ make void class 0: both are refused, by the mode of the masks or by their values
 
 from pathlib import Path
 
+from contextbench.config.sampling import Sampling
 from contextbench.data.base import Facts, LabelSet
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import IMAGE_SUFFIXES, MASK_SUFFIXES, Matches, PairedSource, match
-from contextbench.sampling import Sampling
 
 OFFICIAL_COUNTS = {"train": 367, "val": 101, "test": 233}
 SIZE = (360, 480)

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contextbench.console import Reporter
 from contextbench.data import DatasetOptions, dataset_source
 from contextbench.data.base import IGNORE, DataError, SegmentationDataset, Source
 from contextbench.data.findings import Finding, findings
 from contextbench.data.labels import Colour
 from contextbench.data.paired import IncompleteSplit, MissingFiles, PairedDataset
 from contextbench.data.sheet import contact_sheet, spread
+from contextbench.system.console import Reporter
 
 _SHOWN_VALUES = 12
 

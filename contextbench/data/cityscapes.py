@@ -22,11 +22,11 @@ Licence plates have id -1 in the label table, but polygons of negative ids are n
 
 from pathlib import Path
 
+from contextbench.config.sampling import Sampling
 from contextbench.data.base import DataError, Facts, LabelSet
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import Matches, PairedSource, match
 from contextbench.data.submission import Submission
-from contextbench.sampling import Sampling
 
 OFFICIAL_COUNTS = {"train": 2975, "val": 500}
 SIZE = (1024, 2048)

@@ -22,9 +22,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from contextbench.console import Reporter, Update
 from contextbench.data.base import DataError
-from contextbench.files import OutputError, write_text
+from contextbench.system.console import Reporter, Update
+from contextbench.system.files import OutputError, write_text
 
 CACHE_VARIABLE = "CONTEXTBENCH_CACHE"
 SETTLED_NS = 2 * 10**9  # the coarsest clock of a file system in use, that of FAT

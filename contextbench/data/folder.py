@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from contextbench.config import Frozen, read_mapping, validated
+from contextbench.config.protocols import Frozen, read_mapping, validated
+from contextbench.config.sampling import Pattern, Sampling
 from contextbench.data.base import IGNORE, DataError, Facts, LabelSet
 from contextbench.data.labels import (
     ColourTable,
@@ -45,7 +46,6 @@ from contextbench.data.labels import (
 from contextbench.data.paired import Matches, MissingFiles, PairedSource, match
 from contextbench.data.pictures import read_colours, read_indices
 from contextbench.data.submission import Submission
-from contextbench.sampling import Pattern, Sampling
 
 Byte = Annotated[int, Field(ge=0, le=255, strict=True)]
 Colour = tuple[Byte, Byte, Byte]

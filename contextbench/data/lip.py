@@ -19,6 +19,7 @@ and images that share it are no independent draws.
 
 from pathlib import Path
 
+from contextbench.config.sampling import Sampling
 from contextbench.data.base import Facts, LabelSet
 from contextbench.data.labels import LabelTable, bit_palette
 from contextbench.data.paired import (
@@ -30,7 +31,6 @@ from contextbench.data.paired import (
     unpacked,
 )
 from contextbench.data.submission import Submission
-from contextbench.sampling import Sampling
 
 OFFICIAL_COUNTS = {"train": 30462, "val": 10000}
 

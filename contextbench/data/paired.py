@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from contextbench.config.fingerprints import digest, joined
+from contextbench.config.sampling import SamplingError
 from contextbench.data.base import DataError, Facts, Picture, Sample
 from contextbench.data.digests import file_digests, verify_digests
 from contextbench.data.folders import find_files, read_list
 from contextbench.data.labels import MaskTable, read_pair
 from contextbench.data.pictures import picture_size, read_image, read_indices
-from contextbench.fingerprints import digest, joined
-from contextbench.sampling import SamplingError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)

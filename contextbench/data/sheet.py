@@ -12,7 +12,7 @@ from PIL import Image
 
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample, SegmentationDataset
 from contextbench.data.labels import colourise, ignored_colour
-from contextbench.files import write_atomic
+from contextbench.system.files import write_atomic
 
 _HEIGHT = 240  # pixels of a picture in the sheet
 _OVERLAY_SHARE = 0.5  # of the mask's colour

@@ -13,7 +13,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from contextbench.config.protocols import TrainConfig
 from contextbench.data.base import DataError, Sample, SegmentationDataset
+from contextbench.data.transforms import TrainTransform
 
 PREFETCH = 2  # batches that each worker is ahead; images of a batch even out among themselves
 
@@ -134,3 +136,18 @@ def one_thread() -> Iterator[None]:
 def _generator(seed: int, purpose: str, number: int) -> Generator:
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # 63 bits, signed
+
+
+def train_stream(config: TrainConfig, dataset: SegmentationDataset, *, seed: int) -> TrainStream:
+    """All items that training sees, augmented as `config` says."""
+    transform = TrainTransform(
+        crop=config.crop,
+        scale=config.scale,
+        flip=config.flip,
+        jitter=config.jitter,
+        swap=dataset.labels.swap,
+        rotate=config.rotate,
+        aspect=config.aspect,
+        max_class_share=config.max_class_share,
+    )
+    return TrainStream(dataset, transform, seed=seed, length=config.steps * config.batch)

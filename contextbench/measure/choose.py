@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from contextbench.measure.latency import order_of_round
-from contextbench.precision import Precision
-from contextbench.results import read_precision
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import read_precision
 
 Samples = dict[str, dict[str, list[float]]]  # candidate -> head -> milliseconds
 

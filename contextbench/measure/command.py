@@ -7,16 +7,22 @@ from typing import get_args
 
 import torch
 
-from contextbench.build import check_heads
-from contextbench.cells import Execution
-from contextbench.config import ConfigError, EvaluateConfig, HeadConfig, load_protocol, nearest
+from contextbench.config.protocols import (
+    ConfigError,
+    EvaluateConfig,
+    HeadConfig,
+    load_protocol,
+    nearest,
+)
 from contextbench.measure.counts import FeatureSize, parse_feature_size
 from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profile_heads
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models, watched
-from contextbench.precision import Dtype, Precision
-from contextbench.published import TableSpec
-from contextbench.results import HeadProfileRecord, ProfileRecord
+from contextbench.models.build import check_heads
+from contextbench.models.precision import Dtype, Precision
+from contextbench.papers.published import TableSpec
+from contextbench.records.schemas import HeadProfileRecord, ProfileRecord
+from contextbench.training.execution import Execution
 from heads.interface import Implementation
 
 DTYPES = get_args(Dtype)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from contextbench.measure.counts import is_counted, on_meta
-from contextbench.precision import Precision
+from contextbench.models.precision import Precision
 
 
 @dataclass(frozen=True)

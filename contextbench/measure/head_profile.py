@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from contextbench.build import build_configured
-from contextbench.config import HeadConfig
+from contextbench.config.protocols import HeadConfig
 from contextbench.measure.counts import (
     FeatureSize,
     count_head_scopes,
@@ -26,10 +25,11 @@ from contextbench.measure.floors import Operator, operator_call, products
 from contextbench.measure.latency import Call
 from contextbench.measure.memory import MemoryPrediction, measure_peak_cuda, predict_inference
 from contextbench.measure.profile import Timing, sample, stored_counts
-from contextbench.precision import FLOAT32, Precision
-from contextbench.provenance import environment
-from contextbench.results import Failure, FormCost, HeadProfileRecord, MemoryBytes
-from contextbench.results import Timing as StoredTiming
+from contextbench.models.build import build_configured
+from contextbench.models.precision import FLOAT32, Precision
+from contextbench.records.schemas import Failure, FormCost, HeadProfileRecord, MemoryBytes
+from contextbench.records.schemas import Timing as StoredTiming
+from contextbench.training.environment import environment
 from heads import ContextHead, Features
 from heads.blocks import TwoForms
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from contextbench.device import synchronise
-from contextbench.precision import Precision
+from contextbench.models.device import synchronise
+from contextbench.models.precision import Precision
 
 Call = Callable[[], object]
 Clock = Callable[[], float]  # seconds

@@ -16,22 +16,21 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import default_collate
 
-from contextbench.build import build_model, loss_weights
-from contextbench.cells import Execution
-from contextbench.config import ConfigError, HeadConfig, Protocol
+from contextbench.config.protocols import ConfigError, HeadConfig, Protocol
 from contextbench.data import SegmentationDataset, dataset_source
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
 from contextbench.data.sizes import image_sizes
-from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader
-from contextbench.device import synchronise
-from contextbench.losses import Criterion
-from contextbench.precision import Precision
-from contextbench.provenance import environment
-from contextbench.results import LoaderRecord, Pace, WorkersPace
-from contextbench.runner import train_stream
-from contextbench.training import Batch, Recipe, Training, deterministic, device_parts
-from contextbench.waiting import BatchWait
+from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader, train_stream
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.device import synchronise
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import LoaderRecord, Pace, WorkersPace
+from contextbench.training.environment import environment
+from contextbench.training.execution import Execution
+from contextbench.training.loop import Batch, Recipe, Training, deterministic, device_parts
+from contextbench.training.losses import Criterion
+from contextbench.training.waiting import BatchWait
 
 WARMUP = 1  # batches of which stages are not kept
 LEAST_RATE = 1e-6  # of learning: a few steps on a new model must not diverge, and cost the same

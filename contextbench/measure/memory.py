@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from contextbench.precision import Precision
+from contextbench.models.precision import Precision
 
 Optimizer = Literal["sgd", "adamw"]
 

@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from contextbench.build import build_model, loss_weights
-from contextbench.config import ConfigError, HeadConfig, Protocol
-from contextbench.losses import Criterion, own_mean
+from contextbench.config.protocols import ConfigError, HeadConfig, Protocol
+from contextbench.evaluation.prediction import view_size, window_starts
 from contextbench.measure.counts import Counts, count_scopes
 from contextbench.measure.latency import forward_call
 from contextbench.measure.memory import MemoryPrediction, predict_inference, predict_training_step
-from contextbench.model import Segmenter
-from contextbench.precision import FLOAT32, Precision
-from contextbench.prediction import view_size, window_starts
-from contextbench.training import (
+from contextbench.models.build import build_model, loss_weights
+from contextbench.models.precision import FLOAT32, Precision
+from contextbench.models.segmenter import Segmenter
+from contextbench.training.loop import (
     Recipe,
     Training,
     deterministic,
@@ -33,6 +32,7 @@ from contextbench.training import (
     freeze_batch_norm,
     train_step,
 )
+from contextbench.training.losses import Criterion, own_mean
 
 Size = tuple[int, int]  # height, width
 Call = Callable[[], object]

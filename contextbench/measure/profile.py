@@ -13,11 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from contextbench.config import ConfigError, HeadConfig
-from contextbench.console import Reporter
-from contextbench.device import release_cache
-from contextbench.failures import is_out_of_memory
-from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.config.protocols import ConfigError, HeadConfig
 from contextbench.measure.choose import (
     CANDIDATES,
     PrecisionChoice,
@@ -28,9 +24,13 @@ from contextbench.measure.counts import Counts
 from contextbench.measure.latency import ORDER_SEED, Call, interleaved
 from contextbench.measure.passes import Workload, pass_call, predicted, training_call
 from contextbench.measure.trials import Trials
-from contextbench.precision import Precision
-from contextbench.provenance import environment
-from contextbench.results import Failure, HeadCost, ProfileRecord, ScopeCounts
+from contextbench.models.device import release_cache
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import Failure, HeadCost, ProfileRecord, ScopeCounts
+from contextbench.system.console import Reporter
+from contextbench.system.interrupt import Interrupted, StopRequest
+from contextbench.training.environment import environment
+from contextbench.training.failures import is_out_of_memory
 
 WARMUP = 2  # rounds
 

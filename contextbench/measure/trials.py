@@ -17,12 +17,12 @@ from typing import Self
 
 import torch
 
-from contextbench.config import HeadConfig
-from contextbench.device import release_cache
-from contextbench.interrupt import StopRequest
+from contextbench.config.protocols import HeadConfig
 from contextbench.measure.latency import Call, milliseconds
-from contextbench.precision import Precision
-from contextbench.results import Failure
+from contextbench.models.device import release_cache
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import Failure
+from contextbench.system.interrupt import StopRequest
 
 Factory = Callable[[HeadConfig, Precision], Call]  # has to be picklable
 Answer = float | str  # milliseconds, or what went wrong

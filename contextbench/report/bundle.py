@@ -6,15 +6,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from contextbench.files import OutputError, write_text
-from contextbench.interrupt import Interrupted
-from contextbench.report import plots
+from contextbench.records.examples import Examples
+from contextbench.records.schemas import Failure, HeadProfileRecord, RunRecord, write_model
 from contextbench.report.collection import Collection
-from contextbench.report.complexity import write_forms
-from contextbench.report.disagreement import disagreement_grid
-from contextbench.report.examples import Examples
-from contextbench.report.scaling import write_scaling
-from contextbench.report.tables import (
+from contextbench.report.figures import plots
+from contextbench.report.figures.disagreement import disagreement_grid
+from contextbench.report.figures.scaling import write_scaling
+from contextbench.report.tables.comparison import (
     comparison_table,
     group_columns,
     per_class_markdown,
@@ -22,8 +20,10 @@ from contextbench.report.tables import (
     render_markdown,
     write_csv,
 )
-from contextbench.results import Failure, HeadProfileRecord, RunRecord, write_model
-from contextbench.stats import Ranking, rank
+from contextbench.report.tables.complexity import write_forms
+from contextbench.statistics.intervals import Ranking, rank
+from contextbench.system.files import OutputError, write_text
+from contextbench.system.interrupt import Interrupted
 
 FILE_NAMES: dict[plots.Cost, str] = {
     "macs": "tradeoff-macs",

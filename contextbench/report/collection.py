@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from contextbench.reading import exists
-from contextbench.report.checks import by_head, check_comparable, sampling_of, warnings_for
-from contextbench.results import (
+from contextbench.config.sampling import Sampling
+from contextbench.records.comparability import by_head, check_comparable, sampling_of, warnings_for
+from contextbench.records.schemas import (
     Areas,
     ProfileRecord,
     RecordError,
@@ -20,8 +20,8 @@ from contextbench.results import (
     read_profile,
     read_run,
 )
-from contextbench.sampling import Sampling
-from contextbench.stats import Ranking, rank
+from contextbench.statistics.intervals import Ranking, rank
+from contextbench.system.reading import exists
 
 Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
 """head -> seed -> entries of `history.jsonl`"""

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from contextbench.config import nearest
-from contextbench.errors import UserError
+from contextbench.config.protocols import nearest
 from contextbench.report.bundle import subject
 from contextbench.report.collection import Collection
-from contextbench.stats import (
+from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
     Ranking,
@@ -26,6 +25,7 @@ from contextbench.stats import (
     miou_interval,
     rank,
 )
+from contextbench.system.errors import UserError
 
 Verdict = Literal["solves", "better", "undecided", "worse"]
 

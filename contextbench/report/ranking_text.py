@@ -1,6 +1,6 @@
 """What a ranking says, in sentences that several figures share."""
 
-from contextbench.stats import Ranking
+from contextbench.statistics.intervals import Ranking
 
 
 def draws_of(ranking: Ranking) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from contextbench.cells import open_setting
 from contextbench.cli import app
-from contextbench.config import Protocol
+from contextbench.config.protocols import Protocol
 from contextbench.data import DataError, dataset_source
-from contextbench.grid import run_grid
-from contextbench.precision import Precision
-from contextbench.results import cell_folder, read_history, read_run
-from contextbench.runner import train_stream
+from contextbench.data.stream import train_stream
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import cell_folder, read_history, read_run
+from contextbench.runs.cells import open_setting
+from contextbench.runs.grid import run_grid
 from tests import small
 from tests.data import trees
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from contextbench.config.sampling import Sampling
 from contextbench.data.base import IGNORE, DataError
 from contextbench.data.folder import FolderDataset, read_description
 from contextbench.data.labels import ColourTable, ignored_colour
 from contextbench.data.paired import MissingFiles
-from contextbench.errors import UserError
-from contextbench.sampling import Sampling
+from contextbench.system.errors import UserError
 from tests.data import trees
 
 COLOURS = {

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextbench import fingerprints
+from contextbench.config import fingerprints
+from contextbench.config.sampling import Sampling
 from contextbench.data.base import DataError, Facts, LabelSet
 from contextbench.data.folders import read_list
 from contextbench.data.labels import LabelTable
 from contextbench.data.paired import IncompleteSplit, Matches, PairedSource, by_stem, match
 from contextbench.data.pascal_context import PascalContext
-from contextbench.sampling import Sampling
 from tests.data import trees
 
 

@@ -4,9 +4,9 @@ import os
 import signal
 import time
 
-from contextbench.config import HeadConfig
+from contextbench.config.protocols import HeadConfig
 from contextbench.measure.latency import Call
-from contextbench.precision import Precision
+from contextbench.models.precision import Precision
 
 
 def scripted(head: HeadConfig, precision: Precision) -> Call:

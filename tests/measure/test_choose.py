@@ -17,8 +17,8 @@ from contextbench.measure.choose import (
     choose_precision,
     stored_choice,
 )
-from contextbench.precision import Precision
-from contextbench.results import RecordError
+from contextbench.models.precision import Precision
+from contextbench.records.schemas import RecordError
 
 NO_TF32 = choose.excluded(torch.device("cpu"))
 F32, F32_LAST, BF16, BF16_LAST = [name for name in CANDIDATES if name not in NO_TF32]

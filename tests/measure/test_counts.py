@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contextbench.backbone import build_backbone
 from contextbench.measure.counts import (
     Counts,
     count,
@@ -17,6 +16,7 @@ from contextbench.measure.counts import (
     meta_features,
     parse_feature_size,
 )
+from contextbench.models.backbone import build_backbone
 from heads import HEADS, build_head
 from heads.interface import Channels
 from tests.measure.heads import CHANNELS, CLASSES, WIDTH, TinyHead

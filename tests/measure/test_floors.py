@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from contextbench.measure.counts import count
 from contextbench.measure.floors import Operator, Shape, operator_call, products
-from contextbench.precision import Precision
+from contextbench.models.precision import Precision
 from heads.attention import DenseAttention
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from contextbench.measure.latency import forward_call, interleaved, order_of_round
-from contextbench.precision import Precision
+from contextbench.models.precision import Precision
 from heads.interface import Features
 from tests.measure.heads import CHANNELS, TinyHead
 

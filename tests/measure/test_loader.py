@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from contextbench import waiting
 from contextbench.cli import app
 from contextbench.data import IGNORE
 from contextbench.data.base import LabelSet, Sample
@@ -28,8 +27,9 @@ from contextbench.measure.loader import (
     time_stages,
     training_pace,
 )
-from contextbench.report import loading
-from contextbench.results import LoaderRecord, Pace, WorkersPace
+from contextbench.records.schemas import LoaderRecord, Pace, WorkersPace
+from contextbench.report.tables import loading
+from contextbench.training import waiting
 from tests import small
 
 SETTINGS = [part for setting in small.SETTINGS for part in ("--set", setting)]

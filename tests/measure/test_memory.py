@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from contextbench.backbone import build_backbone
-from contextbench.losses import loss_terms, weighted_sum
 from contextbench.measure.memory import (
     MemoryPrediction,
     measure_peak_cpu,
@@ -19,8 +17,10 @@ from contextbench.measure.memory import (
     predict_inference,
     predict_training_step,
 )
-from contextbench.model import Segmenter
-from contextbench.precision import Precision
+from contextbench.models.backbone import build_backbone
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter
+from contextbench.training.losses import loss_terms, weighted_sum
 from heads import build_head
 from heads.interface import Channels, HeadOutput
 

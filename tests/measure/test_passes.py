@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from contextbench import training
-from contextbench.config import EvaluateConfig, Protocol
-from contextbench.losses import Criterion
+from contextbench.config.protocols import EvaluateConfig, Protocol
 from contextbench.measure import passes
 from contextbench.measure.forecast import Forecaster
 from contextbench.measure.passes import Workload, built, predicted, training_call
 from contextbench.measure.profile import Timing, profile_models
+from contextbench.training import loop as training
+from contextbench.training.losses import Criterion
 from tests import small
 
 CPU = torch.device("cpu")

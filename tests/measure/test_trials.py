@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from contextbench.config import HeadConfig
-from contextbench.interrupt import Interrupted, StopRequest
+from contextbench.config.protocols import HeadConfig
 from contextbench.measure.choose import CANDIDATES, DEFAULT, choose_precision, excluded
 from contextbench.measure.trials import Trials
+from contextbench.system.interrupt import Interrupted, StopRequest
 from tests.measure.steps import scripted
 
 CPU = torch.device("cpu")

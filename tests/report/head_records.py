@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from contextbench.results import (
+from contextbench.records.schemas import (
     Failure,
     FormCost,
     HeadProfileRecord,

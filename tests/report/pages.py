@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from contextbench.report.collection import Collection
-from contextbench.report.examples import AttentionMap, Examples
-from contextbench.results import (
+from contextbench.records.attention import AttentionMap
+from contextbench.records.examples import Examples
+from contextbench.records.schemas import (
     Areas,
     LabelInfo,
     RunRecord,
@@ -19,6 +19,7 @@ from contextbench.results import (
     write_history,
     write_model,
 )
+from contextbench.report.collection import Collection
 from tests.report import records
 
 IMAGES, PIXELS = 12, 1000  # of each class in each image

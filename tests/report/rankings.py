@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from contextbench.report.collection import Collection, collect
-from contextbench.results import (
+from contextbench.records.schemas import (
     Areas,
     LabelInfo,
     RunRecord,
@@ -15,7 +14,8 @@ from contextbench.results import (
     write_areas,
     write_model,
 )
-from contextbench.stats import (
+from contextbench.report.collection import Collection, collect
+from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
     PairStatistics,

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from contextbench.report.examples import Examples
-from contextbench.results import (
+from contextbench.records.examples import Examples
+from contextbench.records.schemas import (
     ClassTotals,
     Failure,
     HeadCost,

@@ -11,25 +11,25 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.ablation import Ablation, load_ablation, variants
-from contextbench.config import Protocol, load_protocol
-from contextbench.metrics import scores
-from contextbench.report.ablation_runs import RowRuns, read_rows
-from contextbench.report.ablations import (
-    AblationTable,
-    ablation_console,
-    ablation_markdown,
-    ablation_table,
-    write_ablation,
-)
-from contextbench.results import (
+from contextbench.config.protocols import Protocol, load_protocol
+from contextbench.papers.ablations import Ablation, load_ablation, variants
+from contextbench.records.schemas import (
     Areas,
     RecordError,
     cell_folder,
     write_areas,
     write_model,
 )
-from contextbench.stats import Resampling
+from contextbench.report.papers.ablations import (
+    AblationTable,
+    ablation_console,
+    ablation_markdown,
+    ablation_table,
+    write_ablation,
+)
+from contextbench.report.papers.runs import RowRuns, read_rows
+from contextbench.statistics.intervals import Resampling
+from contextbench.statistics.scores import scores
 from tests.report import records
 
 HEADS = ["aspp", "encnet", "fcn", "ocr", "ppm"]

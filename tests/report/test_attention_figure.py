@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from contextbench.report.attention import (
+from contextbench.records.attention import AttentionMap, cell_box, cell_of
+from contextbench.report.figures.attention import (
     CLIP,
     RANGE,
     attention_figure,
-    cell_box,
-    cell_of,
     clipped_at,
     write_attention,
 )
-from contextbench.report.examples import AttentionMap
-from contextbench.report.style import save
+from contextbench.report.figures.style import save
 
 HEIGHT, WIDTH = 30, 44
 PIXEL = (13, 40)

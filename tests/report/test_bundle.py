@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from contextbench.cli import app
+from contextbench.records.schemas import Areas, LabelInfo, RunRecord, write_model
 from contextbench.report.bundle import _group_rankings, write_report
 from contextbench.report.collection import Collection
-from contextbench.results import Areas, LabelInfo, RunRecord, write_model
 from tests.report.records import (
     class_iou,
     cost,

@@ -2,9 +2,13 @@
 
 import pytest
 
-from contextbench.report.checks import part_of_protocol
-from contextbench.report.tables import MixedProtocolsError, comparison_table, warnings_for
-from contextbench.results import ClassTotals, LabelInfo
+from contextbench.records.comparability import part_of_protocol
+from contextbench.records.schemas import ClassTotals, LabelInfo
+from contextbench.report.tables.comparison import (
+    MixedProtocolsError,
+    comparison_table,
+    warnings_for,
+)
 from tests.report.records import PROTOCOL, class_iou, cost, profile, profile_of, run
 
 

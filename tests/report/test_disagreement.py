@@ -6,19 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contextbench.report.disagreement import (
+from contextbench.records.examples import Examples
+from contextbench.report.figures.disagreement import (
     HEAD_SHADES,
     SHARED_SHADES,
-    PairCounts,
-    disagreement,
     disagreement_grid,
     disagreement_image,
-    disputed_pixel,
     head_image,
+)
+from contextbench.statistics.disagreement import (
+    PairCounts,
+    disagreement,
+    disputed_pixel,
     pair_counts,
     summarise,
 )
-from contextbench.report.examples import Examples
 from tests.report.records import examples
 
 # Six pixels: not labelled; all right; only a right; a and c right; all wrong alike; all wrong apart

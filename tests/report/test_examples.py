@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextbench.errors import UserError
-from contextbench.files import write_atomic
-from contextbench.report.examples import (
-    AttentionMap,
+from contextbench.records.attention import AttentionMap
+from contextbench.records.examples import (
     Examples,
     read_examples,
     remove_examples,
     spread,
     write_examples,
 )
-from contextbench.results import RecordError
+from contextbench.records.schemas import RecordError
+from contextbench.system.errors import UserError
+from contextbench.system.files import write_atomic
 from tests.report import records
 
 ODD_HEADS = ("../../up", "<b>", "a/b", "")
@@ -268,7 +268,7 @@ def test_an_interrupted_write_leaves_none_rather_than_a_mixture(tmp_path, monkey
             raise KeyboardInterrupt
         write_atomic(path, write)
 
-    monkeypatch.setattr("contextbench.report.examples.write_atomic", stop_at_the_third)
+    monkeypatch.setattr("contextbench.records.examples.write_atomic", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         write_examples(examples(), tmp_path, palette=records.PALETTE)
     assert read_examples(tmp_path) is None

@@ -11,21 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config import ConfigError, Protocol, load_protocol
+from contextbench.config.protocols import ConfigError, Protocol, load_protocol
 from contextbench.data import DATASETS
-from contextbench.metrics import scores
-from contextbench.published import load_scores, refer
-from contextbench.report.explain import (
-    SHOWN,
-    Explanation,
-    explain_published,
-    explain_runs,
-    explanation_console,
-    group_of,
-)
-from contextbench.report.published_facts import DATASETS as PUBLISHED_DATASETS
-from contextbench.report.published_facts import METHODS
-from contextbench.results import (
+from contextbench.papers.published import load_scores, refer
+from contextbench.papers.recipes import DATASETS as PUBLISHED_DATASETS
+from contextbench.papers.recipes import METHODS
+from contextbench.records.schemas import (
     Areas,
     Failure,
     LabelInfo,
@@ -33,7 +24,16 @@ from contextbench.results import (
     write_areas,
     write_model,
 )
-from contextbench.stats import Resampling, rank
+from contextbench.report.tables.explain import (
+    SHOWN,
+    Explanation,
+    explain_published,
+    explain_runs,
+    explanation_console,
+    group_of,
+)
+from contextbench.statistics.intervals import Resampling, rank
+from contextbench.statistics.scores import scores
 from heads import HEADS
 from tests.report import records
 

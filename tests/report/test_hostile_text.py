@@ -10,10 +10,10 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.console import Reporter, SafeConsole
-from contextbench.report.style import new_figure
-from contextbench.results import RunRecord, cell_folder, read_run, write_areas, write_model
-from contextbench.text import one_line, printable
+from contextbench.records.schemas import RunRecord, cell_folder, read_run, write_areas, write_model
+from contextbench.report.figures.style import new_figure
+from contextbench.system.console import Reporter, SafeConsole
+from contextbench.system.text import one_line, printable
 from tests.report import pages, records
 
 EVIL = "\x1b[2J\x9b31m\u202eevil\u2066\r\n[red]x[/red]\x07\x00"

@@ -12,22 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config import DatasetConfig
+from contextbench.config.protocols import DatasetConfig
 from contextbench.data import DATASETS, dataset_source
-from contextbench.errors import UserError
-from contextbench.files import OutputError
-from contextbench.metrics import group_iou, scores
-from contextbench.report.collection import Collection
-from contextbench.report.insight import GROUPED_DATASETS, InsightError, judge
-from contextbench.report.insight_figure import insight_figure
-from contextbench.report.insight_page import (
-    insight_console,
-    insight_json,
-    insight_markdown,
-    write_insight,
-)
-from contextbench.resampling import Draws, Resampling
-from contextbench.results import (
+from contextbench.records.schemas import (
     Areas,
     LabelInfo,
     RecordError,
@@ -35,8 +22,21 @@ from contextbench.results import (
     write_areas,
     write_model,
 )
-from contextbench.separation import holm
-from contextbench.stats import rank
+from contextbench.report.collection import Collection
+from contextbench.report.figures.insight import insight_figure
+from contextbench.report.insight import GROUPED_DATASETS, InsightError, judge
+from contextbench.report.tables.insight import (
+    insight_console,
+    insight_json,
+    insight_markdown,
+    write_insight,
+)
+from contextbench.statistics.draws import Draws, Resampling
+from contextbench.statistics.groups import holm
+from contextbench.statistics.intervals import rank
+from contextbench.statistics.scores import group_iou, scores
+from contextbench.system.errors import UserError
+from contextbench.system.files import OutputError
 from tests.report import records
 
 FEW = Resampling(resamples=1000)

@@ -4,16 +4,16 @@ import re
 
 import pytest
 
-from contextbench.config import ConfigError
-from contextbench.report.latex import (
+from contextbench.config.protocols import ConfigError
+from contextbench.records.schemas import LabelInfo
+from contextbench.report.tables.comparison import comparison_table, render_latex
+from contextbench.report.tables.latex import (
     COLUMNS_AT_FULL_SIZE,
     COLUMNS_OF_ONE,
     latex_text,
     sheet_latex,
 )
-from contextbench.report.sheet import Cell, Heading, Remark, Sheet
-from contextbench.report.tables import comparison_table, render_latex
-from contextbench.results import LabelInfo
+from contextbench.report.tables.sheet import Cell, Heading, Remark, Sheet
 from tests.report.rankings import RANKING, ranked_runs
 from tests.report.records import class_iou, comparison, failed, profile, run
 

@@ -16,18 +16,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config import load_protocol
+from contextbench.config.protocols import load_protocol
+from contextbench.records.examples import Examples, write_examples
+from contextbench.records.schemas import Failure, LabelInfo, read_run, write_model
 from contextbench.report.collection import Collection
-from contextbench.report.examples import Examples, write_examples
-from contextbench.report.geometry import pareto_front
+from contextbench.report.figures.geometry import pareto_front
 from contextbench.report.page import comparison, render_page, write_page
 from contextbench.report.page.costs import loss_plots
 from contextbench.report.page.gallery import gallery
 from contextbench.report.page.plots import SIZES, WIDE, Datum, Scale, mark, tradeoff
 from contextbench.report.page.provenance import provenance
 from contextbench.report.page.ranking import headline
-from contextbench.report.tables import comparison_table
-from contextbench.results import Failure, LabelInfo, read_run, write_model
+from contextbench.report.tables.comparison import comparison_table
 from tests.report import pages, rankings, records
 
 SCRIPT = "<script>alert(1)</script>"

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.config import ConfigError
+from contextbench.config.protocols import ConfigError
 from contextbench.measure.counts import FeatureSize, count_head_scopes, meta_features
 from contextbench.measure.counts import feature_channels as channels_of
-from contextbench.published import (
+from contextbench.papers.published import (
     FeatureShape,
     PublishedCost,
     TableRow,
@@ -21,19 +21,19 @@ from contextbench.published import (
     load_published,
     load_table,
 )
-from contextbench.report.papers import (
-    COLUMNS,
-    paper_console,
-    paper_markdown,
-    paper_table,
-    write_paper,
-)
-from contextbench.results import (
+from contextbench.records.schemas import (
     FormCost,
     HeadProfileRecord,
     MemoryBytes,
     RecordError,
     ScopeCounts,
+)
+from contextbench.report.papers.complexity import (
+    COLUMNS,
+    paper_console,
+    paper_markdown,
+    paper_table,
+    write_paper,
 )
 from heads import HEADS, build_head
 from tests.report.head_records import CONTEXT, WEIGHTS, failed, form, record

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 
-from contextbench.report import plots
-from contextbench.report.heatmaps import DIVERGING
-from contextbench.report.style import KNOWN_HEADS, column_width, shortened, signed
-from contextbench.report.tables import comparison_table
-from contextbench.results import Areas, ClassTotals, LabelInfo
-from contextbench.stats import (
+from contextbench.records.schemas import Areas, ClassTotals, LabelInfo
+from contextbench.report.figures import plots
+from contextbench.report.figures.heatmaps import DIVERGING
+from contextbench.report.figures.style import KNOWN_HEADS, column_width, shortened, signed
+from contextbench.report.tables.comparison import comparison_table
+from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
     PairStatistics,
@@ -237,7 +237,9 @@ def test_known_heads_differ_in_marker_and_almost_in_colour():
 
 
 def test_the_style_of_an_unknown_head_is_the_same_in_every_process():
-    program = "from contextbench.report.style import head_style; print(head_style('my-head'))"
+    program = (
+        "from contextbench.report.figures.style import head_style; print(head_style('my-head'))"
+    )
     command = [sys.executable, "-c", program]
     other = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     assert other == str(plots.head_style("my-head"))

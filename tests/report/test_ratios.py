@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from contextbench.report.checks import warnings_for
-from contextbench.report.forms import median_ratio_ends
-from contextbench.report.layout import render_markdown
-from contextbench.report.tables import cost_table
-from contextbench.results import HeadCost, ProfileRecord
+from contextbench.records.comparability import warnings_for
+from contextbench.records.schemas import HeadCost, ProfileRecord
+from contextbench.report.tables.comparison import cost_table
+from contextbench.report.tables.forms import median_ratio_ends
+from contextbench.report.tables.layout import render_markdown
 
 
 def profile(**latency_ms: list[float]) -> ProfileRecord:

@@ -7,11 +7,9 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from contextbench.config import ConfigError
-from contextbench.report.layout import printable
-from contextbench.report.render import sort_rows
-from contextbench.report.sheet import markdown_text
-from contextbench.report.tables import (
+from contextbench.config.protocols import ConfigError
+from contextbench.records.schemas import ClassTotals, Failure, HeadCost, LabelInfo
+from contextbench.report.tables.comparison import (
     comparison_table,
     cost_table,
     per_class_markdown,
@@ -19,8 +17,10 @@ from contextbench.report.tables import (
     render_console,
     render_markdown,
 )
-from contextbench.results import ClassTotals, Failure, HeadCost, LabelInfo
-from contextbench.stats import Interval
+from contextbench.report.tables.layout import printable
+from contextbench.report.tables.render import sort_rows
+from contextbench.report.tables.sheet import markdown_text
+from contextbench.statistics.intervals import Interval
 from tests.report.rankings import RANKING, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,

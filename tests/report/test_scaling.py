@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from rich.console import Console
 
-from contextbench.report.scaling import (
+from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.report.figures.scaling import (
     break_even,
     exponents,
     scaling_console,
@@ -23,7 +24,6 @@ from contextbench.report.scaling import (
     scaling_table,
     write_scaling,
 )
-from contextbench.results import FormCost, HeadProfileRecord
 from tests.report.head_records import CONTEXT, failed, form, record
 
 SIDES = (2, 4, 8)

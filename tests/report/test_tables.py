@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from contextbench.report.tables import (
+from contextbench.records.schemas import ClassTotals, Failure, HeadCost, LabelInfo, Status
+from contextbench.report.tables.comparison import (
     SEVERITY,
     comparison_table,
     cost_table,
     per_class_table,
     write_csv,
 )
-from contextbench.results import ClassTotals, Failure, HeadCost, LabelInfo, Status
 from tests.report.rankings import RANKING, areas, collected, ranked_runs, store
 from tests.report.records import (
     CLASSES,
@@ -267,7 +267,7 @@ def test_csv_of_a_failed_head_has_empty_cells(tmp_path):
 
 def test_reports_do_not_import_torch():
     program = (
-        "import sys, contextbench.report.tables, contextbench.report.plots, "
+        "import sys, contextbench.report.tables.comparison, contextbench.report.figures.plots, "
         "contextbench.report.bundle; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

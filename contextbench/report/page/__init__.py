@@ -15,10 +15,9 @@ from pathlib import Path
 import jinja2
 
 from contextbench import __version__
-from contextbench.files import write_text
+from contextbench.records.examples import Examples, read_examples
 from contextbench.report.bundle import subject
 from contextbench.report.collection import Collection, collect
-from contextbench.report.examples import Examples, read_examples
 from contextbench.report.page.classes import Heat, class_heat, group_heat
 from contextbench.report.page.costs import CostPlots, LossPlots, cost_plots, loss_plots
 from contextbench.report.page.gallery import Gallery, gallery
@@ -27,7 +26,8 @@ from contextbench.report.page.provenance import Provenance, provenance
 from contextbench.report.page.ranking import Standings, headline, standings
 from contextbench.report.page.scores import ScoreTable, score_table
 from contextbench.report.page.text import counted
-from contextbench.report.tables import comparison_table
+from contextbench.report.tables.comparison import comparison_table
+from contextbench.system.files import write_text
 
 SCRIPTS = ("tips.js", "tables.js", "heads.js", "choices.js", "page.js")
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from contextbench.records.schemas import RecordError
 from contextbench.report.collection import Collection
+from contextbench.report.figures.style import signed
 from contextbench.report.page.plots import Mark
 from contextbench.report.page.text import between, percent
-from contextbench.report.render import GROUP_PREFIX, group_columns
-from contextbench.report.style import signed
-from contextbench.report.tables import per_class_table
-from contextbench.results import RecordError
-from contextbench.stats import Interval, rank
+from contextbench.report.tables.comparison import per_class_table
+from contextbench.report.tables.render import GROUP_PREFIX, group_columns
+from contextbench.statistics.intervals import Interval, rank
 
 BASELINE = "fcn"  # what differences refer to, where it was run
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from contextbench.records.schemas import HeadCost
 from contextbench.report.collection import Collection, Histories
-from contextbench.report.forms import quartiles
-from contextbench.report.geometry import FloatArray
+from contextbench.report.figures.geometry import FloatArray
 from contextbench.report.page.plots import (
     SIZES,
     Curves,
@@ -24,9 +24,9 @@ from contextbench.report.page.plots import (
 )
 from contextbench.report.page.ranking import seed_scores
 from contextbench.report.page.text import between, percent, significant
-from contextbench.report.render import COLUMNS
-from contextbench.results import HeadCost
-from contextbench.stats import Interval
+from contextbench.report.tables.forms import quartiles
+from contextbench.report.tables.render import COLUMNS
+from contextbench.statistics.intervals import Interval
 
 COSTS = {
     "latency_ms": "Latency of a forward pass",

@@ -8,27 +8,28 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contextbench.report.attention import (
+from contextbench.records.attention import (
     INFLUENCE,
+    AttentionMap,
     cell_box,
-    clipped_at,
     no_attention,
     sums_to_one,
 )
-from contextbench.report.disagreement import (
+from contextbench.records.examples import Examples
+from contextbench.records.schemas import LabelInfo
+from contextbench.report.figures.attention import clipped_at
+from contextbench.report.figures.disagreement import (
     HEAD_SHADES,
     SHARED_SHADES,
     Shade,
-    disagreement,
     disagreement_image,
     head_image,
 )
-from contextbench.report.examples import AttentionMap, Examples
+from contextbench.report.figures.predictions import IGNORE
 from contextbench.report.page.images import FloatMap, colours, glow, mask, photograph
 from contextbench.report.page.plots import Mark
 from contextbench.report.page.text import percent, significant
-from contextbench.report.predictions import IGNORE
-from contextbench.results import LabelInfo
+from contextbench.statistics.disagreement import disagreement
 
 ByteArray = npt.NDArray[np.uint8]
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from contextbench.report.predictions import IGNORE
-from contextbench.report.style import RED
-from contextbench.results import LabelInfo
+from contextbench.records.schemas import LabelInfo
+from contextbench.report.figures.predictions import IGNORE
+from contextbench.report.figures.style import RED
 
 ByteArray = npt.NDArray[np.uint8]
 FloatMap = npt.NDArray[np.float32]

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from contextbench.report.geometry import FloatArray, pareto_front, place_labels, spread
-from contextbench.report.style import BLACK, WIDE_RANGE, head_style, shortened
+from contextbench.report.figures.geometry import FloatArray, pareto_front, place_labels, spread
+from contextbench.report.figures.style import BLACK, WIDE_RANGE, head_style, shortened
 
 FONT = 12.5  # pixels, of all text in plots
 CHARACTER = 0.56  # mean width of a character over the font size

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from contextbench.config import ConfigError, load_protocol
-from contextbench.report.checks import by_head, part_of_protocol, warnings_for
+from contextbench.config.protocols import ConfigError, load_protocol
+from contextbench.records.comparability import by_head, part_of_protocol, warnings_for
+from contextbench.records.schemas import RunRecord, differences
 from contextbench.report.collection import Collection
 from contextbench.report.page.text import counted, grouped
-from contextbench.results import RunRecord, differences
 
 HIDDEN = frozenset({"dataset.root"})  # a place on somebody's disk
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from contextbench.report.figures.style import signed
 from contextbench.report.page.plots import Mark, Scale, Tick, axis_of
 from contextbench.report.page.text import (
     between,
@@ -19,8 +20,7 @@ from contextbench.report.page.text import (
     signed_between,
 )
 from contextbench.report.ranking_text import draws_of
-from contextbench.report.style import signed
-from contextbench.stats import Interval, Ranking
+from contextbench.statistics.intervals import Interval, Ranking
 
 POWER = "80 %"  # of `PairStatistics.smallest_difference`
 LISTED = 4  # heads that a sentence names before it counts the rest

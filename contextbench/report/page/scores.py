@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from contextbench.report.layout import comparison_sheet, printable
 from contextbench.report.page.plots import Mark
-from contextbench.report.sheet import Cell, Heading
+from contextbench.report.tables.layout import comparison_sheet, printable
+from contextbench.report.tables.sheet import Cell, Heading
 
 TEXTUAL = frozenset({"groups"})  # sorted as text; all others as numbers
 

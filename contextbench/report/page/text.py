@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from contextbench.report.render import ABSENT
-from contextbench.report.style import signed
-from contextbench.stats import Interval
+from contextbench.report.figures.style import signed
+from contextbench.report.tables.render import ABSENT
+from contextbench.statistics.intervals import Interval
 
 
 def percent(value: float) -> str:

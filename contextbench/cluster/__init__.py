@@ -1,0 +1,1 @@
+"""A comparison as jobs, and what several machines made, merged."""

@@ -1,0 +1,1 @@
+"""Protocols and heads as files. No torch."""

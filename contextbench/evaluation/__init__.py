@@ -1,0 +1,1 @@
+"""Predictions of trained models: counted, written to files, looked into."""

@@ -1,0 +1,1 @@
+"""Backbones and heads as one model: building, weights, number formats, devices."""

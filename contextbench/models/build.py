@@ -1,0 +1,137 @@
+"""From configuration to objects: the one place where a protocol and a head become a model."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from contextbench.config.protocols import (
+    BackboneConfig,
+    ConfigError,
+    HeadConfig,
+    Protocol,
+    nearest,
+    weights_file,
+)
+from contextbench.models.backbone import Backbone, build_backbone
+from contextbench.models.segmenter import Segmenter
+from contextbench.models.timm_backbone import PREFIX, build_timm_backbone
+from heads import HEADS, Channels, ContextHead, build_head
+
+
+def build_model(
+    protocol: Protocol,
+    head: HeadConfig,
+    num_classes: int,
+    *,
+    seed: int,
+    pretrained: bool = True,
+    backbone: Backbone | None = None,
+) -> Segmenter:
+    """A backbone and a head with initial weights that `seed` determines.
+
+    Backbone and head are seeded apart, so that all heads of a comparison start from the identical
+    backbone. `pretrained=False` skips the protocol's ImageNet weights: for costs, and for models
+    whose weights are loaded next. `backbone` is that of another model of the protocol and seed, to
+    be shared. Raises `ConfigError` for unknown backbones, options and weights.
+    """
+    config = protocol.backbone
+    if not pretrained:
+        config = config.model_copy(update={"weights": None})
+    if backbone is None:
+        torch.manual_seed(seed)
+        backbone = _backbone(config)
+    torch.manual_seed(seed)
+    options = head_options(protocol, head)
+    module = build_configured(head, backbone.channels, num_classes, options)
+    return Segmenter(backbone, module, frozen=protocol.shared_backbone == "frozen")
+
+
+def check_weights(protocol: Protocol) -> str | None:
+    """What the backbone's weights are (`Backbone.origin`), looked at before there is work to lose.
+
+    None where they are random. Published weights are downloaded, if they are not here yet. Raises
+    `ConfigError` for a backbone that cannot be built and for weights that are not its own.
+    """
+    config = protocol.backbone
+    looked_at = config.weights is None or weights_file(config.weights) is not None
+    with torch.device("meta" if looked_at else "cpu"):
+        return _backbone(config).origin
+
+
+def check_heads(protocol: Protocol, heads: Sequence[HeadConfig], num_classes: int) -> None:
+    """Build every head without data. Raises `ConfigError` for the first one that cannot be."""
+    with torch.device("meta"):
+        for head in heads:
+            loss_weights(build_model(protocol, head, num_classes, seed=0, pretrained=False), head)
+
+
+def build_configured(
+    head: HeadConfig, channels: Channels, num_classes: int, options: dict[str, Any]
+) -> ContextHead:
+    """The head that a file names, with `options`. Raises `ConfigError` naming the file."""
+    try:
+        return build_head(head.head, channels, num_classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"head file {head.name!r}: {error}") from error
+
+
+def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:
+    """The head's options with every channel count multiplied by `head_width_factor`.
+
+    Channel counts are the options named `width`, `*_width` and `*_channels`; those left at None
+    follow the backbone by themselves.
+    """
+    parameters = inspect.signature(HEADS[head.head]).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    resolved = {**options, **head.options}
+    if protocol.head_width_factor == 1.0:
+        return dict(head.options)
+    scaled = {
+        name: max(1, round(value * protocol.head_width_factor))
+        for name, value in resolved.items()
+        if isinstance(value, int) and name.endswith(("width", "_channels"))
+    }
+    return {**head.options, **scaled}
+
+
+def loss_weights(model: Segmenter, head: HeadConfig) -> dict[str, float]:
+    """The head's published weights, overridden by its file. Raises `ConfigError` for others."""
+    published = dict(model.head.loss_weights)
+    for name in head.loss_weights:
+        if name not in published:
+            raise ConfigError(
+                f"head file {head.name!r}: loss_weights.{name}: the head has no such loss term; "
+                f"{nearest(name, published)}"
+            )
+    return {**published, **head.loss_weights}
+
+
+def _backbone(config: BackboneConfig) -> Backbone:
+    try:
+        if config.name.startswith(PREFIX):
+            _refuse_resnet_options(config)
+            return build_timm_backbone(
+                config.name, output_stride=config.output_stride, weights=config.weights
+            )
+        return build_backbone(
+            config.name,
+            stem=config.stem,
+            output_stride=config.output_stride,
+            multi_grid=config.multi_grid,
+            width=config.width,
+            weights=config.weights,
+        )
+    except ValueError as error:
+        raise ConfigError(f"backbone: {error}") from error
+
+
+def _refuse_resnet_options(config: BackboneConfig) -> None:
+    for option in ("stem", "multi_grid", "width"):
+        default, given = BackboneConfig.model_fields[option].default, getattr(config, option)
+        if given != default:
+            raise ValueError(
+                f"{option} {given}: {config.name} has its own; leave backbone.{option} out "
+                f"or at {default}"
+            )

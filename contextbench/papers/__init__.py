@@ -1,0 +1,1 @@
+"""What papers print, and the ablations that repeat it. No torch."""

@@ -1,0 +1,1 @@
+"""What was run and found: schemas, files, provenance, comparability. No torch."""

@@ -1,0 +1,323 @@
+"""Whether runs may share a table, and what a reader must know before comparing their numbers."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from statistics import median, quantiles
+from typing import Any
+
+from contextbench.config import averaging
+from contextbench.config.sampling import INDEPENDENT, Sampling
+from contextbench.records.schemas import (
+    NOTABLE_WAIT,
+    Leg,
+    ProfileRecord,
+    RecordError,
+    RunRecord,
+    differences,
+)
+from contextbench.system.errors import UserError
+
+NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
+"""What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
+
+_FRAMES = Sampling(frames="ordered")
+
+
+CONDITIONS = {"device": None, "processes": 1, "torch": None, "cuda": None, "commit": None}
+"""What a run may change when it goes on, with the value where an environment does not say it."""
+
+DISTURBED = 1.5  # third quartile over median of a latency
+
+
+class MixedProtocolsError(UserError, ValueError):
+    """Runs that do not measure the same thing. The message lists what differs, with both values."""
+
+
+def check_comparable(runs: Sequence[RunRecord]) -> None:
+    """Refuse runs of different protocols, of differently configured heads, and duplicates.
+
+    Raises `MixedProtocolsError`; `RecordError` when there are no runs or a cell occurs twice.
+    """
+    if not runs:
+        raise RecordError("there are no runs to compare")
+    for run in runs[1:]:
+        if run.fingerprint != runs[0].fingerprint:
+            raise MixedProtocolsError(_protocol_difference(runs[0], run))
+    for name, same_head in by_head(runs).items():
+        _check_head(name, same_head)
+
+
+def by_head(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs of each head, by seed; heads in the order of their first run."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(run.head_name, []).append(run)
+    return {name: sorted(group, key=lambda run: run.seed) for name, group in groups.items()}
+
+
+def device_name(environment: Mapping[str, Any]) -> str:
+    """The device of a record's environment, as it is printed."""
+    return str(environment.get("device") or "unknown device")
+
+
+def dataset_name(run: RunRecord) -> str:
+    """The dataset of a record's protocol; empty where it is not named."""
+    dataset = run.protocol.get("dataset")
+    return str(dataset["name"]) if isinstance(dataset, dict) and "name" in dataset else ""
+
+
+def sampling_of(run: RunRecord) -> Sampling:
+    """Which images of its split belong together.
+
+    Records of before this was declared do not say. They keep the statistics that they had: frames
+    in order for CamVid, the only videos there were, and single images for all others.
+    """
+    declared = run.labels.sampling
+    return declared or (_FRAMES if dataset_name(run) == "camvid" else INDEPENDENT)
+
+
+def part_of_protocol(key: str) -> bool:
+    """Whether a dotted key of a recorded protocol is part of its fingerprint."""
+    return not f"{key}.".startswith(tuple(f"{other}." for other in NOT_PART_OF_PROTOCOL))
+
+
+def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> list[str]:
+    """What limits the comparison, one sentence each; empty where nothing does."""
+    warnings = [
+        *_spread_of("number format", {_cell(run): _precision(run.precision) for run in runs}),
+        *_spread_of(
+            "training device (training times are not comparable)",
+            {_cell(run): device_name(run.environment) for run in runs},
+        ),
+        *_spread_of("code version", {_cell(run): run.environment.get("commit") for run in runs}),
+        *_spread_of(
+            "number of evaluated images",
+            {_cell(run): run.evaluated_images for run in runs if run.totals is not None},
+        ),
+        *_spread_of(
+            "number of scored seeds",
+            {
+                name: sum(run.totals is not None for run in group)
+                for name, group in by_head(runs).items()
+            },
+        ),
+        *_absent_classes(runs),
+        *_waiting(runs),
+        *_averaging(runs),
+        *_separate_batch_norms(runs),
+        *_changed_on_the_way(runs),
+    ]
+    return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
+
+
+def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
+    first, *others = runs
+    for run in others:
+        different = _differences(first.head, run.head)
+        if different:
+            raise MixedProtocolsError(
+                f"head {name!r} is not configured alike in its seeds and cannot be averaged: "
+                f"{_cell(first)} and {_cell(run)} differ in\n{different}"
+            )
+    repeated = [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]
+    if repeated:
+        raise RecordError(f"head {name!r} has more than one run of seed {repeated[0]}")
+
+
+def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
+    left, right = (
+        {
+            **run.protocol,
+            "dataset_fingerprint": run.dataset_fingerprint,
+            "weights_digest": run.weights_digest,
+        }
+        for run in (first, other)
+    )
+    return (
+        "runs of different protocols cannot share a table: "
+        f"{_cell(first)} ({first.protocol_name}, {first.fingerprint}) and "
+        f"{_cell(other)} ({other.protocol_name}, {other.fingerprint}) differ in\n"
+        + (_differences(left, right) or "  the code's protocol version")
+    )
+
+
+def _differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    """Dotted keys with both values, one a line."""
+    return "\n".join(
+        f"  {key}: {one} / {other}"
+        for key, (one, other) in differences(left, right).items()
+        if part_of_protocol(key)
+    )
+
+
+def _cell(run: RunRecord) -> str:
+    return f"{run.head_name} seed {run.seed}"
+
+
+def _precision(precision: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(precision.items())) or "not recorded"
+
+
+def _spread_of(what: str, values: Mapping[str, object]) -> list[str]:
+    """One sentence where the values differ: each value with the cells that have it."""
+    cells: dict[str, list[str]] = {}
+    for cell, value in values.items():
+        cells.setdefault(str(value), []).append(cell)
+    if len(cells) < 2:
+        return []
+    listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in cells.items())
+    return [f"The {what} differs between rows ({listed})."]
+
+
+def _absent_classes(runs: Sequence[RunRecord]) -> list[str]:
+    """Classes that neither occur nor are predicted: left out of that run's mean."""
+    absent: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        if run.totals is None:
+            continue
+        union = zip(run.labels.classes, run.totals.labelled, run.totals.predicted, strict=True)
+        names = tuple(name for name, labelled, predicted in union if labelled + predicted == 0)
+        absent.setdefault(names, []).append(_cell(run))
+    if len(absent) == 1:
+        return [
+            f"Absent from the labels and every prediction, left out of mIoU: {', '.join(names)}."
+            for names in absent
+            if names
+        ]
+    return [
+        f"Left out of the mIoU of {', '.join(cells)}, but not of every row: {', '.join(names)}."
+        for names, cells in absent.items()
+        if names
+    ]
+
+
+def _waiting(runs: Sequence[RunRecord]) -> list[str]:
+    """Cells whose training was slowed down by loading, said in one sentence."""
+    shares = {_cell(run): run.wait_share for run in runs}
+    slow = {cell: share for cell, share in shares.items() if share and share > NOTABLE_WAIT}
+    if not slow:
+        return []
+    cell, most = max(slow.items(), key=lambda item: item[1])
+    others = f" and more than {NOTABLE_WAIT:.0%} in {len(slow)} cells" if len(slow) > 1 else ""
+    return [
+        f"Training waited for data {most:.0%} of the time ({cell}){others}, so training times are "
+        "partly those of loading: see --workers and `contextbench profile-data`."
+    ]
+
+
+def _averaging(runs: Sequence[RunRecord]) -> list[str]:
+    """What is said of averaged weights before training, of the protocol that runs share."""
+    train = runs[0].protocol.get("train") if runs else None
+    decay, steps = (train.get("ema"), train.get("steps")) if isinstance(train, dict) else (0, 0)
+    if not isinstance(decay, float) or not isinstance(steps, int):
+        return []
+    text = averaging.caution(decay, steps)
+    return [] if text is None else [text]
+
+
+def _separate_batch_norms(runs: Sequence[RunRecord]) -> list[str]:
+    """Cells whose batch norm saw only a part of each batch, said in one sentence."""
+    listed = [
+        f"{_cell(run)}, {_steps([leg])} on {leg.environment.get('processes')} processes"
+        for run in runs
+        for leg in _legs(run)
+        if str(leg.environment.get("batch_norm")).startswith("warning")
+        and leg.last_step > leg.first_step
+    ]
+    if not listed:
+        return []
+    return [
+        "Batch norm used the images of each process alone, since it is synchronised on GPUs only, "
+        f"so these runs are not those of one process: {'; '.join(listed)}."
+    ]
+
+
+def _changed_on_the_way(runs: Sequence[RunRecord]) -> list[str]:
+    """Runs that went on under other conditions than they began with, one sentence each."""
+    sentences = []
+    for run in runs:
+        parts = [list(legs) for _, legs in groupby(_legs(run), _conditions)]
+        told = [_conditions(legs[0]) for legs in parts]
+        changed = [key for key in CONDITIONS if len({each[key] for each in told}) > 1]
+        listed = "; ".join(
+            f"{_steps(legs)}: {', '.join(f'{key} {each[key]}' for key in changed)}"
+            for legs, each in zip(parts, told, strict=True)
+        )
+        if changed:
+            sentences.append(f"{_cell(run)} was interrupted and went on elsewhere ({listed}).")
+    return sentences
+
+
+def _legs(run: RunRecord) -> Sequence[Leg]:
+    """Of records of before legs were told, the one that they tell of."""
+    whole = Leg(
+        started=run.started,
+        finished=run.finished,
+        first_step=0,
+        last_step=run.steps,
+        precision=run.precision,
+        environment=run.environment,
+    )
+    return run.legs or [whole]
+
+
+def _conditions(leg: Leg) -> dict[str, str]:
+    return {key: str(leg.environment.get(key, default)) for key, default in CONDITIONS.items()}
+
+
+def _steps(legs: Sequence[Leg]) -> str:
+    first, last = legs[0].first_step + 1, legs[-1].last_step
+    return f"steps {first} to {last}" if last >= first else "evaluation"
+
+
+def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list[str]:
+    pairs = [
+        ("protocol", profile.protocol_name, [run.protocol_name for run in runs]),
+        ("number format", _precision(profile.precision), [_precision(r.precision) for r in runs]),
+        ("device", device_name(profile.environment), [device_name(r.environment) for r in runs]),
+    ]
+    warnings = [
+        f"Costs were measured with {what} {measured}, but runs used {', '.join(sorted(other))}."
+        for what, measured, used in pairs
+        if (other := set(used) - {measured})
+    ]
+    if profile.scope != "model":
+        warnings.append(f"Costs cover the {profile.scope} alone, without the backbone.")
+    warnings += [*_disturbed(profile), *profile.notes]
+    return [*warnings, *_uncounted(profile, by_head(runs) or profile.heads)]
+
+
+def _disturbed(profile: ProfileRecord) -> list[str]:
+    """Heads whose times scatter as on a device that has other work."""
+    found = {}
+    for name, cost in profile.heads.items():
+        if len(cost.latency_ms) > 1:
+            ratio = quantiles(cost.latency_ms, n=4, method="inclusive")[2] / median(cost.latency_ms)
+            if ratio > DISTURBED:
+                found[name] = f"{name} {ratio:.1f}"
+    if not found:
+        return []
+    return [
+        "Latency was measured on a busy device: a quarter of the passes took more than "
+        f"{DISTURBED} times the median ({', '.join(found.values())}). Ratios suffer less than "
+        "milliseconds; without profile.json the next compare measures again."
+    ]
+
+
+def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:
+    """What all heads have in common is said once; the rest for each head that has it."""
+    listed = {
+        name: set(counts.uncounted)
+        for name in names
+        if name in profile.heads
+        and (counts := profile.heads[name].counts.get(profile.scope)) is not None
+        and counts.uncounted
+    }
+    if not listed:
+        return []
+    common = set.intersection(*listed.values())
+    own = {name: operators - common for name, operators in listed.items()}
+    parts = [", ".join(sorted(common))] if common else []
+    parts += [f"{name}: {', '.join(sorted(rest))}" for name, rest in own.items() if rest]
+    return [f"Operators that no MAC count includes ({'; '.join(parts)})."]

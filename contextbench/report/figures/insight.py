@@ -1,0 +1,100 @@
+"""Every seed of every head on every group of classes, with intervals, as one figure."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from contextbench.report.figures.style import (
+    BODY,
+    GREY,
+    INK,
+    SMALL,
+    TWO_COLUMNS,
+    head_style,
+    new_figure,
+    style_axes,
+)
+from contextbench.report.insight import Cell, Insight
+from contextbench.report.tables.render import fixed
+
+PANELS = 4  # in a row
+ROW_HEIGHT = 0.29  # inches a head
+SEED_SPAN = 0.56  # of a row's height, over which its seeds are spread
+TICKS = (0, 25, 50, 75, 100)
+
+
+def insight_figure(insight: Insight) -> Figure:
+    """A panel a group, a row a head: a marker a seed with its interval, a bar at their mean, and
+    the verdict beside it."""
+    names = list(insight.groups)
+    columns = min(PANELS, len(names))
+    rows = math.ceil(len(names) / columns)
+    height = rows * (0.55 + ROW_HEIGHT * len(insight.heads))
+    title = f"IoU of groups of classes by seed: {insight.subject}"
+    figure = new_figure(TWO_COLUMNS, height, title, _caption(insight))
+    panels = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, group in zip(panels.flat, names, strict=False):
+        _draw_panel(axes, group, insight)
+    return figure
+
+
+def _draw_panel(axes: Axes, group: str, insight: Insight) -> None:
+    style_axes(axes, "IoU (%)", "")
+    axes.set_title(group, size=BODY, weight="bold", color=INK, loc="left")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 100)
+    axes.set_xticks(TICKS)
+    axes.set_yticks(range(len(insight.heads)), insight.heads)
+    axes.set_ylim(len(insight.heads) - 0.4, -0.6)
+    baseline = 100 * insight.cells[insight.baseline, group].iou.estimate
+    if not math.isnan(baseline):
+        axes.axvline(baseline, color=GREY, linewidth=0.7, linestyle=":", zorder=1)
+    for row, head in enumerate(insight.heads):
+        _draw_cell(axes, row, head, insight.cells[head, group])
+
+
+def _draw_cell(axes: Axes, row: int, head: str, cell: Cell) -> None:
+    style = head_style(head)
+    places = row + _offsets(len(cell.seeds))
+    for place, (estimate, low, high) in zip(places, _percent(cell.seeds), strict=True):
+        axes.hlines(place, low, high, color=style.colour, linewidth=1.0, zorder=2)
+        axes.plot(
+            estimate, place, color=style.colour, marker=style.marker, markersize=3.8,
+            markeredgewidth=0.2, markeredgecolor="white", zorder=3,
+        )  # fmt: skip
+    mean = 100 * cell.iou.estimate
+    if len(cell.seeds) > 1 and not math.isnan(mean):
+        axes.vlines(mean, row - 0.4, row + 0.4, color=INK, linewidth=1.1, zorder=2.5)
+    verdict = f"\n{cell.comparison.verdict}" if cell.comparison else ""
+    # Beside the axes, where no marker can be.
+    axes.annotate(
+        f"{fixed(mean, 1)}{verdict}", (1.02, row), xycoords=("axes fraction", "data"), ha="left",
+        va="center", size=SMALL, color=INK, linespacing=1.0, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _offsets(seeds: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Places of seeds around the middle of their row, the first on top."""
+    return np.zeros(1) if seeds == 1 else np.linspace(-SEED_SPAN / 2, SEED_SPAN / 2, seeds)
+
+
+def _percent(seeds: Mapping[int, tuple[float, float, float]]) -> list[tuple[float, ...]]:
+    return [tuple(100 * value for value in each) for each in seeds.values()]
+
+
+def _caption(insight: Insight) -> str:
+    level = f"{100 * insight.resampling.level:g} %"
+    seeds = sorted({seed for cell in insight.cells.values() for seed in cell.seeds})
+    interval = f"with its {level} interval over the {insight.images} images of the split"
+    baseline = f"{insight.baseline}, which heads are compared with"
+    if len(seeds) == 1:
+        return f"Marker: seed {seeds[0]}, {interval}. Dotted: {baseline}."
+    return (
+        f"Marker: a seed (from above: {', '.join(map(str, seeds))}), {interval}. Upright bar and "
+        f"number: mean over seeds. Dotted: mean of {baseline}."
+    )

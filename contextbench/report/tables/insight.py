@@ -1,0 +1,265 @@
+"""The insight as a table for a terminal, as a page in Markdown with a figure, and as JSON."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from contextbench.report.figures.insight import insight_figure
+from contextbench.report.figures.style import save, signed
+from contextbench.report.insight import (
+    SOLVED,
+    Comparison,
+    Insight,
+    InsightError,
+    Verdict,
+)
+from contextbench.report.insight import Cell as Judged
+from contextbench.report.tables.render import bullets, fixed
+from contextbench.report.tables.sheet import (
+    Cell,
+    Heading,
+    Remark,
+    Sheet,
+    Terminal,
+    markdown_text,
+    sheet_markdown,
+)
+from contextbench.statistics.intervals import Interval, SeedSpread
+from contextbench.system.files import write_text
+
+PHRASES: dict[Verdict, str] = {
+    "solves": "solved by",
+    "better": "better with",
+    "undecided": "undecided for",
+    "worse": "worse with",
+}
+
+
+def write_insight(insight: Insight, path: Path) -> list[Path]:
+    """Write the page and, beside it under the same name, its figure; return the paths.
+
+    Raises `InsightError` for a name that does not end in `.md`, `OutputError` when a file cannot be
+    written.
+    """
+    if path.suffix != ".md":
+        raise InsightError(f"-o {path}: the page is Markdown; write a name that ends in .md")
+    figures = save(insight_figure(insight), path.parent, path.stem)
+    write_text(path, insight_markdown(insight, figures[0].name))
+    return [path, *figures]
+
+
+def insight_console(insight: Insight) -> Terminal:
+    """A row a head, a column a group: IoU and verdict; how to read them below."""
+    return Terminal(_overview(insight))
+
+
+def insight_markdown(insight: Insight, figure: str | None = None) -> str:
+    """The page: findings, head x group, differences, scores by seed, how to read it.
+
+    `figure` is the file name of the figure, relative to the page.
+    """
+    sections = [
+        f"# {markdown_text(_title(insight))}",
+        bullets([markdown_text(line) for line in _findings(insight)]),
+        sheet_markdown(_overview(insight), insight.cautions).strip(),
+        *([f"![IoU of every head, seed and group, with intervals](<{figure}>)"] if figure else []),
+        f"## Differences to {markdown_text(insight.baseline)}",
+        sheet_markdown(_differences(insight)).strip(),
+        "## By seed",
+        sheet_markdown(_by_seed(insight)).strip(),
+        "## Groups",
+        bullets([markdown_text(f"{g}: {', '.join(c)}") for g, c in insight.groups.items()]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def insight_json(insight: Insight) -> dict[str, Any]:
+    """Fractions in full precision; None where there is no number."""
+    content: dict[str, Any] = {
+        "subject": insight.subject,
+        "baseline": insight.baseline,
+        "images": insight.images,
+        "resampling": asdict(insight.resampling),
+        "comparisons": insight.comparisons,
+        "groups": {name: list(classes) for name, classes in insight.groups.items()},
+        "cells": [
+            {"head": head, "group": group, **_cell_json(cell)}
+            for (head, group), cell in insight.cells.items()
+        ],
+        "cautions": list(insight.cautions),
+    }
+    return {key: _without_nan(value) for key, value in content.items()}
+
+
+def rule(insight: Insight) -> list[str]:
+    """How verdicts follow from the numbers, a sentence each."""
+    return [
+        f"better, worse: than {insight.baseline} in every pair of a seed of each, and with a "
+        f"p-value of the paired difference below {1 - insight.resampling.level:.2g} after Holm's "
+        f"correction for all {insight.comparisons} comparisons.",
+        f"solves: better, and the interval of the difference begins above {100 * SOLVED:g} % of "
+        f"what {insight.baseline} lacks to an IoU of 100 %.",
+        "undecided: all else. It does not say that two heads are equal.",
+    ]
+
+
+def _title(insight: Insight) -> str:
+    return f"Which head solves which group: {insight.subject}"
+
+
+def _findings(insight: Insight) -> list[str]:
+    """One sentence a group: what the baseline reaches, and who got which verdict."""
+    sentences = []
+    for group in insight.groups:
+        reached = insight.cells[insight.baseline, group].iou.estimate
+        named = {verdict: insight.heads_with(verdict, group) for verdict in PHRASES}
+        verdicts = [
+            f"{PHRASES[verdict]} {', '.join(_with_range(insight, head, group) for head in heads)}"
+            for verdict, heads in named.items()
+            if heads
+        ]
+        start = f"{group} ({insight.baseline} {_percent(reached)} %)"
+        sentences.append(f"{start}: {'; '.join(verdicts)}.")
+    return sentences
+
+
+def _with_range(insight: Insight, head: str, group: str) -> str:
+    """A head with the range of its seeds where they disagree."""
+    cell = insight.cells[head, group]
+    each = cell.comparison
+    if each is None or each.seed_pairs in (each.seed_wins, each.seed_losses):
+        return head
+    low, high = _percent(min(cell.spread.values)), _percent(max(cell.spread.values))
+    return head if cell.spread.n == 1 else f"{head} (seeds {low} to {high} %)"
+
+
+def _overview(insight: Insight) -> Sheet:
+    headings = [Heading("head", "head"), Heading("seeds", "seeds"), *_group_headings(insight)]
+    rows = [
+        [
+            Cell(head),
+            _seeds_cell(insight, head),
+            *(_verdict_cell(insight.cells[head, group]) for group in insight.groups),
+        ]
+        for head in insight.heads
+    ]
+    reading = "IoU of a group: mean over its classes and over seeds, then the verdict."
+    return Sheet(headings, rows, [Remark(line) for line in (reading, *rule(insight))])
+
+
+def _seeds_cell(insight: Insight, head: str) -> Cell:
+    seeds, others = (
+        max(insight.cells[name, group].spread.n for group in insight.groups)
+        for name in (head, insight.baseline)
+    )
+    single = head != insight.baseline and min(seeds, others) == 1
+    note = f"One seed of the head or of {insight.baseline}: another training may turn a verdict."
+    return Cell(str(seeds), notes=(note,) if single else ())
+
+
+def _verdict_cell(cell: Judged) -> Cell:
+    verdict = cell.comparison.verdict if cell.comparison else "baseline"
+    return Cell(_percent(cell.iou.estimate), verdict, best=verdict == "solves")
+
+
+def _differences(insight: Insight) -> Sheet:
+    level = f"{100 * insight.resampling.level:g} %"
+    lowest = insight.comparisons * 2 / (insight.resampling.resamples + 1)
+    headings = [
+        Heading("group", "group"),
+        Heading("head", "head"),
+        Heading("iou", "IoU", "%"),
+        Heading("deviation", "over seeds"),
+        Heading("difference", "difference", "points"),
+        Heading("p", "p-value"),
+        Heading("seeds", "pairs of seeds won"),
+        Heading("verdict", "verdict"),
+    ]
+    rows = [
+        [Cell(group), Cell(head), *_difference_cells(insight.cells[head, group])]
+        for group in insight.groups
+        for head in insight.heads
+    ]
+    remarks = (
+        f"In brackets: {level} intervals for other images of this kind, from "
+        f"{insight.resampling.resamples} draws of {insight.images} images with the same models. "
+        "The same draws serve a head and its baseline.",
+        "over seeds: standard deviation of one training in points, and number of trainings n. It "
+        "is not part of the intervals.",
+        f"p-value: two-sided, after Holm's correction for {insight.comparisons} comparisons; "
+        f"so many draws can show none below {lowest:.2g}.",
+    )
+    return Sheet(headings, rows, [Remark(line) for line in remarks], left=("head", "verdict"))
+
+
+def _difference_cells(cell: Judged) -> list[Cell]:
+    score = [Cell(_percent(cell.iou.estimate), _ends(cell.iou)), Cell(_over_seeds(cell.spread))]
+    if cell.comparison is None:
+        return [*score, *(Cell("–") for _ in range(3)), Cell("baseline")]
+    return [*score, *_comparison_cells(cell.comparison)]
+
+
+def _comparison_cells(comparison: Comparison) -> list[Cell]:
+    difference = comparison.difference
+    return [
+        Cell(signed(100 * difference.estimate), _ends(difference)),
+        Cell(fixed(comparison.holm_p_value, 3)),
+        Cell(f"{comparison.seed_wins} of {comparison.seed_pairs}"),
+        Cell(comparison.verdict, best=comparison.verdict == "solves"),
+    ]
+
+
+def _by_seed(insight: Insight) -> Sheet:
+    headings = [Heading("head", "head"), Heading("seed", "seed"), *_group_headings(insight)]
+    first = next(iter(insight.groups))
+    rows = [
+        [
+            Cell(head),
+            Cell(str(seed)),
+            *(_score_cell(insight.cells[head, group].seeds[seed]) for group in insight.groups),
+        ]
+        for head in insight.heads
+        for seed in insight.cells[head, first].seeds
+    ]
+    return Sheet(headings, rows)
+
+
+def _score_cell(iou: Interval) -> Cell:
+    return Cell(_percent(iou.estimate), _ends(iou))
+
+
+def _group_headings(insight: Insight) -> list[Heading]:
+    return [Heading(group, group, "IoU %") for group in insight.groups]
+
+
+def _percent(fraction: float) -> str:
+    return fixed(100 * fraction, 1)
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{_percent(interval.low)}, {_percent(interval.high)}]"
+
+
+def _over_seeds(spread: SeedSpread) -> str:
+    return f"n = {spread.n}" if spread.n == 1 else f"{_percent(spread.deviation)}, n = {spread.n}"
+
+
+def _cell_json(cell: Judged) -> dict[str, Any]:
+    comparison = cell.comparison
+    return {
+        "iou": cell.iou._asdict(),
+        "seed_deviation": cell.spread.deviation,
+        "seeds": [{"seed": seed, **iou._asdict()} for seed, iou in cell.seeds.items()],
+        "comparison": comparison
+        and {**asdict(comparison), "difference": comparison.difference._asdict()},
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""From a cell to a comparison, and the use of trained runs."""

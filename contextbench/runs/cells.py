@@ -1,0 +1,256 @@
+"""Cells, one head with one seed under one protocol each: their folders, locks and records."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contextbench.config.protocols import ConfigError, HeadConfig, Protocol, weights_file
+from contextbench.data import LabelSet, SegmentationDataset, build_dataset
+from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
+from contextbench.evaluation.prediction import Predictor
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter
+from contextbench.records.schemas import MisplacedError, RunRecord, cell_folder, existing_run
+from contextbench.system.files import clear_leftovers, digest_of
+from contextbench.system.locks import exclusive
+from contextbench.training.execution import Execution
+from contextbench.training.resume import NAME as RESUME
+from contextbench.training.resume import (
+    DamagedError,
+    named_differences,
+    read_state,
+    refuse_other,
+    saved_progress,
+)
+
+
+class WeightsFileError(ConfigError):
+    """The file that `backbone.weights` names cannot be read. The message names it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of a comparison share, opened once."""
+
+    protocol: Protocol
+    train_set: SegmentationDataset
+    evaluate_set: SegmentationDataset
+    dataset_fingerprint: str
+    fingerprint: str
+    weights_digest: str | None = None  # of the file that `backbone.weights` names
+
+    @property
+    def labels(self) -> LabelSet:
+        return self.train_set.labels
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels.classes)
+
+    @cached_property
+    def sizes(self) -> ImageSizes:
+        """Of the evaluated images. Raises `DataError` where none has a size."""
+        return image_sizes(self.evaluate_set)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head with one seed, and the number format it shares with all others."""
+
+    setting: Setting
+    head: HeadConfig
+    seed: int
+    precision: Precision
+
+    def folder(self, out: Path) -> Path:
+        return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
+
+    def predictor(self, models: Sequence[Segmenter], device: torch.device) -> Predictor:
+        """`models`, which are on `device`, under the protocol's evaluation settings."""
+        config, mirrored = self.setting.protocol.evaluate, self.setting.labels.mirrored
+        return Predictor(models, device, self.precision, config, mirrored)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Two runs of one identity compute the same thing; others do not share resume files."""
+        setting, precision = self.setting, self.precision
+        return {
+            "fingerprint": setting.fingerprint,
+            "dataset_fingerprint": setting.dataset_fingerprint,
+            "weights_digest": setting.weights_digest,
+            "protocol": setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}}),
+            "head": self.head.model_dump(mode="json"),
+            "seed": self.seed,
+            "precision": {"dtype": precision.dtype, "memory_format": precision.memory_format},
+        }
+
+
+def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
+    """Open the protocol's splits.
+
+    Raises `DataError` for what is wrong with them, and `WeightsFileError` for a file of weights
+    that cannot be read.
+    """
+    config = protocol.dataset
+    train_set = build_dataset(config, config.train, data_root)
+    evaluate_set = build_dataset(config, config.evaluate, data_root)
+    check_crops(train_set, protocol.train.crop, protocol.train.scale)
+    digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
+    weights = weights_digest(protocol)
+    fingerprint = protocol.fingerprint(digest, weights)
+    return Setting(protocol, train_set, evaluate_set, digest, fingerprint, weights)
+
+
+def weights_digest(protocol: Protocol) -> str | None:
+    """SHA-256 of the file that `backbone.weights` names; None for published weights and none.
+
+    A file is read once, and again when its size or time has changed. Raises
+    `WeightsFileError`.
+    """
+    path = weights_file(protocol.backbone.weights)
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsFileError(
+            f"backbone.weights: cannot read {path}: {error.strerror or error}"
+        ) from error
+
+
+@cache
+def _digest(path: Path, _bytes: int, _nanoseconds: int) -> str:
+    return digest_of(path)
+
+
+def lock(execution: Execution, protocol: Protocol) -> AbstractContextManager[None]:
+    """Held while what the cells share is decided, measured or drawn; waits for other processes.
+
+    Raises `OutputError` where the folder cannot be written, `Interrupted` on request.
+    """
+    folder = execution.out / protocol.name
+    path = folder / ".lock"
+    waiting = exclusive(path, f"{path} is held", patience=math.inf, stop=execution.stop)
+    drawn = [folder / name for name in ("figures", "examples")]
+    return execution.world.held(_tidied(waiting, folder, *drawn))
+
+
+def cell_lock(
+    cell: Cell, execution: Execution, *, patience: float = 0.0
+) -> AbstractContextManager[None]:
+    """Held while a cell's files are written, so that processes may share a comparison by cells.
+
+    Raises `BusyError` where another process still has it after `patience` seconds.
+    """
+    folder = cell.folder(execution.out)
+    busy = f"another contextbench process is writing to {folder}"
+    own = exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
+    return execution.world.held(_tidied(own, folder))
+
+
+@contextmanager
+def _tidied(held: AbstractContextManager[None], *folders: Path) -> Iterator[None]:
+    """`held`, and what killed processes left in the folders is gone."""
+    with held:
+        for folder in folders:
+            clear_leftovers(folder)
+        yield
+
+
+def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
+    """The finished record of a cell, None if it has to run.
+
+    Raises `ConfigError` when the folder holds a run of another protocol or of other head options,
+    finished or not, and `MisplacedError` for that of another cell.
+    """
+    folder = cell.folder(execution.out)
+    record = existing_run(folder)
+    if record is None:
+        return None
+    _check_same_cell(record, cell, folder)
+    head = cell.head.model_dump(mode="json")
+    if record.fingerprint == cell.setting.fingerprint and record.head == head:
+        return None if record.status == "interrupted" else record
+    raise ConfigError(
+        f"{folder} holds a run of another configuration: "
+        f"{named_differences(_identity_of(record), cell.identity)}. Choose another --out, or "
+        "--fresh to replace it"
+    )
+
+
+def begun_precision(cell: Cell, execution: Execution) -> Precision:
+    """The number format that the unfinished run of `cell` was begun in, else that of `cell`.
+
+    A protocol that leaves the format to a timing may get another one each time; what was begun goes
+    on as it was, and that is said. Raises `ConfigError` for the state of another run, naming what
+    differs.
+    """
+    begun = _unfinished(cell, execution).precision
+    if begun != cell.precision:
+        execution.reporter.say(
+            f"{cell.head.name}, seed {cell.seed}: goes on in {begun.dtype}, {begun.memory_format}, "
+            f"as it was begun; what begins now runs in {cell.precision.dtype}, "
+            f"{cell.precision.memory_format}"
+        )
+    return begun
+
+
+def _unfinished(cell: Cell, execution: Execution) -> Cell:
+    """`cell` in the number format of its stored state. Raises `ConfigError` for that of another."""
+    path = cell.folder(execution.out) / RESUME
+    try:
+        state = read_state(path, tensors=False)
+    except DamagedError:
+        return cell  # it is set aside where it would be used
+    if state is None:
+        return cell
+    if cell.setting.protocol.precision == "auto":
+        cell = replace(cell, precision=Precision(**state["identity"]["precision"]))
+    refuse_other(path, state, cell.identity)
+    return cell
+
+
+def refuse_others(cell: Cell, execution: Execution) -> None:
+    """Raise `ConfigError` for a cell whose folder holds a run of another configuration."""
+    if stored_run(cell, execution) is None:
+        _unfinished(cell, execution)
+
+
+def discard_state(cell: Cell, execution: Execution, *, quietly: bool = False) -> None:
+    """Remove the state that a cell would go on from; unless `quietly`, say so."""
+    path = cell.folder(execution.out) / RESUME
+    if path.exists() and not quietly:
+        execution.reporter.say(
+            f"{cell.head.name}, seed {cell.seed}: starts anew, since its stored state, of step "
+            f"{saved_progress(path).step}, led to the failure"
+        )
+    path.unlink(missing_ok=True)
+
+
+def _check_same_cell(record: RunRecord, cell: Cell, folder: Path) -> None:
+    """Raise `MisplacedError` for a record that names another protocol, head or seed."""
+    wanted = cell.setting.protocol.name, cell.head.name, cell.seed
+    found = record.protocol_name, record.head_name, record.seed
+    if found != wanted:
+        raise MisplacedError(
+            f"{folder} holds the run of {found[0]}/{found[1]}/seed-{found[2]}: it was copied or "
+            "moved here. Move it back, remove it, or --fresh to replace it"
+        )
+
+
+def _identity_of(record: RunRecord) -> dict[str, Any]:
+    """What `Cell.identity` was, but for the number format."""
+    return {
+        "fingerprint": record.fingerprint,
+        "dataset_fingerprint": record.dataset_fingerprint,
+        "weights_digest": record.weights_digest,
+        "protocol": record.protocol,
+        "head": record.head,
+    }

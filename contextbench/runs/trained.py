@@ -1,0 +1,272 @@
+"""Using a trained run: scores under other evaluation settings, and masks of new images."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from contextbench.config.protocols import (
+    DatasetConfig,
+    EvaluateConfig,
+    Protocol,
+    read_mapping,
+    validated,
+)
+from contextbench.data import LabelSet, Source, dataset_source
+from contextbench.data.base import DataError, Picture
+from contextbench.data.pictures import read_image
+from contextbench.evaluation.counting import evaluate
+from contextbench.evaluation.files import Format, Overlays, PredictionFolder, Submitted
+from contextbench.evaluation.prediction import Predictor
+from contextbench.models.precision import Precision
+from contextbench.models.segmenter import Segmenter
+from contextbench.records.schemas import RecordError, RunRecord, read_run
+from contextbench.records.settings import recorded_head, recorded_protocol
+from contextbench.runs.run import load_trained
+from contextbench.statistics.scores import group_iou, scores
+from contextbench.training.execution import Execution
+
+
+def open_run(folder: Path, execution: Execution) -> tuple[RunRecord, Protocol, Segmenter]:
+    """The record, the protocol and the trained model of a run folder.
+
+    Raises `RecordError` for a folder that is no finished run, `CheckpointError` for its weights.
+    """
+    record = finished_record(folder)
+    return record, recorded_protocol(record, str(folder)), _model(folder, record, execution)
+
+
+def finished_record(folder: Path) -> RunRecord:
+    """The record of a run folder. Raises `RecordError` where it is not that of a finished run."""
+    path = folder / "record.json"
+    if not path.exists():
+        raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
+    record = read_run(path)
+    if record.status != "done":
+        raise RecordError(f"{folder}: this run is recorded as {record.status}, it has no model")
+    return record
+
+
+def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
+    return load_trained(
+        folder,
+        recorded_protocol(record, str(folder)),
+        recorded_head(record, str(folder)),
+        len(record.labels.classes),
+        stored_precision(record),
+        execution.device,
+    )
+
+
+def stored_precision(record: RunRecord) -> Precision:
+    """The number format and layout that a run was trained and evaluated in."""
+    known = {field.name for field in fields(Precision)}
+    return Precision(**{key: each for key, each in record.precision.items() if key in known})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What an evaluation changes of a protocol's; None leaves it."""
+
+    scales: tuple[float, ...] | None = None
+    flip: bool | None = None
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+    def applied_to(self, config: EvaluateConfig) -> EvaluateConfig:
+        """`config` with the changes. Raises `ConfigError` where they do not fit together."""
+        changes: dict[str, Any] = {"scales": self.scales, "flip": self.flip}
+        if self.window is not None or self.stride is not None:
+            window = self.window or config.window
+            # Neighbouring windows overlap by a third unless told otherwise.
+            default = None if window is None else tuple(-(-2 * side // 3) for side in window)
+            changes.update(mode="slide", window=window, stride=self.stride or default)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return validated(EvaluateConfig, {**config.model_dump(), **given}, "evaluation options")
+
+
+def evaluate_runs(
+    folders: Sequence[Path], execution: Execution, split: str | None, views: Views
+) -> dict[str, Any]:
+    """Scores of a run, or of the mean prediction of several, as fractions, by name.
+
+    Classes absent from the split are None. Raises `RecordError` for runs of different classes or
+    data, besides what `open_run` raises.
+    """
+    opened = [open_run(folder, execution) for folder in folders]
+    record, protocol, _ = opened[0]
+    _check_ensemble(folders, [each for each, _, _ in opened])
+    split = split or protocol.dataset.evaluate
+    config = views.applied_to(protocol.evaluate)
+    dataset = _source(folders[0], record, execution).open(split)
+    predictor = Predictor(
+        [model for _, _, model in opened],
+        execution.device,
+        stored_precision(record),
+        config,
+        dataset.labels.mirrored,
+    )
+    name = " + ".join(f"{each.head_name} seed {each.seed}" for each, _, _ in opened)
+    with execution.reporter.task(f"evaluate {name}", len(dataset)) as update:
+
+        def show(done: int, _total: int) -> None:
+            execution.stop.check()
+            update(done, "")
+
+        areas = evaluate(predictor, dataset, progress=show)
+    result = scores(areas.intersection.sum(0), areas.predicted.sum(0), areas.labelled.sum(0))
+    groups = {name: tuple(ids) for name, ids in record.labels.groups.items()}
+    return {
+        "head": record.head_name,
+        "runs": [str(folder) for folder in folders],
+        "split": split,
+        "images": len(areas.names),
+        **config.model_dump(mode="json"),
+        "miou": _number(result.miou),
+        "pixel_accuracy": _number(result.pixel_accuracy),
+        "mean_accuracy": _number(result.mean_accuracy),
+        "frequency_weighted_iou": _number(result.frequency_weighted_iou),
+        "iou_per_class": {
+            name: _number(value)
+            for name, value in zip(record.labels.classes, result.iou_per_class, strict=True)
+        },
+        "iou_per_group": {
+            name: _number(value) for name, value in group_iou(result.iou_per_class, groups).items()
+        },
+    }
+
+
+def _check_ensemble(folders: Sequence[Path], records: Sequence[RunRecord]) -> None:
+    first = records[0]
+    for folder, record in zip(folders, records, strict=True):
+        same = (record.labels.classes, record.protocol["dataset"], record.precision)
+        if same != (first.labels.classes, first.protocol["dataset"], first.precision):
+            raise RecordError(
+                f"{folder} and {folders[0]} cannot predict together: their classes, datasets or "
+                "number formats differ"
+            )
+
+
+class Predicted(NamedTuple):
+    """The files of one image, and whether they were there already."""
+
+    paths: list[Path]
+    kept: bool
+
+
+def predict_files(
+    folder: Path,
+    images: Sequence[Path],
+    out: Path,
+    execution: Execution,
+    *,
+    split: str | None = None,
+    submission: bool = False,
+    views: Views = Views(),
+    fresh: bool = False,
+) -> list[Predicted]:
+    """Write what a run predicts of image files, or of `split` of its dataset, labels or not.
+
+    For each image `STEM_mask.png` (train ids), `STEM_colour.png` and `STEM_overlay.png`; with
+    `submission` the one file that the dataset's benchmark reads. Files in `out` from the same
+    weights, settings and pixels stay; from others they are refused, or replaced if `fresh`.
+    Raises, before anything is written, `DataError` for a split that does not exist or a dataset
+    without submission format, `RecordError` for a run that has no model, `OutputError` for files
+    in the way; and `DataError` for a file that is no image and for a model that cannot do without
+    labels.
+    """
+    record = finished_record(folder)
+    protocol = recorded_protocol(record, str(folder))
+    if split is None:
+        pictures = [Picture(path.stem, partial(read_image, path)) for path in images]
+    else:
+        pictures = _source(folder, record, execution).images(split)
+    form = _submitted(folder, record, execution) if submission else _overlays(record)
+    config = views.applied_to(protocol.evaluate)
+    model = _model(folder, record, execution)
+    predictor = Predictor(
+        [model], execution.device, stored_precision(record), config, _mirrored(record)
+    )
+    target = PredictionFolder(out, form, _origin(folder, record, config, form))
+    target.check([picture.name for picture in pictures], replace=fresh)
+    done = []
+    label = f"predict {split or 'images'} with {record.head_name} seed {record.seed}"
+    with execution.reporter.task(label, len(pictures)) as update:
+        for number, picture in enumerate(pictures, 1):
+            execution.stop.check()
+            kept = _predict(picture, predictor, target)
+            done.append(Predicted(target.paths(picture.name), kept))
+            update(number, "")
+    return done
+
+
+def _predict(picture: Picture, predictor: Predictor, target: PredictionFolder) -> bool:
+    """Write what is missing of one image; whether nothing was."""
+    image = picture.read()  # (3, H, W)
+    if target.holds(picture.name, image):
+        return True
+    try:
+        prediction = predictor(image, (image.shape[-2], image.shape[-1]))
+    except FloatingPointError as error:
+        raise RecordError(f"{picture.name}: {error}") from error
+    target.write(picture.name, image, prediction.cpu().numpy())
+    return False
+
+
+def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:
+    """A word that is the same for the same weights, settings and format, wherever they lie."""
+    with (folder / "checkpoint.safetensors").open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = [weights, record.precision, config.model_dump(mode="json"), repr(form)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
+    """The dataset of a run. Raises `RecordError` where its classes are others by now."""
+    source = dataset_source(stored_dataset(folder, record), execution.data_root)
+    now = source.facts.labels.classes
+    if list(now) != record.labels.classes:
+        raise RecordError(
+            f"{folder}: was trained on the classes {', '.join(record.labels.classes)}; those of "
+            f"{source.facts.name} are now {', '.join(now)}"
+        )
+    return source
+
+
+def stored_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
+    """As recorded. Records know no places on disk, but the configuration beside them does."""
+    config = recorded_protocol(record, str(folder)).dataset
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return config
+    stored = validated(Protocol, read_mapping(path).get("protocol", {}), str(path))
+    return config.model_copy(update={"root": stored.dataset.root})
+
+
+def _submitted(folder: Path, record: RunRecord, execution: Execution) -> Submitted:
+    """Raises `DataError` where the dataset has no submission format."""
+    facts = _source(folder, record, execution).facts
+    if facts.submission is None:
+        raise DataError(
+            f"{facts.name} has no submission format: no server or toolkit takes predictions of "
+            "it. Leave --submission out to write masks of train ids"
+        )
+    return Submitted(facts.submission)
+
+
+def _overlays(record: RunRecord) -> Overlays:
+    return Overlays(tuple(record.labels.palette))
+
+
+def _mirrored(record: RunRecord) -> tuple[int, ...]:
+    labels = record.labels
+    return LabelSet(tuple(labels.classes), tuple(labels.palette), swap=tuple(labels.swap)).mirrored
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,1 @@
+"""Scores from counts: draws, intervals, comparisons, groups. No torch."""

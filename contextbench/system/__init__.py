@@ -1,0 +1,1 @@
+"""What any program needs: files, locks, interrupts, the console, errors, safe text. No torch."""
