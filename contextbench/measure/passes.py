@@ -231,7 +231,8 @@ def _training_bytes(work: Workload, model: Segmenter, head: HeadConfig) -> int:
     def step(fake: nn.Module, part: tuple[Tensor, Tensor]) -> None:
         trained = [parameter for parameter in fake.parameters() if parameter.requires_grad]
         in_place = torch.optim.SGD(trained, lr=0.0)
-        train_step(fake, in_place, [part] * config.accumulate, recipe)
+        # From the second part on there are gradients: more parts hold nothing more.
+        train_step(fake, in_place, [part] * min(config.accumulate, 2), recipe)
 
     step_memory = predict_training_step(model, step, (images, labels), optimizer=config.optimizer)
     return step_memory.peak_bytes + _further_bytes(work, step_memory, model.trained_part)
