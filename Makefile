@@ -7,6 +7,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 ORACLES := .venv-oracles
+# Several processes of one thread each: most tests are too small for more threads.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist worksteal
 PIP_INSTALL := -m pip install --no-input --disable-pip-version-check
 
 .NOTPARALLEL:
@@ -20,10 +22,10 @@ demo: $(VENV)/.installed ## compare six heads on the embedded dataset
 	$(BIN)/contextbench compare $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)
 
 slow: $(VENV)/.installed-dev ## run the slow tests: exports, compilers, processes, memory
-	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'slow and not gpu' $(ARGS)
 
 oracles: $(ORACLES)/.installed ## compare the heads with other packages, in an environment of its own
 	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py $(ARGS)

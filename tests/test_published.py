@@ -155,5 +155,5 @@ def test_published_figures_are_found_in_a_checkout_and_in_an_installed_package(
     assert published_folder() == Path(__file__).parents[1] / "results" / "published"
     package = tmp_path / "contextbench"
     (package / "published").mkdir(parents=True)
-    monkeypatch.setattr(published, "__file__", str(package / "published.py"))
+    monkeypatch.setattr(published, "__file__", str(package / "papers" / "published.py"))
     assert published_folder() == package / "published"

@@ -135,7 +135,7 @@ class TableSpec(Frozen):
 
 def published_folder() -> Path:
     """The papers' figures: inside an installed package, or `results/published` in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "published"
     return installed if installed.is_dir() else package.parent / "results" / "published"
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from contextbench.config.protocols import ClassWeighting, ConfigError, Frozen, validated
 from contextbench.data.base import SegmentationDataset
+from contextbench.records.schemas import Count
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.reading import exists, read_json
-from contextbench.records.schemas import Count
 
 ENET_OFFSET = 1.02  # the constant c of Paszke et al., which bounds the weights by 50
 
