@@ -1,5 +1,6 @@
 """The command line as a user meets it: outputs, messages, exit codes."""
 
+import inspect
 import json
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from contextbench.cli import app
+from contextbench.cli import COMMANDS, app
 from tests import small
 
 SETTINGS = [part for setting in small.SETTINGS for part in ("--set", setting)]
@@ -185,12 +186,42 @@ def test_doctor_tries_a_step():
     assert json.loads(result.stdout)["training_step"] == "ok"
 
 
-def test_every_command_has_help_with_an_example():
-    for command in app.registered_commands:
-        name = command.name or command.callback.__name__
-        result = call(name, "--help")
-        assert result.exit_code == 0
-        assert "contextbench " + name in " ".join(result.output.split()), name
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    result = call(name, "-h")
+    assert result.exit_code == 0
+    assert "contextbench " + name in " ".join(result.output.split())
+    assert call(name, "--help").output == result.output
+
+
+def test_help_says_of_each_command_what_its_own_help_says_first():
+    for command in COMMANDS.values():
+        first_lines, _, _ = inspect.getdoc(command.function).partition("\n\n")
+        assert command.summary == " ".join(first_lines.split())
+
+
+def test_short_help_and_completion_exist():
+    assert call("-h").output == call("--help").output
+    for option in ("--install-completion", "--show-completion"):
+        assert option in call("--help").output
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("contextbench com", {"compare"}),
+        ("contextbench profile", {"profile", "profile-data"}),
+        ("contextbench report --o", {"--out"}),
+    ],
+)
+def test_completion_offers_commands_and_options(words, offered):
+    environment = {
+        "_CONTEXTBENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    result = CliRunner(env=environment).invoke(app, [], prog_name="contextbench")
+    assert set(result.output.split()) == offered
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from contextbench.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 # From top to bottom: a package imports those below it, never one above.
 ORDER = (
@@ -28,6 +30,8 @@ ORDER = (
     "config",
     "system",
 )
+HEAVY = {"torch", "pandas", "matplotlib"}  # each takes longer to import than `--help` may
+OPTIONAL = {"submitit": "of the extra `slurm`: nobody without a cluster has it"}
 TORCH_FREE = ("report", "statistics", "papers", "records", "config", "system")
 SHARED = ("heads.interface", "heads.blocks", "heads.attention", "heads.regions")
 
@@ -57,6 +61,14 @@ def everywhere(source: str) -> Iterator[ast.Import | ast.ImportFrom]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
+
+
+def inside_functions(tree: ast.Module) -> Iterator[tuple[str, ast.Import | ast.ImportFrom]]:
+    """Name of a function and each import statement that runs when it does."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in at_import_time(function):
+                yield function.name, statement
 
 
 def imported(
@@ -184,6 +196,59 @@ def test_computing_never_imports_drawing() -> None:
     assert found == set()
 
 
+def loaded_with(module: str, modules: Mapping[str, str]) -> set[str]:
+    """First names of all that is loaded when a module is, by what `modules` say."""
+    direct = graph(modules)
+    seen: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        parents = {name.rpartition(".")[0]} - {""}  # importing a.b imports a first
+        outside = imported(loaded_at_once(modules[name]), modules) if name in modules else set()
+        waiting |= (direct.get(name, set()) | parents | outside) - seen
+    return {name.partition(".")[0] for name in seen}
+
+
+def loaded_at_once(source: str) -> list[ast.Import | ast.ImportFrom]:
+    """Import statements that run when the module does; not those for type checkers only."""
+    tree = ast.parse(source)
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return list(at_import_time(tree))
+
+
+def late(modules: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
+    """Imports inside functions that could stand at the head of their module."""
+    return [
+        f"{name}.{function} imports {target}: nothing heavy, so to the head of the module"
+        for name, source in modules.items()
+        for function, statement in inside_functions(ast.parse(source))
+        for target in sorted(imported([statement], known))
+        if not loaded_with(target, known) & (HEAVY | set(OPTIONAL))
+    ]
+
+
+def test_imports_inside_functions_keep_something_heavy_out_of_help() -> None:
+    assert late(BENCH_SOURCES, {**BENCH_SOURCES, **HEADS_SOURCES}) == []
+
+
+def test_late_imports_are_judged_by_all_that_they_load() -> None:
+    modules = {
+        "p.a": "def f():\n from p import b\n from p import c\n import json\n import submitit",
+        "p.b": "import p.d",
+        "p.c": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import torch",
+        "p.d": "import torch.nn",
+    }
+    assert [line.partition(":")[0] for line in late({"p.a": modules["p.a"]}, modules)] == [
+        "p.a.f imports p.c",
+        "p.a.f imports json",
+    ]
+
+
 def without_torch(modules: Iterable[str]) -> subprocess.CompletedProcess[str]:
     code = f"import {', '.join(modules)}, sys; assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code]
@@ -197,9 +262,29 @@ def test_what_reads_records_does_not_import_torch() -> None:
     assert process.returncode == 0, process.stderr
 
 
-def test_the_command_line_does_not_import_torch() -> None:
-    process = without_torch(["contextbench.cli"])
-    assert process.returncode == 0, process.stderr
+def test_the_help_of_no_command_imports_anything_heavy() -> None:
+    modules = {place.partition(":")[0] for place, _ in COMMANDS.values()}
+    names = ", ".join(f"contextbench.cli.{module}" for module in sorted(modules))
+    code = f"import {names}, sys; print(*({HEAVY} & sys.modules.keys()))"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == ""
+
+
+def test_help_and_completion_of_names_load_no_command() -> None:
+    code = """
+import sys
+from contextbench.cli import app
+try:
+    app(["--help"])
+except SystemExit:
+    heavy = {"numpy", "pydantic", "torch"}
+    print(*(name for name in sys.modules if name.startswith("contextbench.cli.") or name in heavy))
+"""
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "doctor" in output.stdout
+    assert output.stdout.endswith("\n\n")
 
 
 @pytest.mark.parametrize("folder", ["heads", "contextbench", "tests"])

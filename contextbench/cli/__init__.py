@@ -1,46 +1,116 @@
-"""The command line: parse, call one function, print."""
+"""The command line: parse, call one function, print.
 
-from typing import Annotated
+A command's module is loaded when the command is asked for, so that `--help`, completion and a
+mistyped name wait for none of them.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
 from contextbench import __version__
-from contextbench.cli.ablations import ablate
-from contextbench.cli.attention import attend
-from contextbench.cli.clusters import merge
-from contextbench.cli.costs import profile, profile_data
-from contextbench.cli.inspection import check_data, doctor, list_names
-from contextbench.cli.planning import explain
-from contextbench.cli.reports import insight, plot, report
-from contextbench.cli.runs import compare, evaluate, predict, train
-from contextbench.cli.shared import console
-from contextbench.cli.tables import table
 
-app = typer.Typer(
+
+class Command(NamedTuple):
+    """Where a command is found, and the first line of its docstring."""
+
+    place: str  # module of this package, colon, function
+    summary: str
+
+    @property
+    def function(self) -> Callable[..., None]:
+        """What runs it; importing its module takes longer than `--help` may."""
+        module, _, name = self.place.partition(":")
+        found: Callable[..., None] = getattr(import_module(f"{__name__}.{module}"), name)
+        return found
+
+
+COMMANDS = {
+    "compare": Command("runs:compare", "Train, evaluate and measure several heads; rank them."),
+    "train": Command("runs:train", "Train and evaluate one head."),
+    "evaluate": Command(
+        "runs:evaluate",
+        "Evaluate trained runs again: with other scales, in windows, on another split, together.",
+    ),
+    "predict": Command(
+        "runs:predict",
+        "Write what a run predicts: index masks, colour masks and overlays, or a submission.",
+    ),
+    "attend": Command(
+        "attention:attend",
+        "Show what a pixel attends to: attention, regions, codewords; and what influences its "
+        "class.",
+    ),
+    "ablate": Command(
+        "ablations:ablate",
+        "Run what is missing of a paper's ablation; print published beside measured.",
+    ),
+    "profile": Command(
+        "costs:profile", "Measure what heads cost: parameters, MACs, memory, latency."
+    ),
+    "profile-data": Command(
+        "costs:profile_data", "Measure whether loading of training data keeps up with training."
+    ),
+    "table": Command(
+        "tables:table",
+        "Put a paper's table and this code's numbers side by side, or compare the runs of a "
+        "folder.",
+    ),
+    "check-data": Command(
+        "inspection:check_data", "Look for faults in a dataset before training on it."
+    ),
+    "plot": Command(
+        "reports:plot",
+        "Make tables and figures again from records. Needs no device and no data.",
+    ),
+    "report": Command(
+        "reports:report",
+        "Write one page that shows comparisons: ranking, costs, classes, examples, provenance.",
+    ),
+    "explain": Command(
+        "planning:explain",
+        "List every difference of recipe and protocol beside the difference in mIoU.",
+    ),
+    "insight": Command(
+        "reports:insight",
+        "Show which head solves which group of classes, seed by seed, with intervals.",
+    ),
+    "merge": Command("clusters:merge", "Join the runs of several machines in a new folder."),
+    "list": Command("inspection:list_names", "List what exists, one line each."),
+    "doctor": Command(
+        "inspection:doctor", "Show versions and devices, and try a training step on the device."
+    ),
+}
+
+
+def _typer(**settings: Any) -> typer.Typer:
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", **settings)
+
+
+class LoadedWhenAsked(TyperGroup):
+    """A group that knows its commands by name and summary until one is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command itself in place of what stands for it in `--help`."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is None:
+            return name, command, rest
+        alone = _typer(add_completion=False)
+        alone.command(name)(COMMANDS[name].function)
+        return name, typer.main.get_command(alone), rest
+
+
+app = _typer(
+    cls=LoadedWhenAsked,
     help="Compare context heads for semantic segmentation: accuracy and cost under one protocol.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command()(compare)
-app.command()(train)
-app.command()(evaluate)
-app.command()(predict)
-app.command()(attend)
-app.command()(ablate)
-app.command()(profile)
-app.command("profile-data")(profile_data)
-app.command()(table)
-app.command("check-data")(check_data)
-app.command()(plot)
-app.command()(report)
-app.command()(explain)
-app.command()(insight)
-app.command()(merge)
-app.command("list")(list_names)
-app.command()(doctor)
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_command.summary)(lambda: None)
 
 
 @app.callback(invoke_without_command=True)
@@ -48,7 +118,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     if version:
-        console.print(f"contextbench {__version__}", highlight=False)
+        typer.echo(f"contextbench {__version__}")
         raise typer.Exit
 
 

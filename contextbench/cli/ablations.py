@@ -22,6 +22,9 @@ from contextbench.cli.shared import (
     print_paths,
     seeds_of,
 )
+from contextbench.config.protocols import load_protocol
+from contextbench.papers.ablations import load_ablation, variants
+from contextbench.report.papers.runs import read_rows
 
 
 def ablate(
@@ -52,14 +55,11 @@ def ablate(
     Example: contextbench ablate encnet --protocol camvid-small --data-root data --seeds 0,1,2
     """
     with guarded(resume=not report_only):
-        from contextbench.config.protocols import load_protocol
-        from contextbench.papers.ablations import load_ablation, variants
         from contextbench.report.papers.ablations import (
             ablation_console,
             ablation_table,
             write_ablation,
         )
-        from contextbench.report.papers.runs import read_rows
         from heads import HEADS
 
         ablation = load_ablation(name, HEADS)

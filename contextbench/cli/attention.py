@@ -17,6 +17,8 @@ from contextbench.cli.shared import (
     print_notes,
     print_paths,
 )
+from contextbench.config.protocols import ConfigError
+from contextbench.records.attention import cell_box
 
 if TYPE_CHECKING:
     from contextbench.runs.attending import Scene, Sight
@@ -67,7 +69,6 @@ def attend(
 
 
 def _pixel(text: str) -> tuple[int, int]:
-    from contextbench.config.protocols import ConfigError
 
     match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
     if match is None:
@@ -101,7 +102,6 @@ def _described(scene: "Scene", paths: list[Path]) -> dict[str, Any]:
 
 
 def _print(sight: "Sight") -> None:
-    from contextbench.records.attention import cell_box
 
     first = sight.maps[0]
     (row, column), (h, w) = first.cell, sight.cells

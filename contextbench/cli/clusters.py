@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contextbench.cli.shared import console, guarded
+from contextbench.cluster.ledger import jobs_folder
+from contextbench.cluster.merge import merge as join
+from contextbench.cluster.scheduler import Resources, gigabytes, launcher, minutes, sbatch_options
+from contextbench.config.protocols import ConfigError, Protocol
 
 if TYPE_CHECKING:
-    from contextbench.cluster.scheduler import Resources
-    from contextbench.config.protocols import Protocol
     from contextbench.report.collection import Collection
     from contextbench.runs.comparison import Plan
     from contextbench.training.execution import Execution
@@ -79,7 +81,6 @@ class JobOptions:
 
     def check_unused(self, launcher: str | None = None) -> None:
         """Raise `ConfigError` where something is asked for that `launcher`, or none, ignores."""
-        from contextbench.config.protocols import ConfigError
 
         if launcher not in (None, "local"):
             return
@@ -91,9 +92,8 @@ class JobOptions:
                     f"{option} is for jobs of Slurm: add --launcher slurm, or leave it out"
                 )
 
-    def resources(self) -> "Resources":
+    def resources(self) -> Resources:
         """What a job asks for. Raises `ConfigError` for what cannot be read."""
-        from contextbench.cluster.scheduler import Resources, gigabytes, minutes, sbatch_options
 
         return Resources(
             minutes=minutes(self.time),
@@ -110,15 +110,13 @@ class JobOptions:
 def compare_as_jobs(
     name: str,
     options: JobOptions,
-    protocol: "Protocol",
+    protocol: Protocol,
     plan: "Plan",
     execution: "Execution",
     device: str,
 ) -> "Collection":
     """A comparison by the launcher `name`. Raises `ConfigError` for wrong options."""
     from contextbench.cluster.launch import compare_on
-    from contextbench.cluster.ledger import jobs_folder
-    from contextbench.cluster.scheduler import launcher
 
     options.check_unused(name)
     folder = jobs_folder(execution.out.resolve(), protocol)
@@ -140,7 +138,5 @@ def merge(
     Example: contextbench merge runs-a runs-b -o runs
     """
     with guarded():
-        from contextbench.cluster.merge import merge as join
-
         for line in join(runs, out):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """The commands that measure cost: of heads, and of loading data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,8 @@ from contextbench.cli.shared import (
     print_json,
     size_of,
 )
-
-if TYPE_CHECKING:
-    from contextbench.records.schemas import HeadProfileRecord, LoaderRecord, ProfileRecord
+from contextbench.config.protocols import ConfigError, load_protocol
+from contextbench.records.schemas import HeadProfileRecord, LoaderRecord, ProfileRecord, write_model
 
 PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 
@@ -75,7 +74,6 @@ def profile(
     Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
     """
     with guarded():
-        from contextbench.config.protocols import ConfigError
         from contextbench.measure.command import (
             HeadRequest,
             ModelRequest,
@@ -143,7 +141,6 @@ def profile_data(
     Example: contextbench profile-data --protocol ade20k-r50 --image 512x683 --no-training
     """
     with guarded():
-        from contextbench.config.protocols import load_protocol
         from contextbench.measure.command import precision_of
         from contextbench.measure.loader import LoaderRequest, profile_loader
 
@@ -161,7 +158,6 @@ def profile_data(
 
 
 def _workers_of(text: str) -> list[int]:
-    from contextbench.config.protocols import ConfigError
 
     parts = listed(text, "--workers")
     if not all(part.isascii() and part.isdigit() for part in parts):
@@ -169,8 +165,7 @@ def _workers_of(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _show_loading(record: "LoaderRecord", out: Path | None, as_json: bool) -> None:
-    from contextbench.records.schemas import write_model
+def _show_loading(record: LoaderRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.tables.loading import loading_console
 
     if out is not None:
@@ -181,8 +176,7 @@ def _show_loading(record: "LoaderRecord", out: Path | None, as_json: bool) -> No
     console.print(loading_console(record))
 
 
-def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> None:
-    from contextbench.records.schemas import write_model
+def _show_models(record: ProfileRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.tables.comparison import cost_table, render_console
 
     if out is not None:
@@ -193,7 +187,7 @@ def _show_models(record: "ProfileRecord", out: Path | None, as_json: bool) -> No
     console.print(render_console(cost_table(record)))
 
 
-def _show_heads(record: "HeadProfileRecord", out: Path | None, as_json: bool) -> None:
+def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.bundle import write_head_report
     from contextbench.report.figures.scaling import scaling_console
     from contextbench.report.tables.complexity import form_console, form_table

@@ -19,6 +19,7 @@ from contextbench.cli.shared import (
     guarded,
     print_json,
 )
+from contextbench.config.protocols import load_protocol
 
 SHOWN_PROBLEMS = 20  # of one split
 
@@ -44,7 +45,6 @@ def check_data(
     Example: contextbench check-data --protocol camvid-small --data-root data --sheet sheet.png
     """
     with guarded():
-        from contextbench.config.protocols import load_protocol
         from contextbench.data.check import check_config
 
         config = load_protocol(protocol, overrides or ()).dataset

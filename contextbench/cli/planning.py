@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,8 @@ from contextbench.cli.shared import (
     print_json,
     print_notes,
 )
+from contextbench.config.protocols import ConfigError
+from contextbench.papers.published import refer
 
 if TYPE_CHECKING:
     from contextbench.runs.plan import ComparisonPlan, HeadPlan
@@ -61,8 +64,6 @@ def explain(
     --published mmseg_published:method=PSPNet,backbone=R-101-D8,crop=512x1024,iterations=40000
     """
     with guarded():
-        from contextbench.config.protocols import ConfigError
-        from contextbench.papers.published import refer
         from contextbench.report.tables.explain import (
             explain_published,
             explain_runs,
@@ -179,7 +180,6 @@ def _plan_table(plan: "ComparisonPlan") -> Table:
 
 
 def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
-    from statistics import median
 
     forecast = head.forecast
     counts = Counter(state.replace("_", " ") for state in head.cells.values())

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
+from contextbench.config.protocols import ConfigError, nearest
+from contextbench.records.examples import read_examples
+from contextbench.records.schemas import find_runs, read_head_profile
+from contextbench.report.collection import collect
 
 if TYPE_CHECKING:
     from contextbench.report.figures.style import Format
@@ -32,10 +36,7 @@ def plot(
     Example: contextbench plot results/camvid-small -o figures --width one --format pdf
     """
     with guarded(resume=True):
-        from contextbench.records.examples import read_examples
-        from contextbench.records.schemas import find_runs, read_head_profile
         from contextbench.report.bundle import write_head_report, write_report
-        from contextbench.report.collection import collect
 
         kinds = _formats(formats)
         if not find_runs(results) and (results / "profile.json").exists():
@@ -82,7 +83,6 @@ def insight(
     Example: contextbench insight results/probe -o insight.md
     """
     with guarded(resume=True):
-        from contextbench.report.collection import collect
         from contextbench.report.insight import judge
         from contextbench.report.tables.insight import (
             insight_console,
@@ -103,7 +103,6 @@ def insight(
 
 
 def _formats(text: str) -> "list[Format]":
-    from contextbench.config.protocols import ConfigError, nearest
     from contextbench.report.figures.style import METADATA
 
     chosen = listed(text, "--format")

@@ -44,6 +44,9 @@ from contextbench.cli.shared import (
     seeds_of,
     size_of,
 )
+from contextbench.config.protocols import ConfigError, load_protocol
+from contextbench.report.collection import assemble
+from contextbench.system.files import write_json
 
 if TYPE_CHECKING:
     from contextbench.runs.trained import Views
@@ -107,7 +110,6 @@ def compare(
     Example: contextbench compare --protocol cityscapes-r101 --launcher slurm --gpus 1
     """
     with guarded(resume=True):
-        from contextbench.config.protocols import ConfigError, load_protocol
         from contextbench.runs import comparison
         from contextbench.runs.plan import Wanted, plan_comparison
 
@@ -160,8 +162,6 @@ def train(
     Example: contextbench train --protocol camvid-small --head ocr --data-root data
     """
     with guarded(resume=True):
-        from contextbench.config.protocols import load_protocol
-        from contextbench.report.collection import assemble
         from contextbench.runs.cells import lock, open_setting
         from contextbench.runs.comparison import check_runnable, say_weights, shared_precision
         from contextbench.runs.grid import run_grid
@@ -205,7 +205,6 @@ def evaluate(
     """
     with guarded():
         from contextbench.runs.trained import evaluate_runs
-        from contextbench.system.files import write_json
 
         views = _views(scales, flip, window, stride)
         with execution_of(runs[0], device, data_root, 0) as execution:
@@ -255,7 +254,6 @@ def predict(
     Example: contextbench predict runs/cityscapes-r101/ocr/seed-0 --split test --submission -o sent
     """
     with guarded(resume=True):
-        from contextbench.config.protocols import ConfigError
         from contextbench.runs.trained import predict_files
 
         if (split is None) == (not images):

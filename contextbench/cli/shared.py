@@ -1,7 +1,7 @@
 """What all commands share: options, reading of arguments, printing, exit codes.
 
-Commands import what they run when they run it, since importing torch takes longer than everything
-that `--help`, `list` and `plot` do.
+Functions import what needs torch, pandas or matplotlib when they run, since importing these takes
+longer than everything that `--help` does; everything else is imported at the head of modules.
 """
 
 import json
@@ -17,8 +17,18 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from contextbench.system.console import SafeConsole
+from contextbench.config.protocols import (
+    LARGEST_SCALE,
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    ConfigError,
+    HeadConfig,
+    Protocol,
+    load_head,
+)
+from contextbench.system.console import Reporter, SafeConsole
 from contextbench.system.errors import UserError
+from contextbench.system.interrupt import Interrupted, RankError, stop_on_signals
 from contextbench.system.reading import given, why
 from contextbench.system.text import printable
 
@@ -26,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from contextbench.config.protocols import HeadConfig, Protocol
     from contextbench.records.schemas import RunRecord
     from contextbench.report.collection import Collection
     from contextbench.training.execution import Execution
@@ -66,7 +75,6 @@ def guarded(*, resume: bool = False) -> Iterator[None]:
     What several processes meet together is said once on each machine; that one of them was lost,
     by each of the others, with exit code 1.
     """
-    from contextbench.system.interrupt import Interrupted, RankError
 
     hint = "; the same command goes on from here" if resume else ""
     errors.quiet = os.environ.get("LOCAL_RANK", "0") != "0"
@@ -101,12 +109,9 @@ def execution_of(
     data_root: Path | None,
     workers: int,
     *,
-    shared: "Protocol | None" = None,
+    shared: Protocol | None = None,
 ) -> "Iterator[Execution]":
     """How and where to execute; `shared` is what several processes may train together."""
-    from contextbench.config.protocols import ConfigError
-    from contextbench.system.console import Reporter
-    from contextbench.system.interrupt import stop_on_signals
     from contextbench.training.execution import Execution
     from contextbench.training.processes import check_shareable, joined, launched, own_device
 
@@ -134,8 +139,7 @@ def device_of(name: str) -> "torch.device":
     return device.device_of(name)
 
 
-def heads_of(names: str) -> "list[HeadConfig]":
-    from contextbench.config.protocols import load_head
+def heads_of(names: str) -> list[HeadConfig]:
     from heads import HEADS
 
     chosen = list(HEADS) if names == "all" else listed(names, "--heads")
@@ -143,7 +147,6 @@ def heads_of(names: str) -> "list[HeadConfig]":
 
 
 def seeds_of(text: str) -> list[int]:
-    from contextbench.config.protocols import LARGEST_SEED, ConfigError
 
     try:
         seeds = [int(part) for part in listed(text, "--seeds")]
@@ -155,7 +158,6 @@ def seeds_of(text: str) -> list[int]:
 
 
 def scales_of(text: str | None) -> tuple[float, ...] | None:
-    from contextbench.config.protocols import LARGEST_SCALE, ConfigError
 
     if text is None:
         return None
@@ -174,7 +176,6 @@ def scales_of(text: str | None) -> tuple[float, ...] | None:
 
 def size_of(text: str | None, option: str) -> tuple[int, int] | None:
     """Height and width, or None where the option was not given."""
-    from contextbench.config.protocols import LARGEST_SIDE, ConfigError
 
     if text is None:
         return None
@@ -188,7 +189,6 @@ def size_of(text: str | None, option: str) -> tuple[int, int] | None:
 
 
 def listed(text: str, option: str) -> list[str]:
-    from contextbench.config.protocols import ConfigError
 
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or len(set(parts)) < len(parts):

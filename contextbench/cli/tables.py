@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,10 @@ from contextbench.cli.shared import (
     print_rows,
     print_text,
 )
-
-if TYPE_CHECKING:
-    from contextbench.papers.published import TableSpec
-    from contextbench.records.schemas import HeadProfileRecord
+from contextbench.config.protocols import ConfigError, names_in, nearest
+from contextbench.papers.published import TableSpec, load_published, load_table
+from contextbench.records.schemas import HeadProfileRecord, read_head_profile, write_model
+from contextbench.report.collection import collect
 
 
 class TableFormat(StrEnum):
@@ -85,8 +85,6 @@ def table(
     Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
     """
     with guarded(resume=True):
-        from contextbench.config.protocols import ConfigError, names_in, nearest
-
         if as_json and form is not TableFormat.CONSOLE:
             raise ConfigError(f"--json and --format {form} exclude each other")
         names = listed(columns, "--columns") if columns is not None else None
@@ -106,7 +104,6 @@ def table(
 
 
 def _compare(folder: Path, wanted: Wanted) -> None:
-    from contextbench.report.collection import collect
     from contextbench.report.tables import layout
     from contextbench.report.tables.comparison import comparison_table
     from contextbench.report.tables.render import csv_text, select, sort_rows
@@ -136,8 +133,6 @@ def _compare(folder: Path, wanted: Wanted) -> None:
 def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
-    from contextbench.papers.published import load_published, load_table
-    from contextbench.records.schemas import read_head_profile, write_model
     from contextbench.report.papers import complexity as papers
     from contextbench.report.tables.render import select, sort_rows
     from heads import HEADS
@@ -163,7 +158,7 @@ def _beside_paper(
         console.print(papers.paper_console(rows, wanted.columns))
 
 
-def _sampled(spec: "TableSpec", rounds: int, precision: str, device: str) -> "HeadProfileRecord":
+def _sampled(spec: TableSpec, rounds: int, precision: str, device: str) -> HeadProfileRecord:
     from contextbench.measure.command import Sampling, profile_of_table
 
     sampling = Sampling(rounds, precision, device_of(device))
