@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,9 +26,9 @@ from contextbench.config.protocols import (
     Protocol,
     load_head,
 )
-from contextbench.system.console import Reporter, SafeConsole
+from contextbench.system.console import SafeConsole
 from contextbench.system.errors import UserError
-from contextbench.system.interrupt import Interrupted, RankError, stop_on_signals
+from contextbench.system.interrupt import Interrupted, RankError
 from contextbench.system.reading import given, why
 from contextbench.system.text import printable
 
@@ -102,7 +102,6 @@ def guarded(*, resume: bool = False) -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-@contextmanager
 def execution_of(
     out: Path,
     device: str,
@@ -110,27 +109,11 @@ def execution_of(
     workers: int,
     *,
     shared: Protocol | None = None,
-) -> "Iterator[Execution]":
+) -> "AbstractContextManager[Execution]":
     """How and where to execute; `shared` is what several processes may train together."""
-    from contextbench.training.execution import Execution
-    from contextbench.training.processes import check_shareable, joined, launched, own_device
+    from contextbench.training.execution import executing
 
-    world = launched()
-    if world.size > 1 and shared is None:
-        raise ConfigError("this command runs in one process: start it without torchrun")
-    if shared is not None:
-        check_shareable(shared, world)
-    place = device_of(own_device(device, world))
-    with stop_on_signals() as stop, joined(world, place) as world:
-        yield Execution(
-            out=out,
-            device=place,
-            data_root=data_root,
-            workers=workers,
-            reporter=Reporter(None if world.is_main else Console(quiet=True)),
-            stop=stop,
-            world=world,
-        )
+    return executing(out, device, data_root, workers, shared=shared)
 
 
 def device_of(name: str) -> "torch.device":

@@ -304,10 +304,14 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
     Raises `ConfigError` for an unknown name, an unreadable file, and unknown or invalid keys.
     """
     path = find_config(name, "protocols")
-    content = read_mapping(path)
-    for override in overrides:
-        content = _overridden(content, override)
+    content = _all_overridden(read_mapping(path), overrides)
     return validated(Protocol, {"name": path.stem, **content}, str(path))
+
+
+def overridden(protocol: Protocol, overrides: Sequence[str]) -> Protocol:
+    """`protocol` with `key.key=value` applied. Raises `ConfigError` as `load_protocol` does."""
+    content = _all_overridden(protocol.model_dump(mode="json"), overrides)
+    return validated(Protocol, content, f"protocol {protocol.name}")
 
 
 def load_head(name: str, known: Iterable[str]) -> HeadConfig:
@@ -346,6 +350,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML: {why(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def _all_overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        content = _overridden(content, override)
     return content
 
 

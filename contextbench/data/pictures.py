@@ -87,10 +87,17 @@ class Header(NamedTuple):
 def read_image(path: Path, *, upright: bool = True) -> Tensor:
     """(3, H, W) uint8 RGB. `DataError` where the file is damaged or would be changed."""
     with _opened(path) as file:
-        _check_image(path, _header(path, file))
-        _check_tiff(path, file, upright)
-        pixels = _turned(_opaque_rgb(path, file), _orientation(file), upright)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return _image(path, file, upright)
+
+
+def image_of(picture: Image.Image, *, upright: bool = True) -> Tensor:
+    """(3, H, W) uint8 RGB of a picture that Pillow holds, as `read_image` has it of its file.
+
+    What Pillow has changed while it was decoded is not seen any more. Raises `DataError`.
+    """
+    path = Path(str(getattr(picture, "filename", "")) or "the picture")
+    with _explained(path):
+        return _image(path, picture, upright)
 
 
 def read_indices(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
@@ -176,14 +183,28 @@ def whole_numbers(
     return indices
 
 
+def _image(path: Path, file: Image.Image, upright: bool) -> Tensor:
+    _check_image(path, _header(path, file))
+    _check_tiff(path, file, upright)
+    pixels = _turned(_opaque_rgb(path, file), _orientation(file), upright)
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture of one of `FORMATS`, its pixels not decoded yet."""
-    try:
+    with _explained(path):
         with _quiet():
             file = Image.open(path, formats=FORMATS)
         with file:
             yield file
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Whatever Pillow raises as a `DataError`."""
+    try:
+        yield
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -259,6 +280,8 @@ def _bits(raw_mode: str, mode: str) -> int:
 def _lossy(path: Path, file: Image.Image) -> bool:
     """Whether the format changes values. WebP without loss says so in its first chunk."""
     if file.format == "WEBP":
+        if not path.is_file():  # opened from memory, and no mask then
+            return True
         with path.open("rb") as stream:
             return stream.read(16)[12:] != b"VP8L"
     compression = str(file.info.get("compression", ""))

@@ -59,6 +59,18 @@ class Predictor:
         return [each[0] for each in self._applied(predict_each, image, size, labels)]
 
     @torch.inference_mode()
+    def logits(self, image: Tensor) -> Tensor:
+        """(K, h, w) float32 of the first model, on `device`, for one image (3, H', W') uint8.
+
+        The whole image as it is, once: none of the scales, mirror images and windows of `config`.
+        Raises as `predict_labels` does.
+        """
+        model = self.models[0]
+        _check_labels([model], None)
+        with self.precision.autocast(self.device):
+            return _finite(model(self._prepared(image)).logits[0].float())
+
+    @torch.inference_mode()
     def _applied(
         self,
         predict: Callable[..., T],
@@ -66,18 +78,21 @@ class Predictor:
         size: tuple[int, int],
         labels: Tensor | None,
     ) -> T:
-        layout = self.precision.torch_memory_format
-        images = normalise(image[None].to(self.device)).to(memory_format=layout)
         truth = None if labels is None else labels[None].to(self.device)
         with self.precision.autocast(self.device):
             return predict(
                 self.models,
-                images,
+                self._prepared(image),
                 size,
                 labels=truth,
                 config=self.config,
                 mirrored=self.mirrored,
             )
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        """(1, 3, H', W') as models take it."""
+        layout = self.precision.torch_memory_format
+        return normalise(image[None].to(self.device)).to(memory_format=layout)
 
 
 class Scores(NamedTuple):
@@ -182,11 +197,7 @@ def _views(
 
     Labels are mirrored too. They keep their size: a model takes what it needs at its own.
     """
-    if labels is None and any(model.needs_labels for model in models):
-        raise DataError(
-            "this model's regions are the ground truth, an upper bound for evaluation: "
-            "it cannot predict images without labels"
-        )
+    _check_labels(models, labels)
     height, width = images.shape[-2:]
     for scale in config.scales:
         scaled = _resized(images, view_size((height, width), config, scale))
@@ -195,6 +206,20 @@ def _views(
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
             seen = _scores(models, scaled.flip(-1), turned, config)
             yield [each._replace(values=_mirrored_scores(each.values, mirrored)) for each in seen]
+
+
+def _check_labels(models: Sequence[Segmenter], labels: Tensor | None) -> None:
+    if labels is None and any(model.needs_labels for model in models):
+        raise DataError(
+            "this model's regions are the ground truth, an upper bound for evaluation: "
+            "it cannot predict images without labels"
+        )
+
+
+def _finite(scores: Tensor) -> Tensor:
+    if not scores.isfinite().all():
+        raise FloatingPointError("the model's logits are not finite")
+    return scores
 
 
 def _mirrored_scores(scores: Tensor, mirrored: Sequence[int] | None) -> Tensor:
@@ -269,9 +294,7 @@ def _view(seen: Scores, height: int) -> View:
     Resizing is linear and acts on rows and columns apart, so what it makes of the identity matrix
     are the weights of each source row in each resulting row; bilinear has two that are not zero.
     """
-    scores = seen.values.float()
-    if not scores.isfinite().all():
-        raise FloatingPointError("the model's logits are not finite")
+    scores = _finite(seen.values.float())
     identity = torch.eye(scores.shape[2], device=scores.device)[None, :, :, None]
     mixture = resize_logits(identity, (height, 1))[0, :, :, 0]  # (h, H)
     weights, sources = mixture.topk(min(2, len(mixture)), dim=0)  # (taps, H)

@@ -31,6 +31,7 @@ FILE_NAMES: dict[plots.Cost, str] = {
     "inference_memory_bytes": "tradeoff-memory",
     "parameters": "tradeoff-parameters",
 }
+FORMATS = plots.FORMATS
 MOST_IMAGES = 12  # in a figure
 
 
@@ -40,15 +41,15 @@ def write_report(
     folder: Path,
     *,
     width: plots.Width | None = None,
-    formats: Sequence[plots.Format] = plots.FORMATS,
+    formats: Sequence[plots.Format] = FORMATS,
     failures: list[str] | None = None,
 ) -> list[Path]:
     """Write `table.csv`, `table.md`, `per_class.csv` and `figures/NAME.FORMAT`; return the paths.
 
-    `width` is that of the figures, in columns of a paper; None: as each of them needs. A figure
-    whose numbers do not exist is left out. What goes wrong in drawing is added to `failures`, and
-    the figures after it are drawn; without `failures` it is raised. Raises as `comparison_table`
-    does, and `OutputError` when a file cannot be written.
+    `width` is that of the figures, in columns of a paper; None: as each of them needs. Without
+    `formats` nothing is drawn. A figure whose numbers do not exist is left out. What goes wrong in
+    drawing is added to `failures`, and the figures after it are drawn; without `failures` it is
+    raised. Raises as `comparison_table` does, and `OutputError` when a file cannot be written.
     """
     runs, profile = collection.runs, collection.profile
     table = comparison_table(runs, profile, ranking=collection.ranking)
@@ -65,7 +66,7 @@ def write_report(
     ]
     write_text(markdown, "\n\n".join(sections))
     written = [csv, markdown, classes]
-    for group in _figures(collection, table, examples, width):
+    for group in _figures(collection, table, examples, width) if formats else ():
         try:
             for name, figure in group:
                 written += plots.save(figure, folder / "figures", name, formats)

@@ -106,11 +106,9 @@ def attend(
     """
     records = [read_run(_record(folder)) for folder in folders]
     classes = _shared_classes(folders, records)
-    if class_name is not None and class_name not in classes:
-        raise AttentionError(f"unknown class {class_name!r}: {nearest(class_name, classes)}")
+    target = train_id(class_name, classes)
     dataset = stored_dataset(folders[0], records[0])
     name, pixels = find_image(image, dataset, execution.data_root)
-    target = None if class_name is None else classes.index(class_name)
     sights = []
     for folder, label in zip(folders, run_labels(folders, records), strict=True):
         execution.stop.check()
@@ -119,6 +117,15 @@ def attend(
         except DataError as error:
             raise AttentionError(f"{folder}: {error}") from error
     return Scene(name, pixels.permute(1, 2, 0).numpy(), sights)
+
+
+def train_id(class_name: str | None, classes: Sequence[str]) -> int | None:
+    """Of a class by its name; None stays. Raises `AttentionError` for a class there is not."""
+    if class_name is None:
+        return None
+    if class_name not in classes:
+        raise AttentionError(f"unknown class {class_name!r}: {nearest(class_name, classes)}")
+    return classes.index(class_name)
 
 
 def find_image(text: str, config: DatasetConfig, data_root: Path | None) -> tuple[str, Tensor]:

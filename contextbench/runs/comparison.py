@@ -24,7 +24,7 @@ from contextbench.records.schemas import (
     read_profile,
     write_model,
 )
-from contextbench.report.bundle import write_report
+from contextbench.report.bundle import FORMATS, write_report
 from contextbench.report.collection import Collection, assemble
 from contextbench.runs.cells import Cell, Setting, lock, open_setting
 from contextbench.runs.examples import store_examples
@@ -50,6 +50,7 @@ class Plan:
     rounds: int = 15
     train_rounds: int = 6
     examples: int = 4  # images that are stored with predictions and attention
+    figures: bool = True  # whether they are drawn; `contextbench plot` does it later
 
 
 def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
@@ -140,7 +141,8 @@ def conclude(
         undrawn: list[str] = []
         with execution.stop.at_once():
             collection = _with_notes(assemble(execution.out, runs, profile), notes)
-            write_report(collection, examples, execution.out / protocol.name, failures=undrawn)
+            folder, formats = execution.out / protocol.name, FORMATS if plan.figures else ()
+            write_report(collection, examples, folder, formats=formats, failures=undrawn)
         return _with_notes(collection, undrawn)
 
     with lock(execution, protocol):

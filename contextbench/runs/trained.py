@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from contextbench.config.protocols import (
     DatasetConfig,
@@ -73,7 +75,7 @@ def stored_precision(record: RunRecord) -> Precision:
 class Views:
     """What an evaluation changes of a protocol's; None leaves it."""
 
-    scales: tuple[float, ...] | None = None
+    scales: Sequence[float] | None = None
     flip: bool | None = None
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
@@ -81,13 +83,18 @@ class Views:
     def applied_to(self, config: EvaluateConfig) -> EvaluateConfig:
         """`config` with the changes. Raises `ConfigError` where they do not fit together."""
         changes: dict[str, Any] = {"scales": self.scales, "flip": self.flip}
-        if self.window is not None or self.stride is not None:
-            window = self.window or config.window
-            # Neighbouring windows overlap by a third unless told otherwise.
-            default = None if window is None else tuple(-(-2 * side // 3) for side in window)
-            changes.update(mode="slide", window=window, stride=self.stride or default)
+        sliding = self.window is not None or self.stride is not None
+        if sliding:
+            window = config.window if self.window is None else self.window
+            stride = window if self.stride is None else self.stride
+            changes.update(mode="slide", window=window, stride=stride)
         given = {name: value for name, value in changes.items() if value is not None}
-        return validated(EvaluateConfig, {**config.model_dump(), **given}, "evaluation options")
+        applied = validated(EvaluateConfig, {**config.model_dump(), **given}, "evaluation options")
+        if not sliding or self.stride is not None or applied.window is None:
+            return applied
+        # Neighbouring windows overlap by a third unless told otherwise.
+        height, width = (-(-2 * side // 3) for side in applied.window)
+        return applied.model_copy(update={"stride": (height, width)})
 
 
 def evaluate_runs(
@@ -188,10 +195,7 @@ def predict_files(
         pictures = _source(folder, record, execution).images(split)
     form = _submitted(folder, record, execution) if submission else _overlays(record)
     config = views.applied_to(protocol.evaluate)
-    model = _model(folder, record, execution)
-    predictor = Predictor(
-        [model], execution.device, stored_precision(record), config, _mirrored(record)
-    )
+    predictor = predictor_of(record, _model(folder, record, execution), config, execution.device)
     target = PredictionFolder(out, form, _origin(folder, record, config, form))
     target.check([picture.name for picture in pictures], replace=fresh)
     done = []
@@ -210,12 +214,26 @@ def _predict(picture: Picture, predictor: Predictor, target: PredictionFolder) -
     image = picture.read()  # (3, H, W)
     if target.holds(picture.name, image):
         return True
-    try:
+    with finite(picture.name):
         prediction = predictor(image, (image.shape[-2], image.shape[-1]))
-    except FloatingPointError as error:
-        raise RecordError(f"{picture.name}: {error}") from error
     target.write(picture.name, image, prediction.cpu().numpy())
     return False
+
+
+def predictor_of(
+    record: RunRecord, model: Segmenter, config: EvaluateConfig, device: torch.device
+) -> Predictor:
+    """How a run predicts, its number format and its mirrored classes, with the given views."""
+    return Predictor([model], device, stored_precision(record), config, _mirrored(record))
+
+
+@contextmanager
+def finite(name: str) -> Iterator[None]:
+    """`RecordError` in place of the error of logits that are not finite, with the image's name."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise RecordError(f"{name}: {error}") from error
 
 
 def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:

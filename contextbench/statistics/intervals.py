@@ -40,6 +40,7 @@ __all__ = [
     "holm",
     "miou_interval",
     "rank",
+    "rank_counts",
     "smallest_difference",
 ]
 
@@ -175,8 +176,24 @@ def rank(
     are in no cluster.
     """
     counts = aligned(areas, classes)
-    block = block_length(_series(counts)) if sampling.frames == "ordered" else 1
     names = sorted(next(iter(next(iter(areas.values())).values())).names)
+    ids = range(next(iter(counts.values())).shape[-1]) if classes is None else classes
+    return rank_counts(counts, names, ids, sampling=sampling, resampling=resampling)
+
+
+def rank_counts(
+    counts: Mapping[str, FloatArray],
+    names: Sequence[str],
+    ids: Sequence[int],
+    *,
+    sampling: Sampling = INDEPENDENT,
+    resampling: Resampling = Resampling(),
+) -> Ranking:
+    """`rank` of counts (S, 3, N, K) of each head, as `aligned` makes them.
+
+    `names` are those of the N images, in order; `ids` the train ids of the K classes.
+    """
+    block = block_length(_series(counts)) if sampling.frames == "ordered" else 1
     draws = Draws(len(names), block, resampling, _clusters(sampling, names))
     sampled, missing = _resampled(counts, draws)
     seeds = {head: SeedSpread(_whole_split(stacked)) for head, stacked in counts.items()}
@@ -196,7 +213,6 @@ def rank(
         )
         for head, places in zip(order, shares, strict=True)
     )
-    ids = range(len(missing)) if classes is None else classes
     lacked = {k: share for k, share in zip(ids, missing.tolist(), strict=True) if share > 0}
     clusters = None if draws.clusters is None else draws.units
     return Ranking(heads, pairs, draws.images, block, resampling, lacked, clusters)

@@ -1,13 +1,25 @@
 """How and where runs execute."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
+from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.models.device import device_of
 from contextbench.system.console import Reporter
-from contextbench.system.interrupt import StopRequest
-from contextbench.training.processes import ALONE, World
+from contextbench.system.interrupt import StopRequest, stop_on_signals
+from contextbench.training.processes import (
+    ALONE,
+    World,
+    check_shareable,
+    joined,
+    launched,
+    own_device,
+)
 
 
 @dataclass(frozen=True)
@@ -22,3 +34,37 @@ class Execution:
     stop: StopRequest = field(default_factory=StopRequest)
     save_seconds: float = 60.0
     world: World = ALONE
+
+
+@contextmanager
+def executing(
+    out: Path,
+    device: str,
+    data_root: Path | None = None,
+    workers: int = 0,
+    *,
+    shared: Protocol | None = None,
+    quiet: bool = False,
+) -> Iterator[Execution]:
+    """An execution that signals stop, with all processes that torchrun started.
+
+    `shared` is what several processes may train together; `quiet` shows no progress. Raises
+    `ConfigError` for a device that cannot be used, and for several processes where they cannot be.
+    """
+    world = launched()
+    if world.size > 1 and shared is None:
+        raise ConfigError("this command runs in one process: start it without torchrun")
+    if shared is not None:
+        check_shareable(shared, world)
+    place = device_of(own_device(device, world))
+    with stop_on_signals() as stop, joined(world, place) as world:
+        silent = quiet or not world.is_main
+        yield Execution(
+            out=out,
+            device=place,
+            data_root=data_root,
+            workers=workers,
+            reporter=Reporter(Console(quiet=True) if silent else None),
+            stop=stop,
+            world=world,
+        )
