@@ -48,12 +48,20 @@ def sources(package: str) -> dict[str, str]:
 
 
 def at_import_time(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements that run when the module does: those of functions run later."""
-    for child in ast.iter_child_nodes(node):
+    """Import statements that run when the module does: those of functions run later, and those
+    for type checkers never."""
+    for child in _that_run(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
         elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from at_import_time(child)
+
+
+def _that_run(node: ast.AST) -> Iterable[ast.AST]:
+    """Children of a node, of `if TYPE_CHECKING` the other branch alone."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return node.orelse
+    return ast.iter_child_nodes(node)
 
 
 def everywhere(source: str) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -143,6 +151,9 @@ def test_the_cycle_check_follows_packages_but_not_functions() -> None:
     assert set(cycle(two) or ()) == {"p.a", "p.b"}
     assert set(cycle({"p": "from p.a import x", "p.a": "from p import x"}) or ()) == {"p", "p.a"}
     assert cycle({"p.a": "if True:\n import p.b", "p.b": "def f():\n from p import a"}) is None
+    typed = "if TYPE_CHECKING:\n import p.b\nelse:\n import p.c"
+    assert cycle({"p.a": typed, "p.b": "import p.a", "p.c": ""}) is None
+    assert set(cycle({"p.a": typed, "p.b": "", "p.c": "import p.a"}) or ()) == {"p.a", "p.c"}
 
 
 def package(module: str) -> str:
@@ -205,20 +216,13 @@ def loaded_with(module: str, modules: Mapping[str, str]) -> set[str]:
         name = waiting.pop()
         seen.add(name)
         parents = {name.rpartition(".")[0]} - {""}  # importing a.b imports a first
-        outside = imported(loaded_at_once(modules[name]), modules) if name in modules else set()
+        outside = (
+            imported(at_import_time(ast.parse(modules[name])), modules)
+            if name in modules
+            else set()
+        )
         waiting |= (direct.get(name, set()) | parents | outside) - seen
     return {name.partition(".")[0] for name in seen}
-
-
-def loaded_at_once(source: str) -> list[ast.Import | ast.ImportFrom]:
-    """Import statements that run when the module does; not those for type checkers only."""
-    tree = ast.parse(source)
-    tree.body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
-    return list(at_import_time(tree))
 
 
 def late(modules: Mapping[str, str], known: Mapping[str, str]) -> list[str]:

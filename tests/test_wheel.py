@@ -47,6 +47,7 @@ def test_a_wheel_compares_heads_in_an_empty_folder(scripts: Path, tmp_path: Path
     where = "import contextbench, heads; print(contextbench.__file__, heads.__file__)"
     for path in run(scripts / "python", "-c", where, cwd=tmp_path).split():
         assert Path(path).is_relative_to(scripts.parent)
+        assert Path(path).with_name("py.typed").exists()
     settings = [part for setting in small.SETTINGS for part in ("--set", setting)]
     command = ("contextbench", "compare", "--heads", "fcn,ocr", "--rounds", "2", "--device", "cpu")
     said = run(scripts / command[0], *command[1:], *settings, cwd=tmp_path)
