@@ -11,6 +11,7 @@ from contextbench.cli.shared import (
     JsonOption,
     OutOption,
     ProtocolOption,
+    RetryOption,
     RootOption,
     SeedsOption,
     SetOption,
@@ -20,6 +21,7 @@ from contextbench.cli.shared import (
     exit_for,
     guarded,
     print_paths,
+    print_rows,
     seeds_of,
 )
 from contextbench.config.protocols import load_protocol
@@ -39,9 +41,7 @@ def ablate(
     overrides: SetOption = None,
     workers: WorkersOption = 0,
     fresh: FreshOption = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
-    ] = False,
+    retry_failed: RetryOption = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run nothing: the table of what is on disk.")
     ] = False,
@@ -75,7 +75,7 @@ def ablate(
         table = ablation_table(ablation, settings, rows)
         paths = write_ablation(table, out / settings.name / "ablations")
         if as_json:
-            console.print_json(table.frame.to_json(orient="records"))
+            print_rows(table.frame)
         else:
             console.print(ablation_console(table))
             print_paths(paths)

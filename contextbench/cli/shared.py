@@ -47,24 +47,24 @@ SPEAKING_SECONDS = 5.0  # for another process to say what is wrong
 console = SafeConsole()
 errors = SafeConsole(stderr=True)
 
-ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name of a protocol, or a file.")]
-HeadsOption = Annotated[
-    str, typer.Option(help="Heads by name or file, with commas; `all` for every registered one.")
-]
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name or file.")]
+HeadsOption = Annotated[str, typer.Option(help="Names or files, with commas; or all.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds, with commas.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
-RootOption = Annotated[
-    Path | None, typer.Option(help="Folder of the data, or the folder above it.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the data, or that above.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one value: train.steps=500. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Change a value: train.steps=500."),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that load data.")]
+WorkersOption = Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run again what is on disk.")]
-RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds of the latency measurement.")]
+RoundsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Rounds of latencies.")]
 PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RetryOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Run cells recorded as failed again.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCOL/HEAD/seed-N.")]
 
 
@@ -181,10 +181,11 @@ def listed(text: str, option: str) -> list[str]:
 
 def print_comparison(collection: "Collection", as_json: bool) -> None:
     from contextbench.report.tables.comparison import comparison_table, render_console
+    from contextbench.report.tables.render import counted
 
     table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
     if as_json:
-        print_rows(table)
+        print_rows(counted(table))
         return
     console.print(render_console(table))
     print_notes(collection.notes, console)

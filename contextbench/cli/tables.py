@@ -1,9 +1,10 @@
 """The command that sets tables: of a paper beside this code's numbers, or of records."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +27,9 @@ from contextbench.papers.published import TableSpec, load_published, load_table
 from contextbench.records.schemas import HeadProfileRecord, read_head_profile, write_model
 from contextbench.report.collection import collect
 
+if TYPE_CHECKING:
+    from contextbench.report.tables.sheet import Heading
+
 
 class TableFormat(StrEnum):
     """What a table is printed as."""
@@ -46,6 +50,17 @@ class Wanted:
     out: Path | None
     as_json: bool
 
+    def by_name(self, headings: "Sequence[Heading]") -> "Wanted":
+        """The same with columns by name that were called by a heading."""
+        from contextbench.report.tables.sheet import column_names
+
+        columns = self.columns and column_names(self.columns, headings)
+        if self.order is None:
+            return replace(self, columns=columns)
+        sign = "-" * self.order.startswith("-")
+        (name,) = column_names([self.order.removeprefix("-")], headings)
+        return replace(self, columns=columns, order=sign + name)
+
 
 def table(
     what: Annotated[
@@ -56,7 +71,7 @@ def table(
         TableFormat, typer.Option("--format", help="What to print.")
     ] = TableFormat.CONSOLE,
     columns: Annotated[
-        str | None, typer.Option(help="Names of columns, with commas: miou,parameters,macs.")
+        str | None, typer.Option(help="Columns, with commas: miou,parameters,macs.")
     ] = None,
     sort: Annotated[
         str | None,
@@ -78,7 +93,7 @@ def table(
 ) -> None:
     """Put a paper's table and this code's numbers side by side, or compare the runs of a folder.
 
-    Names of columns are those of the CSV file.
+    Columns are called as in the CSV file or as the table heads them.
 
     Example: contextbench table ocr-complexity --rounds 5 -o complexity
 
@@ -106,16 +121,17 @@ def table(
 def _compare(folder: Path, wanted: Wanted) -> None:
     from contextbench.report.tables import layout
     from contextbench.report.tables.comparison import comparison_table
-    from contextbench.report.tables.render import csv_text, select, sort_rows
+    from contextbench.report.tables.render import counted, csv_text, select, sort_rows
 
     collection = collect(folder)
     rows = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
+    wanted = wanted.by_name(layout.headings(rows))
     if wanted.order is not None:
         rows = sort_rows(rows, wanted.order, layout.printable(rows), "head")
     if wanted.out is not None:
         layout.write_tables(rows, collection.notes, wanted.out, wanted.columns)
     if wanted.as_json:
-        print_rows(select(rows, "head", wanted.columns))
+        print_rows(counted(select(rows, "head", wanted.columns)))
     elif wanted.form is TableFormat.CSV:
         print_text(csv_text(select(rows, "head", wanted.columns)))
     elif wanted.form is TableFormat.MARKDOWN:
@@ -134,20 +150,21 @@ def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
     from contextbench.report.papers import complexity as papers
-    from contextbench.report.tables.render import select, sort_rows
+    from contextbench.report.tables.render import counted, select, sort_rows
     from heads import HEADS
 
     spec = load_table(name, HEADS)
     published = load_published(spec)
     costs = read_head_profile(record) if record is not None else _sampled(spec, *sampling)
     rows = papers.paper_table(spec, published, costs)
+    wanted = wanted.by_name(papers.headings(rows))
     if wanted.order is not None:
         rows = sort_rows(rows, wanted.order, papers.printable(rows), "label")
     if wanted.out is not None:
         write_model(wanted.out / f"{spec.name}.json", costs)
         papers.write_paper(spec, rows, wanted.out, wanted.columns)
     if wanted.as_json:
-        print_rows(select(rows, "label", wanted.columns))
+        print_rows(counted(select(rows, "label", wanted.columns), papers.COUNTS))
     elif wanted.form is TableFormat.CSV:
         print_text(papers.paper_csv(rows, wanted.columns))
     elif wanted.form is TableFormat.MARKDOWN:

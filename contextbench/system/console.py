@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,13 +17,26 @@ from rich.segment import Segment
 
 from contextbench.system.text import printable
 
+ENDLESS = 100_000  # characters in a line of a file
 PLAIN_SECONDS = 15.0  # between lines of one task where there is no terminal
 
 Update = Callable[[int, str], None]  # completed, note
 
 
 class SafeConsole(Console):
-    """A console on which data cannot steer the terminal: whatever is printed, it is spelled out."""
+    """A console on which data cannot steer the terminal: whatever is printed, it is spelled out.
+
+    Outside a terminal there is no width, unless COLUMNS states one: a log has all columns.
+    """
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        stated = self._width is not None or self._environ.get("COLUMNS", "").isdigit()
+        return super().size if stated or self.is_terminal else ConsoleDimensions(ENDLESS, 25)
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        self.width, self.height = new
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -17,10 +17,11 @@ from contextbench.report.tables.comparison import (
     render_console,
     render_markdown,
 )
-from contextbench.report.tables.layout import printable
-from contextbench.report.tables.render import sort_rows
-from contextbench.report.tables.sheet import markdown_text
+from contextbench.report.tables.layout import comparison_sheet, headings, printable
+from contextbench.report.tables.render import ConsoleTable, sort_rows
+from contextbench.report.tables.sheet import column_names, markdown_text
 from contextbench.statistics.intervals import Interval
+from contextbench.system.console import SafeConsole
 from tests.report.rankings import RANKING, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,
@@ -207,6 +208,80 @@ def test_every_line_fits_the_terminal_and_what_does_not_is_named(width: int):
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert ("Left out for want of width" in text) == (width < 160)
+
+
+@pytest.mark.parametrize("columns", [None, ["groups", "miou", "parameters", "macs", "latency_ms"]])
+@pytest.mark.parametrize("width", [12, 20, 30, 40, 50, 60, 62])
+def test_the_narrowest_table_says_what_its_rows_are_and_what_it_left_out(width, columns):
+    table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_console(table, columns))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert set(table["head"]) <= {line.split()[0] for line in lines if line.strip()}
+    rule = next(number for number, line in enumerate(lines) if line.startswith("──"))
+    above = " ".join(lines[:rule]).split()
+    note = " ".join(" ".join(lines[rule:]).split()).partition("Left out for want of width: ")[2]
+    missing = note.rstrip(".").split("; ")
+    for heading in comparison_sheet(table, columns).headings:
+        assert heading.words in missing or set(heading.short_title.split()) <= set(above), heading
+
+
+def test_groups_of_classes_go_before_scores_and_what_every_table_needs():
+    table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
+    order = comparison_sheet(table).dropped_first
+    names = [heading.name for heading in comparison_sheet(table).headings]
+    assert not {"miou", "miou_seed_sd", "groups", "macs"} & set(order)
+    assert {name for name in names if name.startswith("iou_")} <= set(order)
+
+
+@pytest.mark.parametrize("width", [16, 26, 40])
+def test_plain_tables_keep_their_first_column_too(width):
+    table = ConsoleTable(
+        ["head", "a\ncolumn", "another"],
+        [["double_attention", "0.125", "1.0"], ["ppm", "–", "7"]],
+        ["A note of some words, more than fit in one line."],
+    )
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "double_attention" in text
+    assert "…" not in text
+    left = {16: "Left out for want of width: a column; another.", 26: ": another."}.get(
+        width, "line."
+    )
+    assert " ".join(text.split()).endswith(left)
+
+
+def test_columns_may_be_called_as_tables_head_them():
+    table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
+    known = headings(table)
+    asked = ["MIOU", "miou %", "Params", "macs g", "over seeds", "pixel acc.", "latency ×fcn"]
+    assert column_names(asked, known) == [
+        *("miou", "parameters", "macs", "miou_seed_sd", "pixel_accuracy", "latency_ratio")
+    ]
+    assert column_names(["iou local", "LOCAL"], known) == ["iou_local"]
+    assert column_names(["anything"], known) == ["anything"]
+    for heading in known:
+        assert column_names([heading.words], known) == [heading.name]
+    with pytest.raises(ConfigError, match=r"'latency'.*latency_ms, latency_ratio"):
+        column_names(["latency"], known)
+
+
+def test_outside_a_terminal_a_table_has_all_its_columns(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = comparison_table(comparison(), profile())
+    console = SafeConsole(file=io.StringIO())
+    console.print(render_console(table))
+    header = console.file.getvalue().partition("──")[0].split()
+    assert "Left out" not in console.file.getvalue()
+    for heading in comparison_sheet(table).headings:
+        assert set(heading.short_title.split()) <= set(header), heading
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = SafeConsole(file=io.StringIO())
+    narrow.print(render_console(table))
+    assert max(map(len, narrow.file.getvalue().splitlines())) <= 60
 
 
 def test_numbers_are_aligned_beside_details_and_marks():

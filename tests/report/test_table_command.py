@@ -64,6 +64,29 @@ def test_texts_are_printed_as_they_are(runs: Path, form: str, start: str):
     assert result.stdout.startswith(start)
 
 
+def test_columns_and_order_may_be_called_as_the_table_heads_them(runs: Path):
+    asked = ("--columns", "macs g,MIOU", "--sort", "-MACs")
+    result = call(runs, "--format", "markdown", *asked)
+    assert result.stdout.startswith("| head | MACs G | mIoU % |")
+    assert first_cells(result.stdout) == ["ppm", "ocr", "fcn"]  # 300, 200, 100: dear first
+    rows = json.loads(call(runs, "--json", *asked).stdout)
+    assert [list(row) for row in rows] == [["head", "macs", "miou"]] * 3
+
+
+def test_json_has_integers_where_things_are_counted(runs: Path):
+    """Also where another head lacks the number, which makes fractions of a whole column."""
+    write_model(runs / "isa" / "seed-0" / "record.json", failed("isa"))
+    rows = {row["head"]: row for row in json.loads(call(runs, "--json").stdout)}
+    counts = (
+        "seeds parameters macs flops context_parameters context_macs inference_memory_bytes "
+        "training_memory_bytes latency_rounds interval_resamples interval_images interval_block"
+    )
+    for name in counts.split():
+        assert type(rows["ppm"][name]) is int, name
+    assert rows["isa"]["macs"] is None
+    assert type(rows["ppm"]["miou"]) is float
+
+
 def test_columns_and_order_are_those_asked_for(runs: Path):
     result = call(runs, "--format", "markdown", "--columns", "macs,miou", "--sort", "macs")
     assert result.stdout.startswith("| head | MACs G | mIoU % |")
@@ -129,7 +152,7 @@ def test_tables_of_papers_have_the_same_options(tmp_path: Path):
     [
         (["--columns", "miou,parmeters"], "did you mean 'parameters'? allowed: "),
         (["--columns", "miou,parmeters", "--format", "csv"], "did you mean 'parameters'? allowed:"),
-        (["--sort", "latency"], "allowed: "),
+        (["--sort", "latency"], "name one of latency_ms, latency_ratio"),
         (["--columns", "miou,miou"], "--columns"),
         (["--json", "--format", "csv"], "exclude each other"),
         (["--rounds", "3"], "are for tables of papers"),

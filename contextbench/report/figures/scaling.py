@@ -15,7 +15,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from rich.table import Table
 
 from contextbench.records.schemas import FormCost, HeadProfileRecord
 from contextbench.report.figures.labels import Ends, name_ends, room_for
@@ -35,8 +34,8 @@ from contextbench.report.tables.render import (
     ABSENT,
     MEBI,
     Column,
+    ConsoleTable,
     bullets,
-    console_table,
     markdown_table,
     write_csv,
 )
@@ -147,10 +146,10 @@ def scaling_figure(
     return figure
 
 
-def scaling_console(record: HeadProfileRecord, scope: Scope = "context") -> Table:
+def scaling_console(record: HeadProfileRecord, scope: Scope = "context") -> ConsoleTable:
     """Exponents for a terminal."""
     header, rows = _exponent_rows(exponents(record, scope))
-    return console_table(header, rows, _legend(record, scope))
+    return ConsoleTable(header, rows, _legend(record, scope))
 
 
 def scaling_markdown(record: HeadProfileRecord, scope: Scope = "context") -> str:

@@ -13,7 +13,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from contextbench.config.protocols import Protocol
 from contextbench.papers.ablations import Ablation
@@ -30,8 +29,8 @@ from contextbench.report.papers.legend import (
 from contextbench.report.papers.runs import RowRuns
 from contextbench.report.tables.render import (
     ABSENT,
+    ConsoleTable,
     bullets,
-    console_table,
     fixed,
     markdown_table,
     write_csv,
@@ -94,7 +93,7 @@ def ablation_table(
     )
 
 
-def ablation_console(table: AblationTable) -> Table:
+def ablation_console(table: AblationTable) -> ConsoleTable:
     """The table for a terminal, with footnotes and how to read it; not the sources."""
     numbers = _numbered(table)
     labels = [
@@ -104,7 +103,7 @@ def ablation_console(table: AblationTable) -> Table:
     header = [name.replace(", ", "\n").replace(": ", "\n") for name in _header(table)]
     footnotes = [f"[{number}] {note}" for note, number in numbers.items()]
     rows = _text_rows(table, labels)
-    return console_table(
+    return ConsoleTable(
         header,
         rows,
         [*footnotes, *table.legend],

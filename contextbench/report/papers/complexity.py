@@ -128,6 +128,11 @@ def paper_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Sh
     )
 
 
+def headings(table: pd.DataFrame) -> list[Heading]:
+    """Of every column that can be printed."""
+    return [_heading(column, table) for column in printable(table).values()]
+
+
 def paper_console(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Terminal:
     """The columns that fit a terminal, footnotes and legend below."""
     return Terminal(paper_sheet(table, columns))

@@ -26,9 +26,9 @@ from contextbench.report.tables.forms import (
 from contextbench.report.tables.render import (
     MEBI,
     Column,
+    ConsoleTable,
     bullets,
     cell_texts,
-    console_table,
     markdown_table,
     write_csv,
 )
@@ -82,7 +82,7 @@ def form_console(table: pd.DataFrame) -> RenderableType:
     """For a terminal, a table for each scope that has numbers."""
     parts: list[RenderableType] = []
     for scope, header, rows in _sections(table):
-        parts += [console_table(header, rows, title=SCOPES[scope]), Text()]
+        parts += [ConsoleTable(header, rows, title=SCOPES[scope]), Text()]
     return Group(*parts, Text("\n".join(_legend(table))))
 
 

@@ -110,8 +110,8 @@ def explain_runs(first: Path, second: Path, resampling: Resampling = Resampling(
     miou = _miou(one), _miou(other)
     recipe = _differences(one, other)
     return Explanation(
-        first=_title(one),
-        second=_title(other),
+        first=_title(first, one),
+        second=_title(second, other),
         miou=miou,
         difference=_minus(*miou) if _same_task(one, other) else None,
         interval=judged.interval,
@@ -140,7 +140,7 @@ def explain_published(
     judged = _alone(folder, run, theirs if same_data else None, resampling)
     stated = {fact.key for fact in facts}
     return Explanation(
-        first=_title(run),
+        first=_title(folder, run),
         second=_published_title(published),
         miou=(miou, theirs),
         difference=_minus(miou, theirs) if same_data else None,
@@ -287,8 +287,9 @@ def _run(folder: Path) -> RunRecord:
     return read_run(path)
 
 
-def _title(run: RunRecord) -> str:
-    return f"{run.head_name}, seed {run.seed}, protocol {run.protocol_name}"
+def _title(folder: Path, run: RunRecord) -> str:
+    """A run by its folder, which alone tells two of one head and seed apart."""
+    return f"{folder}: {run.head_name}, seed {run.seed}, protocol {run.protocol_name}"
 
 
 def _miou(run: RunRecord) -> float | None:

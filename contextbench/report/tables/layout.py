@@ -64,7 +64,7 @@ def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) 
         rows=rows,
         remarks=_legend(table, rows),
         left=("groups",),
-        dropped_first=DROPPED_FIRST if columns is None else (),
+        dropped_first=() if columns else (*DROPPED_FIRST, *reversed(group_columns(table))),
     )
 
 
@@ -82,6 +82,11 @@ def printable(table: pd.DataFrame) -> dict[str, Column]:
     ]
     known = (*SCORES, *groups, *COLUMNS[len(SCORES) :])
     return {column.name: column for column in known if column.name in table}
+
+
+def headings(table: pd.DataFrame) -> list[Heading]:
+    """Of every column that can be printed."""
+    return [_heading(column, table) for column in printable(table).values()]
 
 
 def render_console(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Terminal:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from statistics import median
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from contextbench.records.schemas import NOTABLE_WAIT, LoaderRecord, Pace, WorkersPace
-from contextbench.report.tables.render import console_table, fixed
+from contextbench.report.tables.render import ConsoleTable, fixed
 
 
 def images_per_second(paces: Sequence[Pace]) -> float:
@@ -65,22 +64,22 @@ def loading_console(record: LoaderRecord) -> Group:
     return Group(*(line for part in parts for line in (part, Text())))
 
 
-def _stage_table(record: LoaderRecord) -> Table:
+def _stage_table(record: LoaderRecord) -> ConsoleTable:
     times = {name: median(samples) for name, samples in record.stage_seconds.items()}
     times["all"] = sum(times.values())
     rows = [
         [name, fixed(1e3 * seconds / record.batch, 1), fixed(record.batch / seconds, 1)]
         for name, seconds in times.items()
     ]
-    return console_table(["stage, one process", "ms/image", "images/s"], rows)
+    return ConsoleTable(["stage, one process", "ms/image", "images/s"], rows)
 
 
-def _worker_table(record: LoaderRecord) -> Table:
+def _worker_table(record: LoaderRecord) -> ConsoleTable:
     rows = [[str(each.workers), *_rates(each.loading, each.training)] for each in record.loaders]
     header = ["workers", "loading\nimages/s", "training\nimages/s", "waiting\nfor data %"]
     if not record.trainer:
-        return console_table(header[:2], [row[:2] for row in rows])
-    return console_table(header, [*rows, ["training alone", *_rates([], record.trainer)]])
+        return ConsoleTable(header[:2], [row[:2] for row in rows])
+    return ConsoleTable(header, [*rows, ["training alone", *_rates([], record.trainer)]])
 
 
 def _rates(loading: Sequence[Pace], training: Sequence[Pace]) -> list[str]:

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -87,8 +90,12 @@ def write_csv(table: pd.DataFrame, path: Path, counts: Collection[str] = COUNTS)
 
 def csv_text(table: pd.DataFrame, counts: Collection[str] = COUNTS) -> str:
     """Base units and full precision; counts as integers, NaN as nothing."""
-    whole = {name: "Int64" for name in counts if name in table}
-    return str(table.astype(whole).to_csv(index=False, lineterminator="\n"))
+    return str(counted(table, counts).to_csv(index=False, lineterminator="\n"))
+
+
+def counted(table: pd.DataFrame, counts: Collection[str] = COUNTS) -> pd.DataFrame:
+    """The table with its counts as integers, which NaN had made fractions of."""
+    return table.astype({name: "Int64" for name in counts if name in table})
 
 
 def select(table: pd.DataFrame, label: str, names: Sequence[str] | None) -> pd.DataFrame:
@@ -148,40 +155,77 @@ def best_of(texts: Sequence[str], values: Sequence[float], better: str | None) -
     return [text == winner for text in texts]
 
 
-def console_table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str | Text]],
-    notes: Sequence[str] = (),
-    *,
-    title: str | None = None,
-    wrapped: Collection[int] = (),
-    gap: int = 2,
-) -> Table:
+@dataclass(frozen=True)
+class ConsoleTable:
     """Rows for a terminal, the first column left-aligned, the others right; notes below.
 
-    `wrapped` columns break between words where the terminal is narrow; `gap` are the spaces, one or
-    more, between columns.
+    Where not all columns fit, the last are left out, which a note says; the first, which says what
+    a row is, never. `wrapped` columns break between words; `gap` are the spaces between columns.
     """
-    console = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0),
-        show_edge=False, pad_edge=False,
-    )  # fmt: skip
-    for index, name in enumerate(header):
-        words = [word for row in rows for word in str(row[index]).split()]
-        longest = max(map(len, words), default=0)
-        console.add_column(
-            Text(printable(name)),
-            justify="right" if index else "left",
-            no_wrap=index not in wrapped,
-            min_width=longest if index or index in wrapped else None,
-        )
-    for row in rows:
-        # Text is taken literally where plain strings would be read as markup.
-        console.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
-    if notes:
-        console.caption, console.caption_justify = Text("\n".join(notes)), "left"
-        console.min_width = min(NOTE_WIDTH, max(map(len, notes)))
-    return console
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Text]]
+    notes: Sequence[str] = ()
+    title: str | None = None
+    wrapped: Collection[int] = ()
+    gap: int = 2
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = self.widths()
+        kept = len(widths)
+        while kept > 1 and needed_width(widths[:kept], self.gap) > options.max_width:
+            kept -= 1
+        missing = [" ".join(name.split()) for name in self.header[kept:]]
+        notes = [*self.notes, *([left_out(missing)] if missing else [])]
+        yield self._table(widths[:kept], notes, options.max_width)
+
+    def widths(self) -> list[int]:
+        """Characters that each column needs at least."""
+        return [
+            max([_widest(name), *(self._least(index, row[index]) for row in self.rows)])
+            for index, name in enumerate(self.header)
+        ]
+
+    def _least(self, index: int, cell: str | Text) -> int:
+        text = one_line(str(cell))
+        words = text.split() if index in self.wrapped else [text]
+        return max(map(cell_len, words), default=0)
+
+    def _table(self, widths: Sequence[int], notes: Sequence[str], room: int) -> Table:
+        table = Table(
+            title=self.title, title_justify="left", box=box.SIMPLE_HEAD,
+            padding=(0, self.gap - 1, 0, 0), show_edge=False, pad_edge=False,
+        )  # fmt: skip
+        for index, least in enumerate(widths):
+            table.add_column(
+                Text(printable(self.header[index])),
+                justify="right" if index else "left",
+                no_wrap=index not in self.wrapped and index > 0,
+                min_width=least,
+                overflow="fold",
+            )
+        for row in self.rows:
+            # Text is taken literally where plain strings would be read as markup.
+            cells = (Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row)
+            table.add_row(*islice(cells, len(widths)))
+        if notes:
+            table.caption, table.caption_justify = Text("\n".join(notes)), "left"
+            table.min_width = min(NOTE_WIDTH, room, max(map(cell_len, notes)))
+        return table
+
+
+def needed_width(widths: Sequence[int], gap: int) -> int:
+    """Characters of a line of columns that need so many each."""
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def left_out(columns: Sequence[str]) -> str:
+    """What a table says of columns that its terminal has no room for."""
+    return f"Left out for want of width: {'; '.join(columns)}."
+
+
+def _widest(title: str) -> int:
+    return max(map(cell_len, printable(title).splitlines()), default=0)
 
 
 def markdown_table(

@@ -5,14 +5,21 @@ said in fields, not in the texts.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from contextbench.report.tables.render import bullets, console_table, markdown_table
+from contextbench.config.protocols import ConfigError
+from contextbench.report.tables.render import (
+    ConsoleTable,
+    bullets,
+    left_out,
+    markdown_table,
+    needed_width,
+)
 from contextbench.system.text import one_line
 
 DAGGER = "†"
@@ -46,6 +53,17 @@ class Heading:
     def short_title(self) -> str:
         return self.short or self.title
 
+    def is_called(self, text: str) -> bool:
+        """Whether a table prints this above the column, with or without group and unit."""
+        titles = (self.title, self.short_title)
+        groups, units = {"", self.group}, {"", self.unit}
+        return _folded(text) in {
+            _folded(f"{group} {title} {unit}")
+            for group in groups
+            for title in titles
+            for unit in units
+        }
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -73,7 +91,7 @@ class Sheet:
     rows: Sequence[Sequence[Cell]]
     remarks: Sequence[Remark] = ()
     left: Collection[str] = ()  # names of left-aligned columns besides the first
-    dropped_first: Sequence[str] = ()  # names of columns that a narrow terminal leaves out, in turn
+    dropped_first: Sequence[str] = ()  # what a narrow terminal leaves out, in turn; then the last
 
     @property
     def footnotes(self) -> dict[str, int]:
@@ -95,6 +113,27 @@ class Sheet:
             headings=[self.headings[i] for i in kept],
             rows=[[row[i] for i in kept] for row in self.rows],
         )
+
+
+def column_names(asked: Iterable[str], headings: Sequence[Heading]) -> list[str]:
+    """Names of columns that may be given as tables head them, in any case; each once.
+
+    What no column is called is returned as it is. Raises `ConfigError` for a heading that several
+    columns have.
+    """
+    return list(dict.fromkeys(_column_name(text, headings) for text in asked))
+
+
+def _column_name(text: str, headings: Sequence[Heading]) -> str:
+    by_name = [each.name for each in headings if _folded(each.name) == _folded(text)]
+    found = by_name or [each.name for each in headings if each.is_called(text)]
+    if len(found) > 1:
+        raise ConfigError(f"several columns are headed {text!r}; name one of {', '.join(found)}")
+    return found[0] if found else text
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def sheet_markdown(sheet: Sheet, warnings: Sequence[str] = ()) -> str:
@@ -128,13 +167,9 @@ class Terminal:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         sheet, dropped = _fitting(_printable(self.sheet), options.max_width)
-        columns = [_padded(sheet, index) for index in range(len(sheet.headings))]
-        header = [_terminal_header(heading) for heading in sheet.headings]
-        rows = [[column[row] for column in columns] for row in range(len(sheet.rows))]
         footnotes = [f"{_superscript([n])} {note}" for note, n in sheet.footnotes.items()]
-        missing = [f"Left out for want of width: {'; '.join(dropped)}."] if dropped else []
-        notes = [*footnotes, *sheet.explanations, *missing]
-        yield console_table(header, rows, notes, wrapped=(0,), gap=GAP)
+        missing = [left_out(dropped)] if dropped else []
+        yield replace(_table(sheet), notes=[*footnotes, *sheet.explanations, *missing])
 
 
 def _printable(sheet: Sheet) -> Sheet:
@@ -157,26 +192,27 @@ def _markdown_cell(cell: Cell, numbers: dict[str, int]) -> str:
 
 
 def _fitting(sheet: Sheet, width: int) -> tuple[Sheet, list[str]]:
-    """What is left when columns are dropped until the rest fits, and the dropped headings."""
-    names = [heading.name for heading in sheet.headings]
+    """What is left when columns are dropped until the rest fits, and the dropped headings.
+
+    The first column stays, since without it nobody knows what a row is.
+    """
+    names = [heading.name for heading in sheet.headings[1:]]
+    wanted = [name for name in sheet.dropped_first if name in names]
     dropped: list[str] = []
-    for name in (name for name in sheet.dropped_first if name in names):
-        if _width(sheet.without(dropped)) <= width:
+    for name in (*wanted, *(name for name in reversed(names) if name not in wanted)):
+        if needed_width(_table(sheet.without(dropped)).widths(), GAP) <= width:
             break
         dropped.append(name)
     lost = [heading.words for heading in sheet.headings if heading.name in dropped]
     return sheet.without(dropped), lost
 
 
-def _width(sheet: Sheet) -> int:
-    """Characters that the table needs."""
+def _table(sheet: Sheet) -> ConsoleTable:
+    """The whole sheet; labels may be broken between words, which is better than a column less."""
     columns = [_padded(sheet, index) for index in range(len(sheet.headings))]
-    # Labels may be broken between words, which is better than a column less.
-    columns[0] = [Text(word) for label in columns[0] for word in label.plain.split()]
-    return sum(
-        max([_widest(heading), *map(len, texts)]) + GAP
-        for heading, texts in zip(sheet.headings, columns, strict=True)
-    )
+    header = [_terminal_header(heading) for heading in sheet.headings]
+    rows = [[column[row] for column in columns] for row in range(len(sheet.rows))]
+    return ConsoleTable(header, rows, wrapped=(0,), gap=GAP)
 
 
 def _padded(sheet: Sheet, index: int) -> list[Text]:
