@@ -1,5 +1,6 @@
 """The command line as a user meets it: outputs, messages, exit codes."""
 
+import dataclasses
 import inspect
 import json
 import re
@@ -16,6 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contextbench.cli import COMMANDS, app
+from contextbench.cli.clusters import JobOptions
+from contextbench.cli.inventory import INVENTORY
 from tests import small
 
 SETTINGS = [part for setting in small.SETTINGS for part in ("--set", setting)]
@@ -75,6 +78,15 @@ def test_plot_makes_the_same_table_from_records(runs, tmp_path):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "table.csv").read_bytes() == (runs / "probe" / "table.csv").read_bytes()
     assert (tmp_path / "figures" / "tradeoff.svg").exists()
+
+
+def test_plot_has_a_folder_of_its_own_beside_the_default_of_report(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("plot", "report"):
+        result = call(command, runs / "probe")
+        assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"report", "report.html"}
+    assert (tmp_path / "report" / "table.md").exists()
 
 
 def test_evaluate_gives_the_recorded_score_at_the_recorded_setting(runs):
@@ -180,6 +192,20 @@ def test_list(kind):
     assert all(lines.values())
 
 
+def test_list_alone_shows_its_kinds():
+    result = call("list")
+    assert result.exit_code == 0, result.output
+    named = [line.split()[0] for line in result.output.splitlines()]
+    assert named == list(INVENTORY) == list(json.loads(call("list", "--json").output))
+    assert all(len(line.split()) > 2 for line in result.output.splitlines())
+
+
+def test_protocols_that_share_a_training_are_told_apart():
+    lines = json.loads(call("list", "protocols", "--json").output)
+    pairs = [(lines[name], lines[f"{name}-ms"]) for name in lines if f"{name}-ms" in lines]
+    assert all(one != other for one, other in pairs)
+
+
 def test_doctor_tries_a_step():
     result = call("doctor", "--json")
     assert result.exit_code == 0, result.output
@@ -192,6 +218,17 @@ def test_every_command_has_help_with_an_example(name):
     assert result.exit_code == 0
     assert "contextbench " + name in " ".join(result.output.split())
     assert call(name, "--help").output == result.output
+
+
+def test_help_of_compare_fits_a_screen_with_jobs_in_a_panel_of_their_own():
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["compare", "--help"])
+    assert len(result.output.splitlines()) <= 50
+    assert max(map(len, result.output.splitlines())) <= 80
+    options, _, jobs = result.output.partition("─ Jobs, with --launcher ─")
+    for option in ("launcher", *(field.name for field in dataclasses.fields(JobOptions))):
+        assert f" --{option.replace('_', '-')} " in jobs
+    assert " --protocol " in options
+    assert " --json " in options
 
 
 def test_help_says_of_each_command_what_its_own_help_says_first():

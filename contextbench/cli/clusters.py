@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,47 +20,21 @@ if TYPE_CHECKING:
     from contextbench.training.execution import Execution
 
 PANEL = "Jobs, with --launcher"
+_option = partial(typer.Option, rich_help_panel=PANEL)
 
-LauncherOption = Annotated[
-    str | None,
-    typer.Option(
-        help="slurm: a job for each cell; local: the same as processes here. Without: in turn.",
-        rich_help_panel=PANEL,
-    ),
-]
-PartitionOption = Annotated[
-    str | None, typer.Option(help="Partition of the cluster.", rich_help_panel=PANEL)
-]
-GpusOption = Annotated[
-    int, typer.Option(min=0, help="GPUs of a job, on one node.", rich_help_panel=PANEL)
-]
+LauncherOption = Annotated[str | None, _option(help="slurm, or local: processes here.")]
+PartitionOption = Annotated[str | None, _option(help="Partition of the cluster.")]
+GpusOption = Annotated[int, _option(min=0, metavar="N", help="GPUs of a job, on one node.")]
 CpusOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU cores of a job for each GPU.", rich_help_panel=PANEL)
+    int | None, _option(min=1, metavar="N", help="CPU cores of a job for each GPU.")
 ]
-MemoryOption = Annotated[
-    str | None, typer.Option(help="Main memory of a job: 32G.", rich_help_panel=PANEL)
-]
-TimeOption = Annotated[
-    str, typer.Option("--time", help="Limit of a job: [D-]HH:MM:SS.", rich_help_panel=PANEL)
-]
-WidthOption = Annotated[
-    int, typer.Option(min=1, help="Jobs that run at a time.", rich_help_panel=PANEL)
-]
-RestartsOption = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        help="Times that a cell which is out of time goes back into the queue.",
-        rich_help_panel=PANEL,
-    ),
-]
+MemoryOption = Annotated[str | None, _option(help="Main memory of a job: 32G.")]
+TimeOption = Annotated[str, _option("--time", help="Of a job: [D-]HH:MM:SS.")]
+WidthOption = Annotated[int, _option(min=1, metavar="N", help="Jobs that run at a time.")]
+RestartsOption = Annotated[int, _option(min=0, metavar="N", help="Of a cell that is out of time.")]
 SbatchOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--sbatch",
-        help="Any other option of sbatch: account=vision, exclusive. Repeatable.",
-        rich_help_panel=PANEL,
-    ),
+    _option("--sbatch", metavar="K=V", help="Other options of sbatch. Repeatable."),
 ]
 
 

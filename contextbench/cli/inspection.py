@@ -19,7 +19,17 @@ from contextbench.cli.shared import (
     guarded,
     print_json,
 )
-from contextbench.config.protocols import load_protocol
+from contextbench.config.protocols import ConfigError, load_protocol, nearest
+
+KINDS = {
+    "heads": "context heads, by the names that --heads takes",
+    "protocols": "data, training and evaluation that heads share, for --protocol",
+    "datasets": "what a protocol trains on and evaluates",
+    "backbones": "networks below the heads",
+    "tables": "papers' tables of costs, for `table`",
+    "ablations": "papers' ablations, for `ablate`",
+}
+"""What `list` knows."""
 
 SHOWN_PROBLEMS = 20  # of one split
 
@@ -59,24 +69,33 @@ def check_data(
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="heads, protocols, datasets, backbones, tables or ablations.")
-    ],
+        str | None,
+        typer.Argument(help=f"{', '.join(KINDS)}; without: what these are.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what exists, one line each.
 
     Example: contextbench list heads
+
+    Example: contextbench list
     """
     with guarded():
-        from contextbench.cli.inventory import inventory
-
-        lines = inventory(kind)
+        lines = dict(KINDS) if kind is None else _existing(kind)
         if as_json:
             print_json(lines)
             return
         width = max(map(len, lines))
         for name, text in lines.items():
             console.print(f"{name:{width}}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _existing(kind: str) -> dict[str, str]:
+    from contextbench.cli.inventory import INVENTORY
+
+    if kind not in INVENTORY:
+        raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, INVENTORY)}")
+    return INVENTORY[kind]()
 
 
 def doctor(device: DeviceOption = "auto", as_json: JsonOption = False) -> None:

@@ -2,12 +2,13 @@
 
 import inspect
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from contextbench.config.protocols import ConfigError, HeadConfig, load_protocol, names_in, nearest
+from contextbench.config.protocols import EvaluateConfig, HeadConfig, load_protocol, names_in
 from contextbench.data import DATASETS
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model
@@ -17,25 +18,6 @@ from contextbench.papers.published import load_table
 from contextbench.training.environment import environment
 from contextbench.training.losses import pixel_cross_entropy
 from heads import HEADS
-
-KINDS = ("heads", "protocols", "datasets", "backbones", "tables", "ablations")
-
-
-def inventory(kind: str) -> dict[str, str]:
-    """Name and one line about each of a kind. Raises `ConfigError` for an unknown kind."""
-    if kind == "heads":
-        return {name: _first_line(inspect.getmodule(head)) for name, head in HEADS.items()}
-    if kind == "protocols":
-        return {name: _protocol_line(name) for name in names_in("protocols")}
-    if kind == "datasets":
-        return {name: _first_line(inspect.getmodule(make)) for name, make in DATASETS.items()}
-    if kind == "backbones":
-        return _backbone_lines()
-    if kind == "tables":
-        return {name: load_table(name, HEADS).title for name in names_in("tables")}
-    if kind == "ablations":
-        return {name: load_ablation(name, HEADS).title for name in names_in("ablations")}
-    raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
 
 
 def examine(device: torch.device) -> dict[str, Any]:
@@ -66,8 +48,20 @@ def _protocol_line(name: str) -> str:
     return (
         f"{protocol.dataset.name}, {protocol.backbone.name} at stride "
         f"{protocol.backbone.output_stride}, {protocol.train.steps} steps of "
-        f"{protocol.train.batch}"
+        f"{protocol.train.batch}{_views(protocol.evaluate)}"
     )
+
+
+def _views(evaluate: EvaluateConfig) -> str:
+    """What is averaged over beside a single pass of each image."""
+    scales = f"{len(evaluate.scales)} scales" if len(evaluate.scales) > 1 else ""
+    windows = "windows" if evaluate.window else ""
+    parts = [part for part in (scales, "flip" if evaluate.flip else "", windows) if part]
+    return f"; evaluated with {', '.join(parts)}" if parts else ""
+
+
+def _protocol_lines() -> dict[str, str]:
+    return {name: _protocol_line(name) for name in names_in("protocols")}
 
 
 def _backbone_lines() -> dict[str, str]:
@@ -81,3 +75,16 @@ def _backbone_lines() -> dict[str, str]:
 def _backbone_line(name: str) -> str:
     parameters = sum(p.numel() for p in build_backbone(name).parameters())
     return f"dilated ResNet, {parameters / 1e6:.1f} M parameters"
+
+
+INVENTORY: dict[str, Callable[[], dict[str, str]]] = {
+    "heads": lambda: {name: _first_line(inspect.getmodule(head)) for name, head in HEADS.items()},
+    "protocols": _protocol_lines,
+    "datasets": lambda: {
+        name: _first_line(inspect.getmodule(make)) for name, make in DATASETS.items()
+    },
+    "backbones": _backbone_lines,
+    "tables": lambda: {name: load_table(name, HEADS).title for name in names_in("tables")},
+    "ablations": lambda: {name: load_ablation(name, HEADS).title for name in names_in("ablations")},
+}
+"""Name and one line about each, by kind."""

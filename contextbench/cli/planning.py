@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,21 +26,13 @@ if TYPE_CHECKING:
     from contextbench.runs.plan import ComparisonPlan, HeadPlan
 
 DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Run nothing: print cells, steps, predicted memory and time. No data."
-    ),
+    bool, typer.Option("--dry-run", help="Print steps, memory, time; run nothing.")
 ]
 TimeStepsOption = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="With --dry-run: training steps to time, 3 unless given; none where that takes long.",
-    ),
+    typer.Option(min=0, metavar="N", help="With --dry-run: steps to time."),
 ]
-ProcessesOption = Annotated[
-    int, typer.Option(min=1, help="With --dry-run: GPUs that share each batch.")
-]
+ProcessesOption = Annotated[int, typer.Option(min=1, metavar="N", help="With --dry-run: GPUs.")]
 
 
 def explain(
@@ -169,14 +162,14 @@ def _evaluation(plan: "ComparisonPlan") -> str:
     )
 
 
-def _plan_table(plan: "ComparisonPlan") -> Table:
-    from contextbench.report.tables.render import console_table
+def _plan_table(plan: "ComparisonPlan") -> RenderableType:
+    from contextbench.report.tables.render import ConsoleTable
 
     timed = any(head.forecast.step_ms for head in plan.heads)
     header = ["head", "cells", "params\nM", "MACs\na pass\nG"]
     header += ["training\nmemory\nGiB", "evaluation\nmemory\nGiB"]
     header += ["step\nms", "pass\nms", "hours\na cell"] if timed else []
-    return console_table(header, [_plan_row(head, timed) for head in plan.heads], wrapped=(1,))
+    return ConsoleTable(header, [_plan_row(head, timed) for head in plan.heads], wrapped=(1,))
 
 
 def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:

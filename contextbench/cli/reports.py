@@ -19,7 +19,9 @@ def plot(
     results: Annotated[
         Path, typer.Argument(help="Folder with runs of one protocol, or a profile of heads.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")] = Path(
+        "report"
+    ),
     width: Annotated[
         Literal["one", "two"] | None,
         typer.Option(

@@ -26,6 +26,7 @@ from contextbench.cli.shared import (
     JsonOption,
     OutOption,
     ProtocolOption,
+    RetryOption,
     RootOption,
     RoundsOption,
     RunArgument,
@@ -77,12 +78,10 @@ def compare(
     rounds: RoundsOption = 15,
     examples: Annotated[
         int,
-        typer.Option(min=0, help="Images to keep with predictions and attention. 0: none."),
+        typer.Option(min=0, metavar="N", help="Images to keep with predictions."),
     ] = 4,
     fresh: FreshOption = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run cells again that are recorded as failed.")
-    ] = False,
+    retry_failed: RetryOption = False,
     dry_run: DryRunOption = False,
     time_steps: TimeStepsOption = None,
     processes: ProcessesOption = 1,
@@ -99,15 +98,14 @@ def compare(
 ) -> None:
     """Train, evaluate and measure several heads; rank them.
 
-    What is on disk is not run again, so the same command resumes after an interruption.
+    What is on disk is not run again, so the same command resumes.
 
-    Example: contextbench compare --protocol camvid-small --data-root data --heads fcn,ppm,ocr
-
-    Example: torchrun --nproc-per-node 4 -m contextbench compare --protocol cityscapes-r50
-
-    Example: contextbench compare --protocol cityscapes-r101 --seeds 0,1,2 --dry-run
-
-    Example: contextbench compare --protocol cityscapes-r101 --launcher slurm --gpus 1
+    \b
+    Examples:
+      contextbench compare --protocol camvid-small --data-root data
+      contextbench compare --protocol cityscapes-r101 --seeds 0,1,2 --dry-run
+      contextbench compare --protocol cityscapes-r101 --launcher slurm --gpus 1
+      torchrun --nproc-per-node 4 -m contextbench compare --heads fcn,ocr
     """
     with guarded(resume=True):
         from contextbench.runs import comparison

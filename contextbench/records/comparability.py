@@ -111,6 +111,30 @@ def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> li
     return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
 
 
+def uncounted_operators(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> list[str]:
+    """A sentence on operators that are in no count of costs; it limits no comparison of scores.
+
+    What all heads have in common is said once; the rest for each head that has it.
+    """
+    if profile is None:
+        return []
+    names = by_head(runs) or profile.heads
+    listed = {
+        name: set(counts.uncounted)
+        for name in names
+        if name in profile.heads
+        and (counts := profile.heads[name].counts.get(profile.scope)) is not None
+        and counts.uncounted
+    }
+    if not listed:
+        return []
+    common = set.intersection(*listed.values())
+    own = {name: operators - common for name, operators in listed.items()}
+    parts = [", ".join(sorted(common))] if common else []
+    parts += [f"{name}: {', '.join(sorted(rest))}" for name, rest in own.items() if rest]
+    return [f"Operators that no MAC count includes ({'; '.join(parts)})."]
+
+
 def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
     first, *others = runs
     for run in others:
@@ -284,8 +308,7 @@ def _profile_warnings(runs: Sequence[RunRecord], profile: ProfileRecord) -> list
     ]
     if profile.scope != "model":
         warnings.append(f"Costs cover the {profile.scope} alone, without the backbone.")
-    warnings += [*_disturbed(profile), *profile.notes]
-    return [*warnings, *_uncounted(profile, by_head(runs) or profile.heads)]
+    return [*warnings, *_disturbed(profile), *profile.notes]
 
 
 def _disturbed(profile: ProfileRecord) -> list[str]:
@@ -303,21 +326,3 @@ def _disturbed(profile: ProfileRecord) -> list[str]:
         f"{DISTURBED} times the median ({', '.join(found.values())}). Ratios suffer less than "
         "milliseconds; without profile.json the next compare measures again."
     ]
-
-
-def _uncounted(profile: ProfileRecord, names: Iterable[str]) -> list[str]:
-    """What all heads have in common is said once; the rest for each head that has it."""
-    listed = {
-        name: set(counts.uncounted)
-        for name in names
-        if name in profile.heads
-        and (counts := profile.heads[name].counts.get(profile.scope)) is not None
-        and counts.uncounted
-    }
-    if not listed:
-        return []
-    common = set.intersection(*listed.values())
-    own = {name: operators - common for name, operators in listed.items()}
-    parts = [", ".join(sorted(common))] if common else []
-    parts += [f"{name}: {', '.join(sorted(rest))}" for name, rest in own.items() if rest]
-    return [f"Operators that no MAC count includes ({'; '.join(parts)})."]

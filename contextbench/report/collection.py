@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from contextbench.config.sampling import Sampling
-from contextbench.records.comparability import by_head, check_comparable, sampling_of, warnings_for
+from contextbench.records.comparability import (
+    by_head,
+    check_comparable,
+    sampling_of,
+    uncounted_operators,
+    warnings_for,
+)
 from contextbench.records.schemas import (
     Areas,
     ProfileRecord,
@@ -58,8 +64,11 @@ class Collection:
 
     @property
     def notes(self) -> list[str]:
-        """What limits the comparison, one sentence each: of the records, then `all_warnings`."""
-        return [*warnings_for(self.runs, self.profile), *self.all_warnings]
+        """One sentence each: what limits the comparison, of the records and `all_warnings`; last,
+        what is in no count of costs.
+        """
+        cautions = [*warnings_for(self.runs, self.profile), *self.all_warnings]
+        return [*cautions, *uncounted_operators(self.runs, self.profile)]
 
     @cached_property
     def _ranked(self) -> Ranking | str:

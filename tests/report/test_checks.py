@@ -2,8 +2,9 @@
 
 import pytest
 
-from contextbench.records.comparability import part_of_protocol
+from contextbench.records.comparability import part_of_protocol, uncounted_operators
 from contextbench.records.schemas import ClassTotals, LabelInfo
+from contextbench.report.collection import Collection
 from contextbench.report.tables.comparison import (
     MixedProtocolsError,
     comparison_table,
@@ -138,7 +139,7 @@ def test_costs_measured_under_other_conditions_are_reported(changes, expected):
 
 def test_operators_that_the_counter_misses_are_listed_for_the_heads_in_the_table():
     heads = {name: cost(1, 1, 1, [], uncounted=[f"op_{name}"]) for name in ("fcn", "ppm")}
-    (warning,) = warnings_for([evaluated()], profile_of(heads))
+    (warning,) = uncounted_operators([evaluated()], profile_of(heads))
     assert "op_fcn" in warning
     assert "ppm" not in warning
 
@@ -147,8 +148,16 @@ def test_operators_that_all_heads_have_in_common_are_named_once():
     operators = {"fcn": ["relu"], "ppm": ["mean", "relu"]}
     heads = {name: cost(1, 1, 1, [], uncounted=ops) for name, ops in operators.items()}
     runs = [evaluated("fcn"), evaluated("ppm")]
-    (warning,) = warnings_for(runs, profile_of(heads))
+    (warning,) = uncounted_operators(runs, profile_of(heads))
     assert "(relu; ppm: mean)" in warning
+
+
+def test_operators_that_nobody_counts_are_named_after_all_cautions():
+    costs = profile_of({"fcn": cost(1, 1, 1, [1.0], uncounted=["relu"])}, protocol_name="other")
+    *cautions, last = Collection([evaluated()], costs, warnings=["no loss curve"]).notes
+    assert "relu" in last
+    assert {"no loss curve", *warnings_for([evaluated()], costs)} <= set(cautions)
+    assert not [caution for caution in cautions if "relu" in caution]
 
 
 def test_the_profile_of_the_comparison_needs_no_warning():

@@ -388,3 +388,16 @@ def test_a_record_of_another_release_is_compared_as_it_is(tmp_path: Path) -> Non
     one = written(tmp_path / "a", areas(0.7), protocol=foreign)
     explanation = explain_runs(one, written(tmp_path / "b", areas(0.7)), FEW)
     assert listed(explanation)["retired"] == (1, "(not set)")
+
+
+def test_two_runs_of_one_head_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    counts = areas(0.5)
+    folders = [written(tmp_path / name / "fcn" / "seed-0", counts) for name in ("old", "new")]
+    explanation = explain_runs(*folders, FEW)
+    console = Console(width=400, record=True)
+    console.print(explanation_console(explanation))
+    text = console.export_text()
+    titles = [f"{folder}: fcn, seed 0, protocol here" for folder in folders]
+    assert [explanation.first, explanation.second] == titles
+    assert f"A  {titles[0]}" in text
+    assert f"B  {titles[1]}" in text

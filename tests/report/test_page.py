@@ -507,6 +507,20 @@ def test_cautions_say_what_differs_between_runs_and_costs() -> None:
     assert "protocol fingerprint aaaa" in text
 
 
+def test_operators_that_nobody_counts_stand_with_the_costs() -> None:
+    whole = pages.collection()
+    assert whole.profile is not None
+    counts = whole.profile.heads["ocr"].counts["model"]
+    marked = counts.model_copy(update={"uncounted": ["an_operator"]})
+    cost = whole.profile.heads["ocr"].model_copy(update={"counts": {"model": marked}})
+    heads = {**whole.profile.heads, "ocr": cost}
+    profile = whole.profile.model_copy(update={"heads": heads})
+    html = page_of(replace(whole, profile=profile))
+    (place,) = (found.start() for found in re.finditer("an_operator", html))
+    sections = [found.group(1) for found in re.finditer(r'<section id="([^"]+)"', html[:place])]
+    assert sections[-1].endswith("-costs")
+
+
 def test_a_class_that_some_draws_lack_is_told() -> None:
     whole = pages.collection(("fcn", "ppm"), (0,))
     for seeds in whole.areas.values():

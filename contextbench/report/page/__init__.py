@@ -15,6 +15,7 @@ from pathlib import Path
 import jinja2
 
 from contextbench import __version__
+from contextbench.records.comparability import uncounted_operators
 from contextbench.records.examples import Examples, read_examples
 from contextbench.report.bundle import subject
 from contextbench.report.collection import Collection, collect
@@ -44,6 +45,7 @@ class Comparison:
     standings: Standings
     scores: ScoreTable
     costs: Sequence[CostPlots]
+    uncounted: Sequence[str]  # operators that are in none of the costs
     classes: Heat | None
     groups: Heat | None
     losses: LossPlots | None
@@ -100,6 +102,7 @@ def comparison(collection: Collection, examples: Examples | None, identifier: st
         standings=standings(table, ranking, marks),
         scores=score_table(table, marks),
         costs=cost_plots(collection, table, marks),
+        uncounted=uncounted_operators(runs, collection.profile),
         classes=class_heat(collection, marks),
         groups=group_heat(collection, table, marks),
         losses=loss_plots(collection.histories, marks),
