@@ -377,6 +377,8 @@ def test_sizes_of_no_features_are_refused() -> None:
             contextbench.profile(head, size)
     with pytest.raises(ConfigError, match="dtype 'float64' is unknown"):
         contextbench.profile(head, (32, 6, 10), dtype="float64")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a Linear has no profile; allowed are what load"):
+        contextbench.profile(torch.nn.Linear(2, 2), (32, 6, 10))  # type: ignore[arg-type]
 
 
 # Comparisons and results.

@@ -16,6 +16,7 @@ from contextbench.models.segmenter import Segmenter, ideal_regions
 from contextbench.records.schemas import read_history
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
+from contextbench.runs.loaded import load
 from contextbench.runs.trained import Views, evaluate_runs, predict_files
 from contextbench.system.errors import UserError
 from heads import HEADS
@@ -143,6 +144,10 @@ def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot predict images without labels"):
         next(predict_files(folder, [tmp_path / "image.png"], tmp_path / "out", execution))
     assert not (tmp_path / "out").exists()
+    bound = load(folder, device="cpu")
+    for use in (bound.predict, bound.logits):
+        with pytest.raises(UserError, match="cannot predict images without labels"):
+            use(tmp_path / "image.png")
 
 
 def test_training_gives_ideal_regions_to_the_head(tmp_path, monkeypatch) -> None:

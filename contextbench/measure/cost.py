@@ -65,7 +65,12 @@ def profile(
     other stages are those of a ResNet. The model is neither run nor changed. Raises `ConfigError`
     for other sizes, and for one that the model cannot take.
     """
-    module = model if isinstance(model, nn.Module) else model.segmenter
+    module = getattr(model, "segmenter", model)
+    if not isinstance(module, Segmenter | ContextHead):
+        raise ConfigError(
+            f"a {type(model).__name__} has no profile; allowed are what load, build_model and "
+            "build_head give"
+        )
     _check_size(size, 3 if isinstance(module, ContextHead) else 2)
     try:
         if isinstance(module, ContextHead):
