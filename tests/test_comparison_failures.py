@@ -158,6 +158,7 @@ def told(out: Path) -> tuple[Execution, io.StringIO]:
     return replace(small.execution(out), reporter=Reporter(console)), said
 
 
+@pytest.mark.slow
 def test_a_head_that_cannot_train_is_left_out_of_the_choice_of_a_format(tmp_path: Path) -> None:
     """And a stored choice that no format has is set aside, and said to be."""
     execution, said = told(tmp_path)

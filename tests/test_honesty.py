@@ -170,6 +170,7 @@ def test_is_known_to_fail():
 """
 
 
+@pytest.mark.slow
 def test_no_skip_makes_skips_failures_and_leaves_what_is_known_to_fail(tmp_path: Path) -> None:
     """Also of a whole file, when it is collected."""
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)

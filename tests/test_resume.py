@@ -222,7 +222,7 @@ def flipped(content: bytes, count: int) -> Iterator[tuple[int, bytes]]:
 
 def test_every_flipped_bit_of_a_state_is_noticed(unfinished: Path, tmp_path: Path) -> None:
     path = tmp_path / "resume.pt"
-    for bit, content in flipped((unfinished / RUN / "resume.pt").read_bytes(), 200):
+    for bit, content in flipped((unfinished / RUN / "resume.pt").read_bytes(), 60):
         path.write_bytes(content)
         with pytest.raises((DamagedError, ConfigError)):
             pytest.fail(f"bit {bit}: {read_state(path, tensors=False)}")
@@ -233,7 +233,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(
 ) -> None:
     model = build_model(setting.protocol, small.head(), 13, seed=0)
     path = tmp_path / "checkpoint.safetensors"
-    for bit, content in flipped((done / RUN / path.name).read_bytes(), 200):
+    for bit, content in flipped((done / RUN / path.name).read_bytes(), 60):
         path.write_bytes(content)
         with pytest.raises(CheckpointError):
             pytest.fail(f"bit {bit}: {load_checkpoint(path, model, {})}")

@@ -78,6 +78,7 @@ def test_exported_head_gives_the_same_logits(variant: str) -> None:
     assert_same_logits(exported(head, features), head, [(17, 13)])
 
 
+@pytest.mark.slow
 def test_exported_pyramid_takes_any_map_larger_than_its_grids() -> None:
     """Resizing to the size that a map has is skipped, so a grid's own size is another graph."""
     head = small_head("ppm").eval()
@@ -97,6 +98,7 @@ def test_exported_head_takes_any_map_larger_than_its_dilations(variant: str) -> 
     assert_same_logits(program, head, [(37, 39), (40, 50)])
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_serves_all_sizes_of_a_pyramid() -> None:
     head, graphs = small_head("ppm").eval(), []
 

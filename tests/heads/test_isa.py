@@ -193,6 +193,7 @@ def test_fast_form_multiplies_output_and_value_weights_instead_of_pixels() -> No
     assert counted("isa", PAPER, (128, 128)) == Count(parameters, macs - saved)
 
 
+@pytest.mark.slow
 def test_exported_context_takes_all_multiples_of_the_factor() -> None:
     context = context_of(4, "fast").float()
     rows, columns = (4 * torch.export.Dim(name, min=2) for name in ("rows", "columns"))

@@ -156,9 +156,12 @@ def check_compiled(
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("variant", HEADS)
+@pytest.mark.parametrize("variant", ["pyramid_oc", "aspp", "encnet"])
 def test_compiled_is_the_same_function(variant: str) -> None:
-    """In one graph; two blocks of queries, and a dilation that leaves the map."""
+    """In one graph; cells of attention, dilations that leave the map, distances. Seconds each.
+
+    The slow suite has every head at every size, and every variant, with gradients.
+    """
     head, features = small_head(variant).double().eval(), features_of((24, 24, 1), "contiguous")
     torch.compiler.reset()
     compiled = torch.compile(head, backend="eager", fullgraph=True)
