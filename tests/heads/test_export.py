@@ -125,7 +125,7 @@ def outputs_and_gradients(head: nn.Module, size: tuple[int, int]) -> tuple[list[
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @needs_compiler
-@every_variant
+@pytest.mark.parametrize("variant", HEADS)
 def test_generated_code_computes_the_same(variant: str) -> None:
     """In float64: batch norm over two values amplifies float32 rounding, which code changes."""
     head = small_head(variant).double()
