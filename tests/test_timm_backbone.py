@@ -436,10 +436,11 @@ def test_memory_of_a_training_step_holds_every_branch() -> None:
         batch, labels = torch.empty(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
     weights = loss_weights(model, small.head())
 
-    def loss(output: Any, target: Tensor) -> Tensor:
-        return weighted_sum(loss_terms(output, target, 255), weights)
+    def step(fake: nn.Module, part: tuple[Tensor, Tensor]) -> None:
+        fake.zero_grad(set_to_none=True)
+        torch.autograd.backward(weighted_sum(loss_terms(fake(part[0]), part[1], 255), weights))
 
-    predicted = predict_training_step(model, loss, (batch,), labels, optimizer="sgd")
+    predicted = predict_training_step(model, step, (batch, labels), optimizer="sgd")
     parameters = sum(p.numel() for p in model.parameters())
     representation = 2 * 240 * 16 * 16
     assert predicted.gradient_bytes == 4 * parameters
