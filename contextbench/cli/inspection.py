@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from contextbench.cli.shared import (
     FAILED,
@@ -144,14 +143,15 @@ def _split_line(split: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _class_table(splits: list[dict[str, Any]]) -> Table:
+def _class_table(splits: list[dict[str, Any]]) -> RenderableType:
     """Share of each class in the labelled pixels of each split."""
-    table = Table("class")
-    for split in splits:
-        table.add_column(Text(f"{split['split']} %"))
-    for name in splits[0]["shares"] if splits else ():
-        table.add_row(Text(name), *(f"{100 * split['shares'][name]:.3f}" for split in splits))
-    return table
+    from contextbench.report.tables.render import ConsoleTable
+
+    rows = [
+        [name, *(f"{100 * split['shares'][name]:.3f}" for split in splits)]
+        for name in (splits[0]["shares"] if splits else ())
+    ]
+    return ConsoleTable(["class", *(f"{split['split']} %" for split in splits)], rows)
 
 
 def _shares_of(counts: dict[str, int]) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -28,6 +29,10 @@ class SafeConsole(Console):
 
     Outside a terminal there is no width, unless COLUMNS states one: a log has all columns.
     """
+
+    def __init__(self, *, width: int | None = None, **settings: Any) -> None:
+        super().__init__(width=width, **settings)
+        self._width = width  # COLUMNS counts when something is printed, not when this is made
 
     @property
     def size(self) -> ConsoleDimensions:

@@ -37,7 +37,7 @@ def test_a_sound_dataset_ends_with_0_and_shows_its_shares(protocol: Path) -> Non
     assert "train: 3 of 3 images, 6x8 (height x width), masks L, 20.83% of the pixels" in output
     raw = trees.filled([0, 1, 2, 3, 7])
     share = 100 * (raw == 1).sum() / (raw != 0).sum()
-    assert f"{share:.3f}" in next(line for line in output.splitlines() if " road " in line)
+    assert f"{share:.3f}" in next(line for line in output.splitlines() if line.startswith("road "))
     assert "raw values 0 (20.83%), 1 (20.83%)" in output
     assert "problem" not in output
 
@@ -75,3 +75,11 @@ def test_names_from_data_are_shown_as_they_are(protocol: Path) -> None:
     path = protocol.parent / "mine/dataset.yaml"
     path.write_text(trees.FOLDER.strip().replace("left kerb", "'[bold]kerb'"))
     assert "[bold]kerb" in check(protocol)[1]
+
+
+def test_the_names_of_classes_are_whole_in_a_narrow_terminal() -> None:
+    result = CliRunner(env={"COLUMNS": "32"}).invoke(app, ["check-data", "--limit", "1"])
+    assert result.exit_code == 0, result.output
+    names = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
+    assert {"background", "recall_checked"} <= names
+    assert "Left out for want of width: " in result.stdout

@@ -278,10 +278,14 @@ def test_outside_a_terminal_a_table_has_all_its_columns(monkeypatch):
     assert "Left out" not in console.file.getvalue()
     for heading in comparison_sheet(table).headings:
         assert set(heading.short_title.split()) <= set(header), heading
+
+
+def test_the_width_that_columns_states_counts_when_something_is_printed(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    console = SafeConsole(file=io.StringIO())
     monkeypatch.setenv("COLUMNS", "60")
-    narrow = SafeConsole(file=io.StringIO())
-    narrow.print(render_console(table))
-    assert max(map(len, narrow.file.getvalue().splitlines())) <= 60
+    console.print(render_console(comparison_table(comparison(), profile())))
+    assert 50 < max(map(len, console.file.getvalue().splitlines())) <= 60
 
 
 def test_numbers_are_aligned_beside_details_and_marks():
