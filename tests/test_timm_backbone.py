@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.cli.inventory import inventory
+from contextbench.cli.inventory import INVENTORY
 from contextbench.config.protocols import ConfigError, Protocol
 from contextbench.measure.counts import count
 from contextbench.measure.memory import predict_inference, predict_training_step
@@ -448,10 +448,10 @@ def test_memory_of_a_training_step_holds_every_branch() -> None:
 
 
 def test_backbones_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = inventory("backbones")
+    listed = INVENTORY["backbones"]()
     assert {"resnet50", "timm:hrnet_w18", "timm:hrnet_w48", "timm:NAME"} <= listed.keys()
     monkeypatch.setitem(sys.modules, "timm", None)
-    without = inventory("backbones")
+    without = INVENTORY["backbones"]()
     assert "timm:hrnet_w18" not in without
     assert "extra timm" in without["timm:NAME"]
 
