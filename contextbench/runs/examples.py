@@ -23,7 +23,7 @@ from contextbench.records.examples import (
 )
 from contextbench.records.schemas import RecordError
 from contextbench.runs.cells import Cell, Setting
-from contextbench.runs.run import load_trained
+from contextbench.runs.run import trained_model
 from contextbench.statistics.disagreement import disputed_pixel
 from contextbench.training.execution import Execution
 
@@ -85,7 +85,7 @@ def _predictions(
         for done, cell in enumerate(cells, 1):
             execution.stop.check()
             try:
-                model = _trained(cell, execution)
+                model = trained_model(cell, execution)
             except CheckpointError as error:
                 execution.reporter.say(f"no examples of {cell.head.name}: {error}")
             else:
@@ -108,7 +108,7 @@ def _attention(
     with execution.reporter.task("example attention", len(cells)) as update:
         for done, cell in enumerate(cells, 1):
             execution.stop.check()
-            model = _trained(cell, execution)
+            model = trained_model(cell, execution)
             try:
                 for sample, pixel in zip(samples, pixels, strict=True):
                     yield from _attend(model, cell, sample, pixel)
@@ -116,18 +116,6 @@ def _attention(
                 # Regions that are the labels, or gradients that do not fit: no reason to end here.
                 execution.reporter.say(f"no attention of {cell.head.name}: {error}")
             update(done, cell.head.name)
-
-
-def _trained(cell: Cell, execution: Execution) -> Segmenter:
-    setting = cell.setting
-    return load_trained(
-        cell.folder(execution.out),
-        setting.protocol,
-        cell.head,
-        setting.num_classes,
-        cell.precision,
-        execution.device,
-    )
 
 
 def _predict(model: Segmenter, cell: Cell, sample: Sample, execution: Execution) -> ByteArray:

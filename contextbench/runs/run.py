@@ -130,15 +130,8 @@ def _areas_damage(folder: Path, record: RunRecord) -> str | None:
 
 def _counted_again(cell: Cell, record: RunRecord, execution: Execution) -> Areas:
     cell = replace(cell, precision=Precision(**record.precision))  # type: ignore[arg-type]
-    setting, alone = cell.setting, replace(execution, world=ALONE)
-    model = load_trained(
-        cell.folder(execution.out),
-        setting.protocol,
-        cell.head,
-        setting.num_classes,
-        cell.precision,
-        execution.device,
-    )
+    alone = replace(execution, world=ALONE)
+    model = trained_model(cell, execution)  # before anything is written
     return _evaluate(_Run(cell, alone), model)
 
 
@@ -185,6 +178,19 @@ def load_trained(
         raise CheckpointError(damaged)
     model.to(device).to(memory_format=precision.torch_memory_format)
     return model.eval()
+
+
+def trained_model(cell: Cell, execution: Execution) -> Segmenter:
+    """The model that a cell left. Raises as `load_trained` does."""
+    setting = cell.setting
+    return load_trained(
+        cell.folder(execution.out),
+        setting.protocol,
+        cell.head,
+        setting.num_classes,
+        cell.precision,
+        execution.device,
+    )
 
 
 class _Run:

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from contextbench.measure.memory import (
     MemoryPrediction,
@@ -23,6 +22,7 @@ from contextbench.models.segmenter import Segmenter
 from contextbench.training.losses import loss_terms, weighted_sum
 from heads import build_head
 from heads.interface import Channels, HeadOutput
+from tests.measure.allocation import allocated_peak
 
 FLOAT = 4  # bytes
 BFLOAT16 = Precision("bfloat16")
@@ -149,7 +149,7 @@ def test_inference_in_bfloat16_is_what_the_cpu_allocates() -> None:
     forward()
     predicted = predict_inference(model, x, precision=BFLOAT16)
     # Copies of all weights would be 24 KiB more.
-    assert predicted.activation_peak_bytes == pytest.approx(_allocated_peak(forward), abs=4096)
+    assert predicted.activation_peak_bytes == pytest.approx(allocated_peak(forward), abs=4096)
 
 
 def test_a_training_step_of_a_linear_layer() -> None:
@@ -211,7 +211,7 @@ def test_a_mask_is_taken_to_select_everything() -> None:
     found = predict_training_step(layer, step, (empty(pixels, 4), empty(pixels)))
     x, mask = torch.randn(pixels, 4), torch.ones(pixels)
     step(layer, (x, mask))
-    allocated = _allocated_peak(lambda: step(layer, (x, mask)))
+    allocated = allocated_peak(lambda: step(layer, (x, mask)))
     # The gradients of the first step are freed within what is measured.
     assert found.activation_peak_bytes == pytest.approx(allocated, abs=FLOAT * 4 * 5 + 64)
 
@@ -260,18 +260,7 @@ def test_prediction_is_what_the_cpu_allocates() -> None:
 
     # The peak is in the backward pass, when the gradients of the step before are gone already.
     predicted = predict_step(model, total, (x,), empty(1))
-    assert predicted.activation_peak_bytes == _allocated_peak(step)
-
-
-def _allocated_peak(fn: Callable[[], object]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        fn()
-    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    assert predicted.activation_peak_bytes == allocated_peak(step)
 
 
 @pytest.mark.parametrize("name", ["ocr", "encnet"])  # the two with losses of their own
@@ -300,7 +289,7 @@ def test_whole_models(name: str) -> None:
 
     # Two steps, for the gradients that the second one finds. That the real model still runs shows
     # that predicting leaves nothing fake behind.
-    allocated = _allocated_peak(lambda: [step() for _ in range(2)])
+    allocated = allocated_peak(lambda: [step() for _ in range(2)])
     assert full.activation_peak_bytes == pytest.approx(allocated, rel=1e-3)  # reductions' scratch
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from contextbench.config.protocols import EvaluateConfig, Protocol
 from contextbench.measure import passes
@@ -16,6 +15,7 @@ from contextbench.measure.profile import Timing, profile_models
 from contextbench.training import loop as training
 from contextbench.training.losses import Criterion
 from tests import small
+from tests.measure.allocation import allocated_peak
 
 CPU = torch.device("cpu")
 CLASSES = 13
@@ -23,18 +23,6 @@ CLASSES = 13
 
 def work(protocol: Protocol | None = None, **changes: Any) -> Workload:
     return Workload(protocol or small.protocol(), CLASSES, (64, 64), 3, **changes)
-
-
-def allocated(call: Any) -> int:
-    """Peak of what torch's allocator hands out during `call`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        call()
-    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 LOSSES = {
@@ -60,7 +48,7 @@ def test_a_predicted_step_is_what_the_training_loop_allocates(name: str) -> None
     # On a CPU parts are views of the whole batch, whose labels are bytes at first.
     rest = (each.share - each.part) * 4 * 3 * 64 * 64 + each.share * 64 * 64
     found = predicted(each, small.head()).training_bytes
-    assert found == pytest.approx(allocated(steps) - rest, abs=256)
+    assert found == pytest.approx(allocated_peak(steps) - rest, abs=256)
 
 
 def test_plan_costs_and_choice_run_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
