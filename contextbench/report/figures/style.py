@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from contextbench.system import text as safe
 from contextbench.system.files import write_atomic
 from contextbench.system.text import printable
-from contextbench.system.text import shortened as shortened
 
 Width = Literal["one", "two"]
 Format = Literal["png", "svg", "pdf"]
@@ -85,6 +85,14 @@ def head_style(name: str) -> HeadStyle:
     code, colour = divmod(code, len(COLOURS))
     code, marker = divmod(code, len(MARKERS))
     return HeadStyle(COLOURS[colour], MARKERS[marker], LINES[code % len(LINES)])
+
+
+def shortened(name: str, characters: int) -> str:
+    """A name of at most so many characters, as it may be drawn.
+
+    Spelled out here and not when all is drawn, since matplotlib makes the names of ticks anew then.
+    """
+    return safe.shortened(safe.one_line(name), characters)
 
 
 class LiteralFigure(Figure):
