@@ -63,6 +63,29 @@ def test_afterwards_signals_wait_again() -> None:
         assert stop.requested
 
 
+@pytest.mark.parametrize("waiting", ["stop_on_signals().__enter__().at_once()", "nullcontext()"])
+def test_the_exit_code_is_ours_wherever_the_signal_arrives(waiting: str, tmp_path: Path) -> None:
+    """In `exec` too, by which dataclasses are made while modules are loaded."""
+    (tmp_path / "program.py").write_text(
+        "import signal\n"
+        "from contextlib import nullcontext\n"
+        "import typer\n"
+        "import contextbench.cli\n"
+        "from contextbench.cli.shared import guarded\n"
+        "from contextbench.system.interrupt import stop_on_signals\n"
+        "def work():\n"
+        f"    with guarded(), {waiting}:\n"
+        "        exec('signal.raise_signal(signal.SIGINT)')\n"
+        "contextbench.cli.app = typer.Typer()\n"
+        "contextbench.cli.app.command()(work)\n"
+        "contextbench.cli.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "program"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+
+
 def interrupt_when(condition: Callable[[], bool], process: int) -> threading.Thread:
     """Sends one SIGINT as soon as the condition holds."""
 

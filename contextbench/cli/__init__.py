@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from contextbench import __version__
+from contextbench.system.interrupt import catch_ctrl_c
 
 
 class Command(NamedTuple):
@@ -124,4 +125,5 @@ def _version(
 
 def main() -> None:
     """Entry point of the console script."""
+    catch_ctrl_c()
     app()

@@ -11,6 +11,14 @@ class Interrupted(Exception):
     """Work was stopped on request; everything up to here is on disk."""
 
 
+class CtrlC(KeyboardInterrupt):
+    """What a signal raises here, so that the exit code is ours.
+
+    Where a plain KeyboardInterrupt passes through `exec`, by which dataclasses and named tuples
+    are made, CPython remembers it although it is caught, and lets the process end by the signal.
+    """
+
+
 class RankError(RuntimeError):
     """One of several processes cannot go on: for a reason of its `own`, or since it lost another.
 
@@ -58,7 +66,17 @@ class StopRequest:
         at_once = self._at_once or self.requested
         self.requested = True
         if at_once:
-            raise KeyboardInterrupt
+            raise CtrlC
+
+
+def catch_ctrl_c() -> None:
+    """Raise `CtrlC` on SIGINT where Python raises KeyboardInterrupt; leave other handlers alone."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(_signal: int, _frame: FrameType | None) -> None:
+    raise CtrlC
 
 
 @contextmanager
