@@ -94,12 +94,17 @@ def imported(
     return names
 
 
-def graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
-    """Which of `modules` each of them imports when it is imported."""
+def load_graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """What each of `modules` imports when it is imported, be it among them or not."""
     return {
-        name: imported(at_import_time(ast.parse(source)), modules) & set(modules)
+        name: imported(at_import_time(ast.parse(source)), modules)
         for name, source in modules.items()
     }
+
+
+def graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of `modules` each of them imports when it is imported."""
+    return {name: loaded & set(modules) for name, loaded in load_graph(modules).items()}
 
 
 def cycle(modules: Mapping[str, str]) -> list[str] | None:
@@ -207,32 +212,27 @@ def test_computing_never_imports_drawing() -> None:
     assert found == set()
 
 
-def loaded_with(module: str, modules: Mapping[str, str]) -> set[str]:
-    """First names of all that is loaded when a module is, by what `modules` say."""
-    direct = graph(modules)
+def loaded_with(module: str, direct: Mapping[str, set[str]]) -> set[str]:
+    """First names of all that is loaded when a module is."""
     seen: set[str] = set()
     waiting = {module}
     while waiting:
         name = waiting.pop()
         seen.add(name)
         parents = {name.rpartition(".")[0]} - {""}  # importing a.b imports a first
-        outside = (
-            imported(at_import_time(ast.parse(modules[name])), modules)
-            if name in modules
-            else set()
-        )
-        waiting |= (direct.get(name, set()) | parents | outside) - seen
+        waiting |= (direct.get(name, set()) | parents) - seen
     return {name.partition(".")[0] for name in seen}
 
 
 def late(modules: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
     """Imports inside functions that could stand at the head of their module."""
+    direct = load_graph(known)
     return [
         f"{name}.{function} imports {target}: nothing heavy, so to the head of the module"
         for name, source in modules.items()
         for function, statement in inside_functions(ast.parse(source))
         for target in sorted(imported([statement], known))
-        if not loaded_with(target, known) & (HEAVY | set(OPTIONAL))
+        if not loaded_with(target, direct) & (HEAVY | set(OPTIONAL))
     ]
 
 
