@@ -7,7 +7,9 @@ the same pyramid in OCNet (arXiv:1809.00916). The paper prints no parameters or 
     z = relu(bn(V [y, f_0, f_d1, ..., f_dD])),   W and W_d are 3x3, W_0 and V are 1x1
 Ours: y stands alone, without x beside it. As released, all five branches have 256 channels, keys
 128, and phi and psi two layers (`transforms: 1` is the paper's OCR). The released module makes
-`width` = 512 channels unless told otherwise; its network for Cityscapes tells it 256.
+`width` = 512 channels unless told otherwise; its network for Cityscapes tells it 256. Their code
+for old versions of torch is built on in-place batch norm, whose ReLU is leaky (slope 0.01); its
+branch for torch 1.7 has ReLU, and so have we.
 """
 
 from collections.abc import Sequence

@@ -61,6 +61,7 @@ def test_compare_writes_the_table_and_the_figures(runs):
         assert {f"{name}.png", f"{name}.svg"} <= figures
 
 
+@pytest.mark.slow
 def test_compare_again_runs_nothing_and_writes_the_same_table(runs):
     before = (runs / "probe" / "table.csv").read_bytes()
     record = runs / "probe" / "ocr" / "seed-0" / "record.json"
@@ -73,6 +74,7 @@ def test_compare_again_runs_nothing_and_writes_the_same_table(runs):
     assert (runs / "probe" / "table.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_plot_makes_the_same_table_from_records(runs, tmp_path):
     result = call("plot", runs / "probe", "-o", tmp_path)
     assert result.exit_code == 0, result.output
@@ -80,6 +82,7 @@ def test_plot_makes_the_same_table_from_records(runs, tmp_path):
     assert (tmp_path / "figures" / "tradeoff.svg").exists()
 
 
+@pytest.mark.slow
 def test_plot_has_a_folder_of_its_own_beside_the_default_of_report(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in ("plot", "report"):
@@ -130,6 +133,14 @@ def test_a_failed_cell_gives_exit_code_1_and_a_row(tmp_path):
     assert "not finite" in table.loc[0, "note"]
 
 
+def test_train_runs_a_failed_cell_again_only_when_told(tmp_path):
+    settings = [*SETTINGS, "--set", "train.lr=1.0e+30", "--set", "train.steps=20"]
+    arguments = ["train", "--head", "fcn", "--out", tmp_path, *settings]
+    told = [call(*arguments, *more) for more in ([], [], ["--retry-failed"])]
+    assert [each.exit_code for each in told] == [1, 1, 1]
+    assert ["failed already" in each.output for each in told] == [False, True, False]
+
+
 def test_profile_predicts_heads_without_running_them():
     result = call("profile", "--features", "64x9x7", "--predict", "--json", "--heads", "fcn,ppm")
     assert result.exit_code == 0, result.output
@@ -149,6 +160,7 @@ def test_profile_times_models_at_an_image_size(tmp_path):
     assert len(record["heads"]["fcn"]["latency_ms"]) == 2
 
 
+@pytest.mark.slow
 def test_profile_of_heads_writes_record_tables_and_curves_that_plot_makes_again(tmp_path):
     arguments = ["--sizes", "8,16", "--features", "64x8x8", "--rounds", 2, "--heads", "fcn,ppm"]
     first = call("profile", *arguments, "--implementation", "both", "-o", tmp_path / "a")
@@ -161,6 +173,7 @@ def test_profile_of_heads_writes_record_tables_and_curves_that_plot_makes_again(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_table_puts_published_and_measured_side_by_side(tmp_path):
     result = call("table", "ocr-complexity", "-o", tmp_path)
     assert result.exit_code == 0, result.output
@@ -329,6 +342,7 @@ def test_missing_weights_say_how_to_pass_a_file(tmp_path):
     assert "none.pth" in message
 
 
+@pytest.mark.slow
 def test_interrupted_compare_exits_130_and_finishes_with_the_same_table(runs, tmp_path):
     arguments = ["compare", "--heads", "fcn,ocr", "--rounds", "2", *SETTINGS]
     command = [sys.executable, "-m", "contextbench", *arguments, "--out", str(tmp_path)]

@@ -151,6 +151,7 @@ def by_jobs(tmp_path_factory: pytest.TempPathFactory) -> Told:
     return told
 
 
+@pytest.mark.slow
 def test_jobs_leave_what_one_process_leaves(by_jobs: Told, alone: Path) -> None:
     for head in ("fcn", "ppm"):
         folder = cell(by_jobs.execution.out, head)

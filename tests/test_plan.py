@@ -79,6 +79,7 @@ def test_every_shipped_protocol_has_a_plan_without_data(name: str, tmp_path: Pat
     check_shipped(load_protocol(name, [*TINY, *NARROW]), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cityscapes-r50", "lip-r101"])
 def test_large_backbones_are_planned_in_seconds(name: str, tmp_path: Path) -> None:
     check_shipped(load_protocol(name), tmp_path)

@@ -249,6 +249,7 @@ run_grid(setting, [small.head()], [0], Precision(), small.execution(Path(sys.arg
 """
 
 
+@pytest.mark.slow
 def test_sigkill_in_training_then_the_same_command_gives_the_same_weights(tmp_path):
     steps = 40
     setting = open_setting(small.protocol(steps=steps), None)

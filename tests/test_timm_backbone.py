@@ -299,7 +299,7 @@ def test_hrnet_fuses_branches_bilinearly(hrnet: HRNetBackbone) -> None:
     [
         ("hrnet_w18_small", 16, "1.5"),
         ("hrnet_w18_small_v2", 18, "3.9"),
-        ("hrnet_w18", 18, None),
+        pytest.param("hrnet_w18", 18, None, marks=pytest.mark.slow),
         pytest.param("hrnet_w48", 48, "65.9", marks=pytest.mark.slow),
     ],
 )
@@ -429,6 +429,7 @@ def test_work_on_padding_counts() -> None:
     assert odd == even > 0
 
 
+@pytest.mark.slow
 def test_memory_of_a_training_step_holds_every_branch() -> None:
     """At least the weights, their gradients, and the representation and its logits' inputs."""
     with torch.device("meta"):
@@ -463,6 +464,7 @@ def invoke(*arguments: object, backbone: str, stride: int) -> Any:
     return CliRunner().invoke(app, [*map(str, arguments), *settings], env={"COLUMNS": "200"})
 
 
+@pytest.mark.slow
 def test_a_plan_counts_it(tmp_path: Path) -> None:
     dry_run = ("compare", "--heads", "fcn", "--out", tmp_path, "--dry-run", "--json")
     result = invoke(*dry_run, backbone="timm:resnet10t", stride=8)

@@ -153,6 +153,7 @@ def train(
     overrides: SetOption = None,
     workers: WorkersOption = 0,
     fresh: FreshOption = False,
+    retry_failed: RetryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate one head.
@@ -172,7 +173,15 @@ def train(
             check_runnable(setting, chosen, execution)
             with lock(execution, settings):
                 precision = shared_precision(setting, chosen, execution)
-            runs = run_grid(setting, chosen, [seed], precision, execution, fresh=fresh)
+            runs = run_grid(
+                setting,
+                chosen,
+                [seed],
+                precision,
+                execution,
+                fresh=fresh,
+                retry_failed=retry_failed,
+            )
         if execution.world.is_main:
             print_comparison(assemble(out, runs, None), as_json)
         exit_for(runs)

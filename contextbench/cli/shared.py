@@ -52,7 +52,7 @@ HeadsOption = Annotated[str, typer.Option(help="Names or files, with commas; or 
 SeedsOption = Annotated[str, typer.Option(help="Seeds, with commas.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the data, or that above.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, xpu.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="Change a value: train.steps=500."),
@@ -60,7 +60,7 @@ SetOption = Annotated[
 WorkersOption = Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run again what is on disk.")]
 RoundsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Rounds of latencies.")]
-PrecisionOption = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+PrecisionOption = Annotated[str, typer.Option(help="float32, tf32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RetryOption = Annotated[
     bool, typer.Option("--retry-failed", help="Run cells recorded as failed again.")

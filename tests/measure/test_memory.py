@@ -318,6 +318,7 @@ def test_a_fresh_process_measures_what_a_function_adds() -> None:
     assert ballast.numel()
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_out_of_memory() -> None:
     with pytest.raises(MemoryError, match="killed"):
         measure_peak_cpu(_die)

@@ -50,6 +50,7 @@ def cells(*heads: str) -> tuple[list[RunRecord], dict[str, dict[int, Areas]]]:
     return runs, areas
 
 
+@pytest.mark.slow
 def test_a_full_comparison_writes_all_tables_and_figures(tmp_path):
     heads = {"fcn": cost(10**6, 10**9, 2**24, [1.0, 2.0]), "ppm": cost(10**6, 10**9, 2**25, [2.0])}
     runs = [run(head, iou=class_iou(head, 0)) for head in heads]
