@@ -64,7 +64,7 @@ def test_the_example_passes_the_tests_of_heads(checkout: Path) -> None:
     output = python(checkout, "pytest", "-p", "no:cacheprovider", "-k", "parsenet", *chosen)
     passed = re.search(r"(\d+) passed", output)
     assert passed
-    assert int(passed[1]) > 100
+    assert int(passed[1]) > 50
     assert "skipped" not in output
 
 
