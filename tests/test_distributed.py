@@ -116,6 +116,7 @@ def assert_same_areas(areas, expected):
         np.testing.assert_array_equal(getattr(areas, name), getattr(expected, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ranks.RECIPES, *HEADS, "ideal regions"])
 def test_two_processes_take_the_steps_of_one_with_the_whole_batch(two, name):
     """Up to the order in which float32 numbers are summed: default tolerances.
@@ -133,6 +134,7 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(two, name):
         torch.testing.assert_close(own_weights, weights, rtol=1.3e-6, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_processes_agree_to_the_bit(two):
     first, second = (seen["first steps"] for seen in two.seen)
     for name, (history, weights) in first.items():
@@ -141,6 +143,7 @@ def test_processes_agree_to_the_bit(two):
         assert all(torch.equal(weights[key], other_weights[key]) for key in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["five images", "one image"])
 def test_counts_are_those_of_one_process_to_the_pixel(two, split):
     """An odd number of images: none is seen twice to fill the second process's share."""
@@ -150,6 +153,7 @@ def test_counts_are_those_of_one_process_to_the_pixel(two, split):
     assert two.seen[0][split].labelled.sum() == images * 64 * 64  # the probe ignores no pixel
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_writes(two):
     stored = read_run(two.out / "undisturbed-0" / RUN / "record.json")
     assert not (two.out / "undisturbed-1").exists()
@@ -158,6 +162,7 @@ def test_the_first_process_alone_writes(two):
     assert [record.totals for record in records[1]] == [stored.totals]
 
 
+@pytest.mark.slow
 def test_a_record_says_how_many_processes_and_whose_batch_norm(two):
     [record] = two.seen[0]["records"]
     assert record.environment["processes"] == 2
@@ -165,6 +170,7 @@ def test_a_record_says_how_many_processes_and_whose_batch_norm(two):
     assert record.evaluated_images == 3
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_is_raised_in_all(two):
     for seen in two.seen:
         assert seen["broken batch"] == "DataError: image 7 cannot be read"
@@ -173,15 +179,18 @@ def test_what_one_process_cannot_read_is_raised_in_all(two):
         assert "'rank 0'" in seen["from main"]  # which the second process did not run
 
 
+@pytest.mark.slow
 def test_other_files_on_one_machine_are_refused(two):
     for seen in two.seen:
         assert seen["other data"].startswith("ConfigError: the data of rank 1 differ from those of")
 
 
+@pytest.mark.slow
 def test_a_stop_of_one_process_stops_all_after_the_same_step(two):
     assert [seen["one stop"] for seen in two.seen] == [("Interrupted: ", 2)] * 2
 
 
+@pytest.mark.slow
 def test_flags_and_means_of_all(two):
     for seen in two.seen:
         assert seen["agreed"] == (True, False)
@@ -189,6 +198,7 @@ def test_flags_and_means_of_all(two):
         assert seen["batch mean"] == 2 * 3 / (1 + 5)
 
 
+@pytest.mark.slow
 def test_a_process_without_memory_is_recorded_and_ends_all(two):
     assert two.codes["memory"] == ["1", "1"]
     lost, own = two.said["memory"]
@@ -200,6 +210,7 @@ def test_a_process_without_memory_is_recorded_and_ends_all(two):
     assert record.failure.message == "no memory for 3 TiB"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_other_waiting(two):
     assert two.codes["killed"] == ["1", str(-signal.SIGKILL)]
     message = two.said["killed"][0]
@@ -208,11 +219,13 @@ def test_a_killed_process_leaves_no_other_waiting(two):
     assert "gloo" not in message
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_with_little_said(two):
     assert two.codes["stopped"] == ["130", "130"]
     assert two.said["stopped"] == ["interrupted\n"] * 2
 
 
+@pytest.mark.slow
 def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(two):
     """Of six steps the stop left the last three, the kill within the third one four."""
     assert two.codes["resumed"] == ["0", "0"]
@@ -221,6 +234,7 @@ def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(two):
         assert_same_run(two.out / name / RUN, two.out / "undisturbed-0" / RUN)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_all_goes_well(two):
     assert two.said["checks"] == ["", ""]
 
@@ -319,6 +333,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cuda", World(3, 4, 1)) == "cuda:1"
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_torchrun_restarts_from_the_last_checkpoint(two, tmp_path):
     """Killed within the third of six steps, saved after every one: four are left."""

@@ -160,6 +160,7 @@ def test_jobs_leave_what_one_process_leaves(by_jobs: Told, alone: Path) -> None:
         assert_same_result(folder, cell(alone, head))
 
 
+@pytest.mark.slow
 def test_the_summary_counts_cells_until_all_are_done(by_jobs: Told) -> None:
     assert re.search(r"submitted 2 cells: local jobs \d+, \d+", by_jobs.text)
     assert by_jobs.text.endswith("cells: 0 pending, 0 running, 2 done, 0 failed\n")
