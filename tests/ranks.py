@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from contextbench.config.protocols import OhemConfig
+from contextbench.config.training import OhemConfig
 from contextbench.data import build_dataset
 from contextbench.data.base import DataError
 from contextbench.data.stream import TrainStream, train_loader

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from contextbench.config.protocols import HeadConfig, Protocol
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.system.console import Reporter
 from contextbench.system.interrupt import StopRequest
 from contextbench.training.execution import Execution

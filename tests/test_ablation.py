@@ -12,11 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import ConfigError, load_head, load_protocol, names_in
+from contextbench.config.files import ConfigError, names_in
+from contextbench.config.heads import load_head
+from contextbench.config.protocols import load_protocol
 from contextbench.models.precision import Precision
 from contextbench.papers.ablations import load_ablation, variants
 from contextbench.papers.published import find_score, load_scores, published_folder
-from contextbench.records.schemas import find_runs
+from contextbench.records.runs import find_runs
 from contextbench.report.collection import collect
 from contextbench.report.papers.runs import read_rows
 from contextbench.runs import run as runner

@@ -14,7 +14,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import DatasetConfig, HeadConfig, Protocol
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import DatasetConfig, Protocol
 from contextbench.data import DataError
 from contextbench.evaluation.attention import AttentionError, attention_maps, predicted_class
 from contextbench.models.precision import Precision

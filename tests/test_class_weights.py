@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.data.base import IGNORE, LabelSet, Sample
 from contextbench.training.class_weights import ClassPixels, class_weights, counted
 

@@ -12,12 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from contextbench.config.protocols import ConfigError, EvaluateConfig, HeadConfig, Protocol
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.measure import profile
 from contextbench.measure.passes import Workload
 from contextbench.models.device import device_name
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import ProfileRecord, read_profile
+from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.report import bundle
 from contextbench.report.collection import Collection
 from contextbench.runs import comparison

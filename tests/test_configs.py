@@ -9,15 +9,9 @@ import pytest
 import yaml
 
 from contextbench.config import averaging
-from contextbench.config.protocols import (
-    ConfigError,
-    HeadConfig,
-    Protocol,
-    configs_folder,
-    load_head,
-    load_protocol,
-    names_in,
-)
+from contextbench.config.files import ConfigError, configs_folder, names_in
+from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.models.build import build_model, head_options, loss_weights
 from heads import HEADS
 

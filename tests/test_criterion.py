@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextbench.config.protocols import LossConfig, OhemConfig
+from contextbench.config.training import LossConfig, OhemConfig
 from contextbench.models.segmenter import resize_logits
 from contextbench.training.losses import (
     Criterion,

@@ -24,9 +24,11 @@ from torch.distributed import HashStore
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.models.build import build_model
-from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.records.counts import read_areas
+from contextbench.records.history import read_history
+from contextbench.records.runs import read_run
 from contextbench.training.processes import (
     ALONE,
     World,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import contextbench.evaluation.prediction as prediction_module
-from contextbench.config.protocols import EvaluateConfig, Size
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.frozen import Size
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
 from contextbench.evaluation.counting import count_areas, evaluate

@@ -21,16 +21,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import load_head, load_protocol
+from contextbench.config.heads import load_head
+from contextbench.config.protocols import load_protocol
+from contextbench.records.counts import read_areas
 from contextbench.records.examples import read_examples, write_examples
-from contextbench.records.schemas import (
-    read_areas,
-    read_head_profile,
-    read_history,
-    read_precision,
-    read_profile,
-    read_run,
-)
+from contextbench.records.formats import read_precision
+from contextbench.records.history import read_history
+from contextbench.records.profiles import read_head_profile, read_profile
+from contextbench.records.runs import read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
 from contextbench.report.bundle import subject
 from contextbench.report.collection import collect

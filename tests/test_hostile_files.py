@@ -11,14 +11,10 @@ import pytest
 import yaml
 
 from contextbench.cli.shared import scales_of, seeds_of, size_of
-from contextbench.config.protocols import (
-    LARGEST_SCALE,
-    ConfigError,
-    Protocol,
-    find_config,
-    load_head,
-    load_protocol,
-)
+from contextbench.config.files import ConfigError, find_config
+from contextbench.config.frozen import LARGEST_SCALE
+from contextbench.config.heads import load_head
+from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.config.safe_yaml import MOST_KEYS, parse_yaml
 from contextbench.papers.published import load_table
 from contextbench.system.naming import LONGEST_NAME, checked_name

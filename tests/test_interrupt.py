@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from contextbench.records.schemas import write_model
+from contextbench.records.stored import write_model
 from contextbench.runs import comparison
 from contextbench.system.interrupt import Interrupted, StopRequest, stop_on_signals
 from tests import small

@@ -41,10 +41,12 @@ from contextbench.cluster.scheduler import (
     sbatch_options,
 )
 from contextbench.cluster.summary import Row, summary, table
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.data import DataError
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import RunRecord, read_areas, read_history, read_run
+from contextbench.records.counts import read_areas
+from contextbench.records.history import read_history
+from contextbench.records.runs import RunRecord, read_run
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, cell_lock, open_setting
 from contextbench.runs.comparison import Plan

@@ -13,21 +13,14 @@ from typer.testing import CliRunner
 
 from contextbench.cli import app
 from contextbench.cluster.merge import MergeError, merge
-from contextbench.config.protocols import ConfigError
-from contextbench.records.schemas import (
-    Areas,
-    Failure,
-    HeadCost,
-    LabelInfo,
-    ProfileRecord,
-    RecordError,
-    RunRecord,
-    cell_folder,
-    read_run,
-    write_areas,
-    write_history,
-    write_model,
-)
+from contextbench.config.files import ConfigError
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, write_areas
+from contextbench.records.failures import Failure
+from contextbench.records.history import write_history
+from contextbench.records.profiles import HeadCost, ProfileRecord
+from contextbench.records.runs import RunRecord, cell_folder, read_run
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.collection import collect
 from contextbench.system.files import OutputError, write_text
 

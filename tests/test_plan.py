@@ -13,14 +13,16 @@ from typer.testing import CliRunner
 
 from contextbench.cli import app
 from contextbench.cli.planning import duration
-from contextbench.config.protocols import ConfigError, Protocol, load_protocol, names_in
+from contextbench.config.files import ConfigError, names_in
+from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.measure import forecast
 from contextbench.measure.forecast import Forecast, Forecaster, free_bytes
 from contextbench.measure.memory import predict_inference
 from contextbench.measure.passes import Workload
 from contextbench.models.build import build_model
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import cell_folder, read_run, write_model
+from contextbench.records.runs import cell_folder, read_run
+from contextbench.records.stored import write_model
 from contextbench.runs.cells import Cell, open_setting
 from contextbench.runs.plan import ComparisonPlan, HeadPlan, State, Wanted, plan_comparison
 from contextbench.runs.run import run_cell

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.models import device, precision
 from contextbench.models.device import device_of
 from contextbench.models.precision import Precision, float32_products

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import contextbench.evaluation.prediction as prediction_module
-from contextbench.config.protocols import ConfigError, EvaluateConfig, validated
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import ConfigError, validated
 from contextbench.data.base import IGNORE
 from contextbench.evaluation.prediction import predict_labels, view_size, window_starts
 from contextbench.models.segmenter import resize_logits
@@ -225,7 +226,7 @@ def test_ignored_pixels_survive_the_resize_for_windows() -> None:
 LARGE_IMAGE = """
 import resource, torch
 from contextbench.models.build import build_model
-from contextbench.config.protocols import EvaluateConfig
+from contextbench.config.evaluation import EvaluateConfig
 from contextbench.models.precision import Precision
 from contextbench.evaluation.prediction import Predictor
 from tests import small

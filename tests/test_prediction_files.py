@@ -12,12 +12,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import EvaluateConfig, Protocol
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data import DATASETS, build_dataset, dataset_source
 from contextbench.data.pictures import read_colours, read_image, read_indices
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import cell_folder
+from contextbench.records.runs import cell_folder
 from contextbench.runs import trained as inference
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid

@@ -13,7 +13,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
 from contextbench.models.backbone import Backbone, build_backbone
 from contextbench.models.build import check_weights

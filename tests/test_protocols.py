@@ -7,18 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from contextbench.config.protocols import (
-    Expectation,
-    Protocol,
-    configs_folder,
-    load_protocol,
-    names_in,
-)
+from contextbench.config.differences import differences
+from contextbench.config.files import configs_folder, names_in
+from contextbench.config.protocols import Expectation, Protocol, load_protocol
 from contextbench.data import DATASETS, Facts, dataset_source
 from contextbench.data.transforms import check_crop
 from contextbench.papers.published import PublishedScore, load_scores, refer
 from contextbench.papers.recipes import METHODS, facts_of
-from contextbench.records.schemas import differences
 from heads import HEADS
 
 PROTOCOLS = {name: load_protocol(name) for name in names_in("protocols")}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from contextbench.config.protocols import ConfigError, names_in
+from contextbench.config.files import ConfigError, names_in
 from contextbench.papers import published
 from contextbench.papers.published import (
     PublishedCost,

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 from torch.nn.functional import interpolate
 
 import contextbench
-from contextbench.config.protocols import ConfigError, HeadConfig, load_head
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig, load_head
 from contextbench.config.sampling import Sampling
 from contextbench.data.pictures import read_image, read_indices
 from contextbench.measure.counts import FeatureSize
@@ -27,7 +28,9 @@ from contextbench.measure.head_profile import HeadTiming, profile_heads
 from contextbench.measure.passes import Workload, predicted
 from contextbench.models.precision import Precision
 from contextbench.records.comparability import MixedProtocolsError
-from contextbench.records.schemas import Areas, RecordError, cell_folder, read_run, write_model
+from contextbench.records.counts import Areas
+from contextbench.records.runs import cell_folder, read_run
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.collection import collect
 from contextbench.report.frames import ImageCounts
 from contextbench.runs import comparison

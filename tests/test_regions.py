@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from contextbench.config.protocols import EvaluateConfig
+from contextbench.config.evaluation import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError
 from contextbench.evaluation.prediction import predict_labels
 from contextbench.models.backbone import build_backbone
 from contextbench.models.build import build_model
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, ideal_regions
-from contextbench.records.schemas import read_history
+from contextbench.records.history import read_history
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
 from contextbench.runs.loaded import load

@@ -8,30 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contextbench.records.schemas import (
-    SCHEMA_VERSION,
-    Areas,
-    ClassTotals,
-    Failure,
+from contextbench.records.classes import ClassTotals, LabelInfo
+from contextbench.records.counts import Areas, read_areas, write_areas
+from contextbench.records.failures import Failure
+from contextbench.records.formats import read_precision
+from contextbench.records.history import read_history, write_history
+from contextbench.records.profiles import (
     HeadCost,
-    LabelInfo,
     ProfileRecord,
-    RecordError,
-    RunRecord,
     ScopeCounts,
-    cell_folder,
-    existing_run,
-    find_runs,
-    read_areas,
     read_head_profile,
-    read_history,
-    read_precision,
     read_profile,
-    read_run,
-    write_areas,
-    write_history,
-    write_model,
 )
+from contextbench.records.runs import RunRecord, cell_folder, existing_run, find_runs, read_run
+from contextbench.records.stored import SCHEMA_VERSION, RecordError, write_model
 
 
 def run_record(**changes: Any) -> RunRecord:

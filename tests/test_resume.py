@@ -15,21 +15,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
 from contextbench.data.stream import TrainStream
 from contextbench.models.build import build_model
 from contextbench.models.checkpoint import CheckpointError, load_checkpoint
 from contextbench.models.precision import Precision
 from contextbench.records.comparability import warnings_for
-from contextbench.records.schemas import (
-    MisplacedError,
-    RunRecord,
-    read_areas,
-    read_history,
-    read_run,
-    write_model,
-)
+from contextbench.records.counts import read_areas
+from contextbench.records.history import read_history
+from contextbench.records.runs import MisplacedError, RunRecord, read_run
+from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, Setting, cell_lock, open_setting

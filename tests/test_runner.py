@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.models.checkpoint import CheckpointError
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.records.counts import read_areas
+from contextbench.records.history import read_history
+from contextbench.records.runs import read_run
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, cell_lock, lock, open_setting
 from contextbench.runs.grid import run_grid

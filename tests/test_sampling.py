@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from contextbench.config.sampling import INDEPENDENT, LONGEST_PATTERN, Sampling, SamplingError
 from contextbench.data import DATASETS
+from contextbench.records.classes import LabelInfo
 from contextbench.records.comparability import sampling_of
-from contextbench.records.schemas import LabelInfo, RunRecord
+from contextbench.records.runs import RunRecord
 from tests.report import records
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from contextbench.config.protocols import EvaluateConfig, Protocol
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
 from contextbench.evaluation.prediction import predict_each, predict_labels
 from contextbench.measure.passes import Workload
@@ -17,7 +18,9 @@ from contextbench.measure.profile import Timing, profile_models
 from contextbench.models.backbone import Backbone
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import read_areas, read_history, read_run
+from contextbench.records.counts import read_areas
+from contextbench.records.history import read_history
+from contextbench.records.runs import read_run
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, open_setting
 from contextbench.runs.examples import store_examples

@@ -11,7 +11,8 @@ import time
 import pytest
 import torch
 
-from contextbench.config.protocols import HeadConfig, Protocol
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data.probe import ContextProbe
 from contextbench.evaluation.counting import count_areas
 from contextbench.evaluation.prediction import predict_labels

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextbench.config.sampling import INDEPENDENT, Sampling
-from contextbench.records.schemas import Areas, RecordError
+from contextbench.records.counts import Areas
+from contextbench.records.stored import RecordError
 from contextbench.statistics.counts import aligned, effects, iou_of_draws, mean_of_present
 from contextbench.statistics.draws import Draws, Resampling
 from contextbench.statistics.groups import smallest_difference

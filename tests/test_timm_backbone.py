@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from contextbench.cli import app
 from contextbench.cli.inventory import INVENTORY
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.measure.counts import count
 from contextbench.measure.memory import predict_inference, predict_training_step
 from contextbench.models.backbone import build_backbone

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from contextbench.config import averaging
-from contextbench.config.protocols import ConfigError, ScheduleConfig, TrainConfig, load_protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import load_protocol
+from contextbench.config.training import ScheduleConfig, TrainConfig
 from contextbench.data import build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform

@@ -9,7 +9,7 @@ import torch
 
 from contextbench.models.precision import Precision
 from contextbench.records.comparability import warnings_for
-from contextbench.records.schemas import read_run
+from contextbench.records.runs import read_run
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, open_setting
 from contextbench.system.interrupt import Interrupted, StopRequest

@@ -17,7 +17,7 @@ from contextbench.cli.shared import (
     print_notes,
     print_paths,
 )
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.records.attention import cell_box
 
 if TYPE_CHECKING:

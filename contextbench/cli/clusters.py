@@ -12,7 +12,8 @@ from contextbench.cli.shared import console, guarded
 from contextbench.cluster.ledger import jobs_folder
 from contextbench.cluster.merge import merge as join
 from contextbench.cluster.scheduler import Resources, gigabytes, launcher, minutes, sbatch_options
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 
 if TYPE_CHECKING:
     from contextbench.report.collection import Collection

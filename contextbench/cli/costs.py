@@ -23,8 +23,11 @@ from contextbench.cli.shared import (
     print_json,
     size_of,
 )
-from contextbench.config.protocols import ConfigError, load_protocol
-from contextbench.records.schemas import HeadProfileRecord, LoaderRecord, ProfileRecord, write_model
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import load_protocol
+from contextbench.records.loading import LoaderRecord
+from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
+from contextbench.records.stored import write_model
 
 PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 

@@ -18,7 +18,8 @@ from contextbench.cli.shared import (
     guarded,
     print_json,
 )
-from contextbench.config.protocols import ConfigError, load_protocol, nearest
+from contextbench.config.files import ConfigError, nearest
+from contextbench.config.protocols import load_protocol
 
 KINDS = {
     "heads": "context heads, by the names that --heads takes",

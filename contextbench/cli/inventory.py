@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from contextbench.config.protocols import EvaluateConfig, HeadConfig, load_protocol, names_in
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import names_in
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import load_protocol
 from contextbench.data import DATASETS
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model

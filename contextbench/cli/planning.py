@@ -19,7 +19,7 @@ from contextbench.cli.shared import (
     print_json,
     print_notes,
 )
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.papers.published import refer
 
 if TYPE_CHECKING:

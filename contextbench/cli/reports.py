@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
-from contextbench.config.protocols import ConfigError, nearest
+from contextbench.config.files import ConfigError, nearest
 from contextbench.records.examples import read_examples
-from contextbench.records.schemas import find_runs, read_head_profile
+from contextbench.records.profiles import read_head_profile
+from contextbench.records.runs import find_runs
 from contextbench.report.collection import collect
 
 if TYPE_CHECKING:

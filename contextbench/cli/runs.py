@@ -45,7 +45,8 @@ from contextbench.cli.shared import (
     seeds_of,
     size_of,
 )
-from contextbench.config.protocols import ConfigError, load_protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import load_protocol
 from contextbench.report.collection import assemble
 from contextbench.system.files import write_json
 

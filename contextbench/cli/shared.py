@@ -17,15 +17,10 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from contextbench.config.protocols import (
-    LARGEST_SCALE,
-    LARGEST_SEED,
-    LARGEST_SIDE,
-    ConfigError,
-    HeadConfig,
-    Protocol,
-    load_head,
-)
+from contextbench.config.files import ConfigError
+from contextbench.config.frozen import LARGEST_SCALE, LARGEST_SEED, LARGEST_SIDE
+from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.protocols import Protocol
 from contextbench.system.console import SafeConsole
 from contextbench.system.errors import UserError
 from contextbench.system.interrupt import Interrupted, RankError
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from contextbench.records.schemas import RunRecord
+    from contextbench.records.runs import RunRecord
     from contextbench.report.collection import Collection
     from contextbench.training.execution import Execution
 

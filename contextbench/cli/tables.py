@@ -22,9 +22,10 @@ from contextbench.cli.shared import (
     print_rows,
     print_text,
 )
-from contextbench.config.protocols import ConfigError, names_in, nearest
+from contextbench.config.files import ConfigError, names_in, nearest
 from contextbench.papers.published import TableSpec, load_published, load_table
-from contextbench.records.schemas import HeadProfileRecord, read_head_profile, write_model
+from contextbench.records.profiles import HeadProfileRecord, read_head_profile
+from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from contextbench.cluster.job import Conclusion
 from contextbench.cluster.ledger import CONCLUSION, concluded, jobs_folder
 from contextbench.cluster.watch import Campaign, outlast
 from contextbench.records.examples import Examples, read_examples
-from contextbench.records.schemas import ProfileRecord, RecordError, RunRecord, read_profile
+from contextbench.records.profiles import ProfileRecord, read_profile
+from contextbench.records.runs import RunRecord
+from contextbench.records.stored import RecordError
 from contextbench.report.bundle import write_report
 from contextbench.report.collection import Collection, assemble
 from contextbench.runs.comparison import Plan

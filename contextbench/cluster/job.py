@@ -16,11 +16,12 @@ from rich.console import Console
 
 from contextbench.cluster.ledger import jobs_folder, mark_concluded, stored
 from contextbench.cluster.scheduler import runs_under_slurm
-from contextbench.config.protocols import HeadConfig, Protocol
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
 from contextbench.models.device import device_of
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import RunRecord, existing_run
+from contextbench.records.runs import RunRecord, existing_run
 from contextbench.runs.cells import (
     Cell,
     Setting,

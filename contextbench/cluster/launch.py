@@ -9,9 +9,10 @@ from contextbench.cluster.job import CellJob, Shared
 from contextbench.cluster.ledger import Ledger, jobs_folder
 from contextbench.cluster.scheduler import JobState, Launcher, LaunchError
 from contextbench.cluster.watch import Campaign, Watched, states_of, wait_for
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import existing_run
+from contextbench.records.runs import existing_run
 from contextbench.report.collection import Collection
 from contextbench.runs.cells import (
     Cell,

@@ -10,7 +10,9 @@ runs/<protocol>/.jobs/*_log.*                what jobs printed; the *.pkl are su
 from pathlib import Path
 from typing import Any
 
-from contextbench.config.protocols import ConfigError, Frozen, Protocol, validated
+from contextbench.config.files import ConfigError, validated
+from contextbench.config.frozen import Frozen
+from contextbench.config.protocols import Protocol
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.reading import read_json, why
 

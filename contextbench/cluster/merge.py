@@ -13,24 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.records.comparability import (
     MixedProtocolsError,
     by_head,
     check_comparable,
     warnings_for,
 )
-from contextbench.records.schemas import (
-    ProfileRecord,
-    RecordError,
-    RunRecord,
-    cell_folder,
-    damage,
-    find_runs,
-    read_areas,
-    read_profile,
-    read_run,
-)
+from contextbench.records.counts import read_areas
+from contextbench.records.profiles import ProfileRecord, read_profile
+from contextbench.records.runs import RunRecord, cell_folder, damage, find_runs, read_run
+from contextbench.records.stored import RecordError
 from contextbench.system.errors import UserError
 from contextbench.system.files import OutputError, clear_leftovers, temporary_prefix
 

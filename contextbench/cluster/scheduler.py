@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextbench.cluster.ledger import CONCLUSION, Entry, Ledger
 from contextbench.cluster.log import last_error, last_line
 from contextbench.cluster.scheduler import JobState, Launcher
 from contextbench.cluster.summary import Phase, Row, shown
-from contextbench.records.schemas import RunRecord
+from contextbench.records.runs import RunRecord
 from contextbench.runs.cells import Cell, cell_lock, stored_run
 from contextbench.runs.comparison import Plan
 from contextbench.runs.run import record_lost

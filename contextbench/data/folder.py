@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from contextbench.config.protocols import Frozen, read_mapping, validated
+from contextbench.config.files import read_mapping, validated
+from contextbench.config.frozen import Frozen
 from contextbench.config.sampling import Pattern, Sampling
 from contextbench.data.base import IGNORE, DataError, Facts, LabelSet
 from contextbench.data.labels import (

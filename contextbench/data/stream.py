@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from contextbench.config.protocols import TrainConfig
+from contextbench.config.training import TrainConfig
 from contextbench.data.base import DataError, Sample, SegmentationDataset
 from contextbench.data.transforms import TrainTransform
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contextbench.data.base import IGNORE, DataError, SegmentationDataset
 from contextbench.evaluation.prediction import Predictor
-from contextbench.records.schemas import Areas
+from contextbench.records.counts import Areas
 from contextbench.training.processes import ALONE, World
 from heads.interface import evaluating
 

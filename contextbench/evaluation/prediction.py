@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contextbench.config.protocols import EvaluateConfig, Size
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.frozen import Size
 from contextbench.data.base import DataError
 from contextbench.data.transforms import mirror_labels, normalise
 from contextbench.models.precision import Precision

@@ -12,7 +12,7 @@ import torch
 
 from contextbench.measure.latency import order_of_round
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import read_precision
+from contextbench.records.formats import read_precision
 
 Samples = dict[str, dict[str, list[float]]]  # candidate -> head -> milliseconds
 

@@ -7,13 +7,10 @@ from typing import get_args
 
 import torch
 
-from contextbench.config.protocols import (
-    ConfigError,
-    EvaluateConfig,
-    HeadConfig,
-    load_protocol,
-    nearest,
-)
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import ConfigError, nearest
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import load_protocol
 from contextbench.measure.counts import FeatureSize, parse_feature_size
 from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profile_heads
 from contextbench.measure.passes import Workload
@@ -21,7 +18,7 @@ from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.models.build import check_heads
 from contextbench.models.precision import Dtype, Precision
 from contextbench.papers.published import TableSpec
-from contextbench.records.schemas import HeadProfileRecord, ProfileRecord
+from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
 from contextbench.training.execution import Execution
 from heads.interface import Implementation
 

@@ -15,11 +15,12 @@ from statistics import median
 
 import torch
 
-from contextbench.config.protocols import ConfigError, HeadConfig
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.counts import count_scopes
 from contextbench.measure.latency import forward_call, interleaved
 from contextbench.measure.passes import Workload, built, pass_call, predicted, training_call
-from contextbench.records.schemas import Failure
+from contextbench.records.failures import Failure
 
 WARMUP = 1  # steps
 TIMING_SECONDS = 60.0  # that the steps and passes of one head may take

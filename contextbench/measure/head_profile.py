@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from contextbench.config.protocols import HeadConfig
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.counts import (
     FeatureSize,
     count_head_scopes,
@@ -27,8 +27,9 @@ from contextbench.measure.memory import MemoryPrediction, measure_peak_cuda, pre
 from contextbench.measure.profile import Timing, sample, stored_counts
 from contextbench.models.build import build_configured
 from contextbench.models.precision import FLOAT32, Precision
-from contextbench.records.schemas import Failure, FormCost, HeadProfileRecord, MemoryBytes
-from contextbench.records.schemas import Timing as StoredTiming
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import FormCost, HeadProfileRecord, MemoryBytes
+from contextbench.records.profiles import Timing as StoredTiming
 from contextbench.training.environment import environment
 from heads import ContextHead, Features
 from heads.blocks import TwoForms

@@ -16,7 +16,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import default_collate
 
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data import SegmentationDataset, dataset_source
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
@@ -25,7 +27,7 @@ from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_lo
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.device import synchronise
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import LoaderRecord, Pace, WorkersPace
+from contextbench.records.loading import LoaderRecord, Pace, WorkersPace
 from contextbench.training.environment import environment
 from contextbench.training.execution import Execution
 from contextbench.training.loop import Batch, Recipe, Training, deterministic, device_parts

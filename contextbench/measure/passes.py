@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.evaluation.prediction import view_size, window_starts
 from contextbench.measure.counts import Counts, count_scopes
 from contextbench.measure.latency import forward_call

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from contextbench.config.protocols import ConfigError, HeadConfig
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.choose import (
     CANDIDATES,
     PrecisionChoice,
@@ -26,7 +27,8 @@ from contextbench.measure.passes import Workload, pass_call, predicted, training
 from contextbench.measure.trials import Trials
 from contextbench.models.device import release_cache
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import Failure, HeadCost, ProfileRecord, ScopeCounts
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import HeadCost, ProfileRecord, ScopeCounts
 from contextbench.system.console import Reporter
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.environment import environment

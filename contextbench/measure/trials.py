@@ -17,11 +17,11 @@ from typing import Self
 
 import torch
 
-from contextbench.config.protocols import HeadConfig
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.latency import Call, milliseconds
 from contextbench.models.device import release_cache
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import Failure
+from contextbench.records.failures import Failure
 from contextbench.system.interrupt import StopRequest
 
 Factory = Callable[[HeadConfig, Precision], Call]  # has to be picklable

@@ -6,14 +6,9 @@ from typing import Any
 
 import torch
 
-from contextbench.config.protocols import (
-    BackboneConfig,
-    ConfigError,
-    HeadConfig,
-    Protocol,
-    nearest,
-    weights_file,
-)
+from contextbench.config.files import ConfigError, nearest
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import BackboneConfig, Protocol, weights_file
 from contextbench.models.backbone import Backbone, build_backbone
 from contextbench.models.segmenter import Segmenter
 from contextbench.models.timm_backbone import PREFIX, build_timm_backbone

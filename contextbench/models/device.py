@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 
 
 def device_of(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from contextbench.config.protocols import ConfigError, nearest
+from contextbench.config.files import ConfigError, nearest
 
 Dtype = Literal["float32", "tf32", "bfloat16"]
 MemoryFormat = Literal["contiguous", "channels_last"]

@@ -13,21 +13,19 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contextbench.config.protocols import (
+from contextbench.config.differences import differences
+from contextbench.config.files import (
     ConfigError,
-    Frozen,
-    HeadConfig,
-    Protocol,
-    Weight,
     find_config,
-    load_head,
     names_in,
     nearest,
     read_mapping,
     validated,
 )
+from contextbench.config.frozen import Frozen, Weight
+from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.protocols import Protocol
 from contextbench.papers.published import PublishedScore, find_score, load_scores
-from contextbench.records.schemas import differences
 from contextbench.system.naming import Name
 
 CHANGEABLE = ("backbone", "evaluate", "head_width_factor", "train")

@@ -13,16 +13,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from contextbench.config.protocols import (
-    ConfigError,
-    Frozen,
-    HeadConfig,
-    Positive,
-    find_config,
-    nearest,
-    read_mapping,
-    validated,
-)
+from contextbench.config.files import ConfigError, find_config, nearest, read_mapping, validated
+from contextbench.config.frozen import Frozen, Positive
+from contextbench.config.heads import HeadConfig
 from contextbench.system.naming import Name
 
 

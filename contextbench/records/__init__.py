@@ -1,1 +1,1 @@
-"""What was run and found: schemas, files, provenance, comparability. No torch."""
+"""What was run and found: runs, counts, profiles, provenance, comparability. No torch."""

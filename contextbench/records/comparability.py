@@ -7,15 +7,11 @@ from statistics import median, quantiles
 from typing import Any
 
 from contextbench.config import averaging
+from contextbench.config.differences import differences
 from contextbench.config.sampling import INDEPENDENT, Sampling
-from contextbench.records.schemas import (
-    NOTABLE_WAIT,
-    Leg,
-    ProfileRecord,
-    RecordError,
-    RunRecord,
-    differences,
-)
+from contextbench.records.profiles import ProfileRecord
+from contextbench.records.runs import NOTABLE_WAIT, Leg, RunRecord
+from contextbench.records.stored import RecordError
 from contextbench.system.errors import UserError
 
 NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")

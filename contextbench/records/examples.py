@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contextbench.records.attention import AttentionMap
-from contextbench.records.schemas import RecordError, write_model
+from contextbench.records.stored import RecordError, write_model
 from contextbench.system.files import ensure_writable, write_atomic
 from contextbench.system.npz import read_arrays
 from contextbench.system.reading import exists, read_json, why

@@ -1,7 +1,10 @@
 """The protocol and the head of a record, as this release knows them. No torch."""
 
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol, validated
-from contextbench.records.schemas import RecordError, RunRecord
+from contextbench.config.files import ConfigError, validated
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
+from contextbench.records.runs import RunRecord
+from contextbench.records.stored import RecordError
 
 
 def recorded_protocol(run: RunRecord, source: str) -> Protocol:

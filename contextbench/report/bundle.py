@@ -7,7 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from contextbench.records.examples import Examples
-from contextbench.records.schemas import Failure, HeadProfileRecord, RunRecord, write_model
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import HeadProfileRecord
+from contextbench.records.runs import RunRecord
+from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
 from contextbench.report.figures import plots
 from contextbench.report.figures.disagreement import disagreement_grid

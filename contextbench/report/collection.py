@@ -14,18 +14,11 @@ from contextbench.records.comparability import (
     uncounted_operators,
     warnings_for,
 )
-from contextbench.records.schemas import (
-    Areas,
-    ProfileRecord,
-    RecordError,
-    RunRecord,
-    cell_folder,
-    find_runs,
-    read_areas,
-    read_history,
-    read_profile,
-    read_run,
-)
+from contextbench.records.counts import Areas, read_areas
+from contextbench.records.history import read_history
+from contextbench.records.profiles import ProfileRecord, read_profile
+from contextbench.records.runs import RunRecord, cell_folder, find_runs, read_run
+from contextbench.records.stored import RecordError
 from contextbench.statistics.intervals import Ranking, rank
 from contextbench.system.reading import exists
 

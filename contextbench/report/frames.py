@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from contextbench.config.protocols import ConfigError, validated
+from contextbench.config.files import ConfigError, validated
 from contextbench.config.sampling import INDEPENDENT, Sampling
-from contextbench.records.schemas import Areas, RecordError
+from contextbench.records.counts import Areas
+from contextbench.records.stored import RecordError
 from contextbench.report.collection import Collection, collect
 from contextbench.report.tables.comparison import comparison_table
 from contextbench.statistics import intervals

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from contextbench.config.protocols import nearest
+from contextbench.config.files import nearest
 from contextbench.report.bundle import subject
 from contextbench.report.collection import Collection
 from contextbench.statistics.intervals import (

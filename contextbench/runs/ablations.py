@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from contextbench.config.protocols import BackboneConfig, ConfigError, HeadConfig, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import BackboneConfig, Protocol
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.precision import Precision
 from contextbench.papers.ablations import Ablation, Variant, variants

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from contextbench.config.protocols import DatasetConfig, EvaluateConfig, nearest
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import nearest
+from contextbench.config.protocols import DatasetConfig
 from contextbench.data import DataError, build_dataset
 from contextbench.data.pictures import read_image
 from contextbench.evaluation.attention import AttentionError, attention_maps, predicted_class
 from contextbench.records.attention import AttentionMap, cell_box, no_attention, sums_to_one
 from contextbench.records.examples import ByteArray
-from contextbench.records.schemas import RecordError, RunRecord, read_run
+from contextbench.records.runs import RunRecord, read_run
+from contextbench.records.stored import RecordError
 from contextbench.runs.trained import open_run, stored_dataset
 from contextbench.training.execution import Execution
 

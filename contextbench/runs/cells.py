@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol, weights_file
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol, weights_file
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset
 from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
-from contextbench.records.schemas import MisplacedError, RunRecord, cell_folder, existing_run
+from contextbench.records.runs import MisplacedError, RunRecord, cell_folder, existing_run
 from contextbench.system.files import clear_leftovers, digest_of
 from contextbench.system.locks import exclusive
 from contextbench.training.execution import Execution

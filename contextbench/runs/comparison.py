@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from contextbench.config.averaging import caution
-from contextbench.config.protocols import HeadConfig, Protocol
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.measure.choose import PrecisionChoice, stored_choice
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
@@ -16,14 +17,10 @@ from contextbench.models.build import check_heads, check_weights
 from contextbench.models.device import device_name
 from contextbench.models.precision import Precision
 from contextbench.records.examples import Examples
-from contextbench.records.schemas import (
-    Failure,
-    ProfileRecord,
-    RecordError,
-    RunRecord,
-    read_profile,
-    write_model,
-)
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import ProfileRecord, read_profile
+from contextbench.records.runs import RunRecord
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.bundle import FORMATS, write_report
 from contextbench.report.collection import Collection, assemble
 from contextbench.runs.cells import Cell, Setting, lock, open_setting

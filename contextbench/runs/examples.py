@@ -21,7 +21,7 @@ from contextbench.records.examples import (
     spread,
     write_examples,
 )
-from contextbench.records.schemas import RecordError
+from contextbench.records.stored import RecordError
 from contextbench.runs.cells import Cell, Setting
 from contextbench.runs.run import trained_model
 from contextbench.statistics.disagreement import disputed_pixel

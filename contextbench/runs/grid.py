@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from contextbench.config.protocols import ConfigError, HeadConfig
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import RunRecord
+from contextbench.records.runs import RunRecord
 from contextbench.runs.cells import (
     Cell,
     Setting,

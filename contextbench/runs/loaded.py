@@ -18,7 +18,7 @@ from contextbench.evaluation.attention import AttentionError, attention_maps
 from contextbench.models.device import device_of
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.attention import AttentionMap
-from contextbench.records.schemas import RunRecord
+from contextbench.records.runs import RunRecord
 from contextbench.runs.attending import train_id
 from contextbench.runs.trained import Views, finite, open_run, predictor_of
 from contextbench.training.execution import Execution

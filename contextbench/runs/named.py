@@ -6,15 +6,10 @@ from typing import TypeVar
 
 import pandas as pd
 
-from contextbench.config.protocols import (
-    LARGEST_SEED,
-    ConfigError,
-    HeadConfig,
-    Protocol,
-    load_head,
-    load_protocol,
-    overridden,
-)
+from contextbench.config.files import ConfigError
+from contextbench.config.frozen import LARGEST_SEED
+from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.protocols import Protocol, load_protocol, overridden
 from contextbench.data import dataset_source
 from contextbench.models.build import build_model as build
 from contextbench.models.segmenter import Segmenter

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from contextbench.config.averaging import caution, window
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol, weights_file
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol, weights_file
 from contextbench.data import DataError, Facts, dataset_source
 from contextbench.data.paired import MissingFiles
 from contextbench.evaluation.prediction import view_size
@@ -22,7 +24,8 @@ from contextbench.measure.passes import Size, Workload
 from contextbench.models.build import check_heads, check_weights
 from contextbench.models.device import device_name
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import MisplacedError, RecordError, cell_folder, read_run
+from contextbench.records.runs import MisplacedError, cell_folder, read_run
+from contextbench.records.stored import RecordError
 from contextbench.runs.cells import Setting, WeightsFileError, open_setting
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-from contextbench.config.protocols import ConfigError, HeadConfig, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
+from contextbench.config.protocols import Protocol
 from contextbench.data.stream import train_loader, train_stream
 from contextbench.evaluation.counting import evaluate, evaluate_each
 from contextbench.models.backbone import Backbone
@@ -18,26 +20,23 @@ from contextbench.models.build import build_model, loss_weights
 from contextbench.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, read_areas, write_areas
+from contextbench.records.failures import Failure
+from contextbench.records.history import write_history
 from contextbench.records.provenance import now
-from contextbench.records.schemas import (
+from contextbench.records.runs import (
     AREAS,
     CHECKPOINT,
     NOTABLE_WAIT,
-    Areas,
-    Failure,
-    LabelInfo,
-    RecordError,
     RunRecord,
     Status,
     Used,
     damage,
     existing_run,
-    read_areas,
     read_run,
-    write_areas,
-    write_history,
-    write_model,
 )
+from contextbench.records.stored import RecordError, write_model
 from contextbench.runs.cells import Cell, Setting, weights_digest
 from contextbench.system.files import OutputError, digest_of, quarantine, write_text
 from contextbench.system.interrupt import Interrupted, RankError

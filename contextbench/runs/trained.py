@@ -12,13 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from contextbench.config.protocols import (
-    DatasetConfig,
-    EvaluateConfig,
-    Protocol,
-    read_mapping,
-    validated,
-)
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.files import read_mapping, validated
+from contextbench.config.protocols import DatasetConfig, Protocol
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.data.base import DataError, Picture
 from contextbench.data.pictures import read_image
@@ -27,8 +23,9 @@ from contextbench.evaluation.files import Format, Overlays, PredictionFolder, Su
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
-from contextbench.records.schemas import RecordError, RunRecord, read_run
+from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
+from contextbench.records.stored import RecordError
 from contextbench.runs.run import load_trained
 from contextbench.statistics.scores import group_iou, scores
 from contextbench.training.execution import Execution

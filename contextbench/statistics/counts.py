@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from contextbench.records.schemas import Areas, RecordError
+from contextbench.records.counts import Areas
+from contextbench.records.stored import RecordError
 from contextbench.statistics.draws import FloatArray
 
 

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from contextbench.config.sampling import INDEPENDENT, Sampling, SamplingError
-from contextbench.records.schemas import Areas, RecordError
+from contextbench.records.counts import Areas
+from contextbench.records.stored import RecordError
 from contextbench.statistics.counts import aligned, effects, iou_of_draws, mean_of_present
 from contextbench.statistics.draws import Draws, FloatArray, Resampling, block_length
 from contextbench.statistics.groups import group_letters, holm, smallest_difference

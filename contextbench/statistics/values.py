@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from contextbench.config.sampling import INDEPENDENT, Sampling
-from contextbench.records.schemas import RecordError
+from contextbench.records.stored import RecordError
 from contextbench.statistics.draws import FloatArray, Resampling
 from contextbench.statistics.intervals import Ranking, rank_counts
 from contextbench.system.reading import read_bytes, why

@@ -10,9 +10,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from contextbench.config.protocols import ClassWeighting, ConfigError, Frozen, validated
+from contextbench.config.files import ConfigError, validated
+from contextbench.config.frozen import Frozen
+from contextbench.config.training import ClassWeighting
 from contextbench.data.base import SegmentationDataset
-from contextbench.records.schemas import Count
+from contextbench.records.stored import Count
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.reading import exists, read_json
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.models.device import device_of
 from contextbench.system.console import Reporter
 from contextbench.system.interrupt import StopRequest, stop_on_signals

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from contextbench.records.schemas import Failure
+from contextbench.records.failures import Failure
 
 # What PyTorch says where main memory, and the memory that processes share, does not suffice.
 NO_MEMORY = re.compile(r"DefaultCPUAllocator: |can't allocate memory|Cannot allocate memory")

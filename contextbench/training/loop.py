@@ -21,12 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from contextbench.config.averaging import decay_after
-from contextbench.config.protocols import ScheduleConfig, TrainConfig
+from contextbench.config.training import ScheduleConfig, TrainConfig
 from contextbench.data.base import IGNORE
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, parameter_groups
 from contextbench.records.provenance import now
-from contextbench.records.schemas import Leg
+from contextbench.records.runs import Leg
 from contextbench.system.files import OutputError
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.losses import Criterion, loss_terms, weighted_sum

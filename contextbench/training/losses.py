@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contextbench.config.protocols import LossConfig, OhemConfig
+from contextbench.config.training import LossConfig, OhemConfig
 from contextbench.data.base import IGNORE
 from contextbench.models.segmenter import resize_logits
 from heads.interface import HeadOutput

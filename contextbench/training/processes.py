@@ -25,7 +25,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from contextbench.config.protocols import ConfigError, Protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol
 from contextbench.models.segmenter import Segmenter
 from contextbench.system.interrupt import RankError
 

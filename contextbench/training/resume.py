@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from contextbench.config.differences import differences
+from contextbench.config.files import ConfigError
 from contextbench.config.fingerprints import differing
-from contextbench.config.protocols import ConfigError
-from contextbench.records.schemas import Leg, differences
+from contextbench.records.runs import Leg
 from contextbench.system.files import is_sealed, quarantine, write_sealed
 
 NAME = "resume.pt"

@@ -10,7 +10,8 @@ from contextbench.config.protocols import Protocol
 from contextbench.data import DataError, dataset_source
 from contextbench.data.stream import train_stream
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import cell_folder, read_history, read_run
+from contextbench.records.history import read_history
+from contextbench.records.runs import cell_folder, read_run
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
 from tests import small

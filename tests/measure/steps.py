@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from contextbench.config.protocols import HeadConfig
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.latency import Call
 from contextbench.models.precision import Precision
 

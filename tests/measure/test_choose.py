@@ -18,7 +18,7 @@ from contextbench.measure.choose import (
     stored_choice,
 )
 from contextbench.models.precision import Precision
-from contextbench.records.schemas import RecordError
+from contextbench.records.stored import RecordError
 
 NO_TF32 = choose.excluded(torch.device("cpu"))
 F32, F32_LAST, BF16, BF16_LAST = [name for name in CANDIDATES if name not in NO_TF32]

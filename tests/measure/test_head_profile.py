@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from contextbench.config.protocols import ConfigError, HeadConfig
+from contextbench.config.files import ConfigError
+from contextbench.config.heads import HeadConfig
 from contextbench.measure import head_profile
 from contextbench.measure.counts import FeatureSize
 from contextbench.measure.head_profile import Extent, HeadTiming, profile_heads
-from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord
 from heads import Channels, build_head
 from heads.attention import DenseAttention
 from heads.encnet import Encoding

@@ -27,7 +27,7 @@ from contextbench.measure.loader import (
     time_stages,
     training_pace,
 )
-from contextbench.records.schemas import LoaderRecord, Pace, WorkersPace
+from contextbench.records.loading import LoaderRecord, Pace, WorkersPace
 from contextbench.report.tables import loading
 from contextbench.training import waiting
 from tests import small

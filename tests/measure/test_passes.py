@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from contextbench.config.protocols import EvaluateConfig, Protocol
+from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.protocols import Protocol
 from contextbench.measure import passes
 from contextbench.measure.forecast import Forecaster
 from contextbench.measure.passes import Workload, built, predicted, training_call

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from contextbench.config.protocols import HeadConfig
+from contextbench.config.heads import HeadConfig
 from contextbench.measure.choose import CANDIDATES, DEFAULT, choose_precision, excluded
 from contextbench.measure.trials import Trials
 from contextbench.system.interrupt import Interrupted, StopRequest

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from contextbench.records.schemas import (
-    Failure,
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import (
     FormCost,
     HeadProfileRecord,
     MemoryBytes,

@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 
 from contextbench.records.attention import AttentionMap
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, write_areas
 from contextbench.records.examples import Examples
-from contextbench.records.schemas import (
-    Areas,
-    LabelInfo,
-    RunRecord,
-    cell_folder,
-    write_areas,
-    write_history,
-    write_model,
-)
+from contextbench.records.history import write_history
+from contextbench.records.runs import RunRecord, cell_folder
+from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
 from tests.report import records
 

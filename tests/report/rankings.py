@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from contextbench.records.schemas import (
-    Areas,
-    LabelInfo,
-    RunRecord,
-    cell_folder,
-    write_areas,
-    write_model,
-)
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, write_areas
+from contextbench.records.runs import RunRecord, cell_folder
+from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection, collect
 from contextbench.statistics.intervals import (
     HeadStatistics,

@@ -5,17 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.examples import Examples
-from contextbench.records.schemas import (
-    ClassTotals,
-    Failure,
-    HeadCost,
-    LabelInfo,
-    ProfileRecord,
-    RunRecord,
-    ScopeCounts,
-    Status,
-)
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import HeadCost, ProfileRecord, ScopeCounts
+from contextbench.records.runs import RunRecord, Status
 
 CLASSES = [
     "background", "local_brick", "local_moss", "scene_a", "scene_b", "size_small", "size_large",

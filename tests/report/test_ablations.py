@@ -13,13 +13,9 @@ from rich.console import Console
 
 from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.papers.ablations import Ablation, load_ablation, variants
-from contextbench.records.schemas import (
-    Areas,
-    RecordError,
-    cell_folder,
-    write_areas,
-    write_model,
-)
+from contextbench.records.counts import Areas, write_areas
+from contextbench.records.runs import cell_folder
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.papers.ablations import (
     AblationTable,
     ablation_console,

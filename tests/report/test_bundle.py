@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.records.schemas import Areas, LabelInfo, RunRecord, write_model
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas
+from contextbench.records.runs import RunRecord
+from contextbench.records.stored import write_model
 from contextbench.report.bundle import _group_rankings, write_report
 from contextbench.report.collection import Collection
 from tests.report.records import (

@@ -2,8 +2,8 @@
 
 import pytest
 
+from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.comparability import part_of_protocol, uncounted_operators
-from contextbench.records.schemas import ClassTotals, LabelInfo
 from contextbench.report.collection import Collection
 from contextbench.report.tables.comparison import (
     MixedProtocolsError,

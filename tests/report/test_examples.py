@@ -18,7 +18,7 @@ from contextbench.records.examples import (
     spread,
     write_examples,
 )
-from contextbench.records.schemas import RecordError
+from contextbench.records.stored import RecordError
 from contextbench.system.errors import UserError
 from contextbench.system.files import write_atomic
 from tests.report import records

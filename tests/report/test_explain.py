@@ -11,19 +11,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.config.protocols import ConfigError, Protocol, load_protocol
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.data import DATASETS
 from contextbench.papers.published import load_scores, refer
 from contextbench.papers.recipes import DATASETS as PUBLISHED_DATASETS
 from contextbench.papers.recipes import METHODS
-from contextbench.records.schemas import (
-    Areas,
-    Failure,
-    LabelInfo,
-    RecordError,
-    write_areas,
-    write_model,
-)
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, write_areas
+from contextbench.records.failures import Failure
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.tables.explain import (
     SHOWN,
     Explanation,

@@ -10,7 +10,9 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.records.schemas import RunRecord, cell_folder, read_run, write_areas, write_model
+from contextbench.records.counts import write_areas
+from contextbench.records.runs import RunRecord, cell_folder, read_run
+from contextbench.records.stored import write_model
 from contextbench.report.figures.style import new_figure
 from contextbench.system.console import Reporter, SafeConsole
 from contextbench.system.text import one_line, printable

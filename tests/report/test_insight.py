@@ -14,14 +14,10 @@ from typer.testing import CliRunner
 from contextbench.cli import app
 from contextbench.config.protocols import DatasetConfig
 from contextbench.data import DATASETS, dataset_source
-from contextbench.records.schemas import (
-    Areas,
-    LabelInfo,
-    RecordError,
-    cell_folder,
-    write_areas,
-    write_model,
-)
+from contextbench.records.classes import LabelInfo
+from contextbench.records.counts import Areas, write_areas
+from contextbench.records.runs import cell_folder
+from contextbench.records.stored import RecordError, write_model
 from contextbench.report.collection import Collection
 from contextbench.report.figures.insight import insight_figure
 from contextbench.report.insight import GROUPED_DATASETS, InsightError, judge

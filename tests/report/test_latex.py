@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from contextbench.config.protocols import ConfigError
-from contextbench.records.schemas import LabelInfo
+from contextbench.config.files import ConfigError
+from contextbench.records.classes import LabelInfo
 from contextbench.report.tables.comparison import comparison_table, render_latex
 from contextbench.report.tables.latex import (
     COLUMNS_AT_FULL_SIZE,

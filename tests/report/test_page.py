@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 
 from contextbench.cli import app
 from contextbench.config.protocols import load_protocol
+from contextbench.records.classes import LabelInfo
 from contextbench.records.examples import Examples, write_examples
-from contextbench.records.schemas import Failure, LabelInfo, read_run, write_model
+from contextbench.records.failures import Failure
+from contextbench.records.runs import read_run
+from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
 from contextbench.report.figures.geometry import pareto_front
 from contextbench.report.page import comparison, render_page, write_page

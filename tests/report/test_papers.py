@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.measure.counts import FeatureSize, count_head_scopes, meta_features
 from contextbench.measure.counts import feature_channels as channels_of
 from contextbench.papers.published import (
@@ -21,13 +21,8 @@ from contextbench.papers.published import (
     load_published,
     load_table,
 )
-from contextbench.records.schemas import (
-    FormCost,
-    HeadProfileRecord,
-    MemoryBytes,
-    RecordError,
-    ScopeCounts,
-)
+from contextbench.records.profiles import FormCost, HeadProfileRecord, MemoryBytes, ScopeCounts
+from contextbench.records.stored import RecordError
 from contextbench.report.papers.complexity import (
     COLUMNS,
     paper_console,

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 
-from contextbench.records.schemas import Areas, ClassTotals, LabelInfo
+from contextbench.records.classes import ClassTotals, LabelInfo
+from contextbench.records.counts import Areas
 from contextbench.report.figures import plots
 from contextbench.report.figures.heatmaps import DIVERGING
 from contextbench.report.figures.style import KNOWN_HEADS, column_width, shortened, signed

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from contextbench.records.comparability import warnings_for
-from contextbench.records.schemas import HeadCost, ProfileRecord
+from contextbench.records.profiles import HeadCost, ProfileRecord
 from contextbench.report.tables.comparison import cost_table
 from contextbench.report.tables.forms import median_ratio_ends
 from contextbench.report.tables.layout import render_markdown

@@ -7,8 +7,10 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from contextbench.config.protocols import ConfigError
-from contextbench.records.schemas import ClassTotals, Failure, HeadCost, LabelInfo
+from contextbench.config.files import ConfigError
+from contextbench.records.classes import ClassTotals, LabelInfo
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import HeadCost
 from contextbench.report.tables.comparison import (
     comparison_table,
     cost_table,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from rich.console import Console
 
-from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord
 from contextbench.report.figures.scaling import (
     break_even,
     exponents,

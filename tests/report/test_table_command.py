@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from contextbench.cli import app
-from contextbench.records.schemas import LabelInfo, write_model
+from contextbench.records.classes import LabelInfo
+from contextbench.records.stored import write_model
 from tests.report.head_records import form, record
 from tests.report.rankings import areas, store
 from tests.report.records import PROTOCOL, cost, failed, profile_of

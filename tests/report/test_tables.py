@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from contextbench.records.schemas import ClassTotals, Failure, HeadCost, LabelInfo, Status
+from contextbench.records.classes import ClassTotals, LabelInfo
+from contextbench.records.failures import Failure
+from contextbench.records.profiles import HeadCost
+from contextbench.records.runs import Status
 from contextbench.report.tables.comparison import (
     SEVERITY,
     comparison_table,

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contextbench.records.schemas import RunRecord
+from contextbench.records.runs import RunRecord
 from contextbench.report.figures.geometry import FloatArray
 from contextbench.report.figures.style import (
     BODY,

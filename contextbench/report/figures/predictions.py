@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from contextbench.records.schemas import LabelInfo
+from contextbench.records.classes import LabelInfo
 from contextbench.report.figures.style import (
     BODY,
     CHARACTER,

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord
 from contextbench.report.figures.labels import Ends, name_ends, room_for
 from contextbench.report.figures.style import (
     BODY,

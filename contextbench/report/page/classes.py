@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from contextbench.records.schemas import RecordError
+from contextbench.records.stored import RecordError
 from contextbench.report.collection import Collection
 from contextbench.report.figures.style import signed
 from contextbench.report.page.plots import Mark

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from contextbench.records.schemas import HeadCost
+from contextbench.records.profiles import HeadCost
 from contextbench.report.collection import Collection, Histories
 from contextbench.report.figures.geometry import FloatArray
 from contextbench.report.page.plots import (

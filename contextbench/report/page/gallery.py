@@ -15,8 +15,8 @@ from contextbench.records.attention import (
     no_attention,
     sums_to_one,
 )
+from contextbench.records.classes import LabelInfo
 from contextbench.records.examples import Examples
-from contextbench.records.schemas import LabelInfo
 from contextbench.report.figures.attention import clipped_at
 from contextbench.report.figures.disagreement import (
     HEAD_SHADES,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from contextbench.records.schemas import LabelInfo
+from contextbench.records.classes import LabelInfo
 from contextbench.report.figures.predictions import IGNORE
 from contextbench.report.figures.style import RED
 

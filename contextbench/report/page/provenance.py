@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from contextbench.config.protocols import ConfigError, load_protocol
+from contextbench.config.differences import differences
+from contextbench.config.files import ConfigError
+from contextbench.config.protocols import load_protocol
 from contextbench.records.comparability import by_head, part_of_protocol, warnings_for
-from contextbench.records.schemas import RunRecord, differences
+from contextbench.records.runs import RunRecord
 from contextbench.report.collection import Collection
 from contextbench.report.page.text import counted, grouped
 

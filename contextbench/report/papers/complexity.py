@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from contextbench.config.protocols import ConfigError, nearest
+from contextbench.config.files import ConfigError, nearest
 from contextbench.papers.published import PublishedCost, TableRow, TableSpec
-from contextbench.records.schemas import FormCost, HeadProfileRecord, RecordError
+from contextbench.records.profiles import FormCost, HeadProfileRecord
+from contextbench.records.stored import RecordError
 from contextbench.report.tables.forms import (
     FORMS,
     form_cost,

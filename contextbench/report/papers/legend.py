@@ -7,7 +7,7 @@ from contextbench.config.protocols import Protocol
 from contextbench.papers.ablations import Ablation
 from contextbench.papers.published import PublishedScore
 from contextbench.records.comparability import device_name
-from contextbench.records.schemas import RunRecord
+from contextbench.records.runs import RunRecord
 from contextbench.report.papers.runs import RowRuns
 from contextbench.report.ranking_text import draws_of
 from contextbench.report.tables.render import ABSENT

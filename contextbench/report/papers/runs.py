@@ -4,16 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contextbench.config.differences import differences
 from contextbench.papers.ablations import Variant
-from contextbench.records.schemas import (
-    Areas,
-    RecordError,
-    RunRecord,
-    cell_folder,
-    differences,
-    read_areas,
-    read_run,
-)
+from contextbench.records.counts import Areas, read_areas
+from contextbench.records.runs import RunRecord, cell_folder, read_run
+from contextbench.records.stored import RecordError
 
 
 @dataclass(frozen=True)

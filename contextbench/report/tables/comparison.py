@@ -29,7 +29,8 @@ from contextbench.records.comparability import (
     device_name,
     warnings_for,
 )
-from contextbench.records.schemas import HeadCost, ProfileRecord, RunRecord, Status
+from contextbench.records.profiles import HeadCost, ProfileRecord
+from contextbench.records.runs import RunRecord, Status
 from contextbench.report.tables.forms import median_ratio, median_ratio_ends, number, quartiles
 from contextbench.report.tables.layout import (
     per_class_markdown,

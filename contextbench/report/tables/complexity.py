@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord
 from contextbench.report.tables.forms import (
     FORMS,
     Direction,

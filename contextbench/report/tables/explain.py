@@ -17,19 +17,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from contextbench.config.differences import differences
 from contextbench.config.fingerprints import named
 from contextbench.config.protocols import Protocol
 from contextbench.papers.published import PublishedScore
 from contextbench.papers.recipes import Fact, facts_of, score_for
 from contextbench.records.comparability import dataset_name, sampling_of
-from contextbench.records.schemas import (
-    Areas,
-    RecordError,
-    RunRecord,
-    differences,
-    read_areas,
-    read_run,
-)
+from contextbench.records.counts import Areas, read_areas
+from contextbench.records.runs import RunRecord, read_run
+from contextbench.records.stored import RecordError
 from contextbench.report.ranking_text import draws_of
 from contextbench.report.tables.render import ABSENT, fixed
 from contextbench.statistics.intervals import Interval, PairStatistics, Ranking, Resampling, rank

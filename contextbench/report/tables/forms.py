@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from contextbench.records.comparability import device_name
-from contextbench.records.schemas import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord
 
 FORMS = ("reference", "fast")
 RATIO_LEVEL = 0.95

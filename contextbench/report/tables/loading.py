@@ -7,7 +7,8 @@ from statistics import median
 from rich.console import Group
 from rich.text import Text
 
-from contextbench.records.schemas import NOTABLE_WAIT, LoaderRecord, Pace, WorkersPace
+from contextbench.records.loading import LoaderRecord, Pace, WorkersPace
+from contextbench.records.runs import NOTABLE_WAIT
 from contextbench.report.tables.render import ConsoleTable, fixed
 
 

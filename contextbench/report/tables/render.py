@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from contextbench.config.protocols import ConfigError, nearest
+from contextbench.config.files import ConfigError, nearest
 from contextbench.system.files import write_text
 from contextbench.system.text import one_line, printable
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from contextbench.config.protocols import ConfigError
+from contextbench.config.files import ConfigError
 from contextbench.report.tables.render import (
     ConsoleTable,
     bullets,

@@ -1,0 +1,22 @@
+"""Where two nested mappings differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys in which two nested mappings differ, with both values."""
+    one, two = _flat(left), _flat(right)
+    missing = "(not set)"
+    pairs = {key: (one.get(key, missing), two.get(key, missing)) for key in {**one, **two}}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,38 @@
+"""What files of settings are made of: frozen models, and numbers within their limits."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+LARGEST_SCALE = 100.0  # of images, against their own size
+LARGEST_SIDE = 2**16  # pixels
+LARGEST_RATE = 1e30  # times the largest `head_lr_factor` still a number in float32
+LARGEST_SEED = 2**63 - 1
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Size = tuple[Side, Side]  # height, width in pixels
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a loss term, of a class
+Factor = Annotated[float, Field(gt=0, le=LARGEST_SCALE)]
+
+
+class Frozen(BaseModel):
+    """What is read from a file: immutable, numbers are finite, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+LATER: dict[str, JsonValue] = {"later": True}
+"""Marks options that came after records were published: a fingerprint holds them only where they
+are not at their default, which is what the code did before it had them."""
+
+
+def without_later_defaults(model: BaseModel) -> dict[str, Any]:
+    """`model` as plain data, less the options marked `LATER` that are at their default."""
+    content = model.model_dump(mode="json")
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if field.json_schema_extra == LATER and value == field.default:
+            del content[name]
+        elif isinstance(value, BaseModel):
+            content[name] = without_later_defaults(value)
+    return content

@@ -1,0 +1,39 @@
+"""Values of a file of settings that are changed one by one: `key.key=value`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from contextbench.config.files import ConfigError
+from contextbench.config.safe_yaml import parse_yaml
+from contextbench.system.reading import given, why
+
+
+def all_overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        content = _overridden(content, override)
+    return content
+
+
+def _overridden(content: Mapping[str, Any], override: str) -> dict[str, Any]:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise ConfigError(f"--set {given(override)}: write it as key.key=value")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--set {given(override)}: the value is not YAML: {why(error)}"
+        ) from error
+    return _replaced(content, dotted.split("."), value, override)
+
+
+def _replaced(
+    content: Mapping[str, Any], keys: Sequence[str], value: Any, override: str
+) -> dict[str, Any]:
+    first, *rest = keys
+    if not rest:
+        return {**content, first: value}
+    inner = content.get(first, {})
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"--set {given(override)}: {first!r} holds a value, not keys")
+    return {**content, first: _replaced(inner, rest, value, override)}
