@@ -30,21 +30,16 @@ from contextbench.records.history import read_history
 from contextbench.records.profiles import read_head_profile, read_profile
 from contextbench.records.runs import read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
-from contextbench.report.bundle import subject
 from contextbench.report.collection import collect
-from contextbench.report.figures.scaling import scaling_console
+from contextbench.report.comparison import comparison_table, per_class_table
 from contextbench.report.page import render_page
-from contextbench.report.tables.comparison import (
-    comparison_table,
-    per_class_table,
-    render_console,
-    render_markdown,
-)
+from contextbench.report.tables.comparison import comparison_sheet
 from contextbench.report.tables.explain import explain_runs
-from contextbench.report.tables.layout import render_latex
+from contextbench.report.tables.scaling import scaling_sheet
 from contextbench.system.errors import UserError
 from heads import HEADS
 from tests.report import head_records, pages, records
+from tests.report.printed import render_latex, render_markdown
 
 FEW = settings(
     max_examples=30,
@@ -125,11 +120,11 @@ def shown(run_folder: Path) -> None:
     """What every command makes of a folder, less what is drawn."""
     collection = collect(run_folder)
     table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
-    Console(file=io.StringIO(), width=80).print(render_console(table))
+    Console(file=io.StringIO(), width=80).print(comparison_sheet(table))
     render_markdown(table, collection.notes)
     render_latex(table, collection.notes)
     per_class_table(collection.runs)
-    subject(collection.runs[0])
+    assert collection.subject
     examples = read_examples(run_folder, len(collection.runs[0].labels.classes))
     render_page([(collection, examples)])
 
@@ -183,13 +178,13 @@ def check_profile(folder: Path, content: bytes) -> None:
     (folder / "profile.json").write_bytes(content)
     profile = read_profile(folder / "profile.json")
     table = comparison_table(WHOLE.runs, profile)
-    Console(file=io.StringIO(), width=80).print(render_console(table))
+    Console(file=io.StringIO(), width=80).print(comparison_sheet(table))
     render_page([(WHOLE.__class__(WHOLE.runs, profile), None)])
 
 
 def check_forms(folder: Path, content: bytes) -> None:
     (folder / "forms.json").write_bytes(content)
-    Console(file=io.StringIO()).print(scaling_console(read_head_profile(folder / "forms.json")))
+    Console(file=io.StringIO()).print(scaling_sheet(read_head_profile(folder / "forms.json")))
 
 
 def check_file(read: Callable[[Path], object]) -> Callable[[Path, bytes], None]:

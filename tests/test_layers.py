@@ -212,6 +212,25 @@ def test_computing_never_imports_drawing() -> None:
     assert found == set()
 
 
+def test_facts_of_a_report_never_import_what_renders_them() -> None:
+    rendering = tuple(
+        f"contextbench.report.{part}" for part in ("tables", "figures", "page", "papers", "bundle")
+    )
+    facts = {
+        name: source
+        for name, source in BENCH_SOURCES.items()
+        if name.startswith("contextbench.report.") and not name.startswith(rendering)
+    }
+    assert {"contextbench.report.collection", "contextbench.report.plots"} <= set(facts)
+    found = {
+        f"{name} imports {other}"
+        for name, source in facts.items()
+        for other in imported(everywhere(source), BENCH_SOURCES)
+        if other.startswith(rendering)
+    }
+    assert found == set()
+
+
 def loaded_with(module: str, direct: Mapping[str, set[str]]) -> set[str]:
     """First names of all that is loaded when a module is."""
     seen: set[str] = set()

@@ -56,7 +56,7 @@ def ablate(
     """
     with guarded(resume=not report_only):
         from contextbench.report.papers.ablations import (
-            ablation_console,
+            ablation_sheet,
             ablation_table,
             write_ablation,
         )
@@ -77,6 +77,6 @@ def ablate(
         if as_json:
             print_rows(table.frame)
         else:
-            console.print(ablation_console(table))
+            console.print(ablation_sheet(table))
             print_paths(paths)
         exit_for([run for row in rows for run in row.runs.values()])

@@ -180,20 +180,21 @@ def _show_loading(record: LoaderRecord, out: Path | None, as_json: bool) -> None
 
 
 def _show_models(record: ProfileRecord, out: Path | None, as_json: bool) -> None:
-    from contextbench.report.tables.comparison import cost_table, render_console
+    from contextbench.report.comparison import cost_table
+    from contextbench.report.tables.comparison import comparison_sheet
 
     if out is not None:
         write_model(out / "profile.json", record)
     if as_json:
         print_json(record.model_dump(mode="json"))
         return
-    console.print(render_console(cost_table(record)))
+    console.print(comparison_sheet(cost_table(record)))
 
 
 def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.bundle import write_head_report
-    from contextbench.report.figures.scaling import scaling_console
-    from contextbench.report.tables.complexity import form_console, form_table
+    from contextbench.report.tables.forms import form_console, form_table
+    from contextbench.report.tables.scaling import scaling_sheet
 
     if out is not None:
         write_head_report(record, out)
@@ -202,4 +203,4 @@ def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> N
         return
     console.print(form_console(form_table(record)))
     if record.sizes > 1:
-        console.print(scaling_console(record))
+        console.print(scaling_sheet(record))

@@ -146,13 +146,13 @@ def _split_line(split: dict[str, Any]) -> str:
 
 def _class_table(splits: list[dict[str, Any]]) -> RenderableType:
     """Share of each class in the labelled pixels of each split."""
-    from contextbench.report.tables.render import ConsoleTable
+    from contextbench.report.tables.sheet import Sheet
 
     rows = [
         [name, *(f"{100 * split['shares'][name]:.3f}" for split in splits)]
         for name in (splits[0]["shares"] if splits else ())
     ]
-    return ConsoleTable(["class", *(f"{split['split']} %" for split in splits)], rows)
+    return Sheet.plain(["class", *(f"{split['split']} %" for split in splits)], rows)
 
 
 def _shares_of(counts: dict[str, int]) -> str:

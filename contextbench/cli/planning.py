@@ -21,6 +21,7 @@ from contextbench.cli.shared import (
 )
 from contextbench.config.files import ConfigError
 from contextbench.papers.published import refer
+from contextbench.report.words import ABSENT, fixed
 
 if TYPE_CHECKING:
     from contextbench.runs.plan import ComparisonPlan, HeadPlan
@@ -163,13 +164,13 @@ def _evaluation(plan: "ComparisonPlan") -> str:
 
 
 def _plan_table(plan: "ComparisonPlan") -> RenderableType:
-    from contextbench.report.tables.render import ConsoleTable
+    from contextbench.report.tables.sheet import Sheet
 
     timed = any(head.forecast.step_ms for head in plan.heads)
     header = ["head", "cells", "params\nM", "MACs\na pass\nG"]
     header += ["training\nmemory\nGiB", "evaluation\nmemory\nGiB"]
     header += ["step\nms", "pass\nms", "hours\na cell"] if timed else []
-    return ConsoleTable(header, [_plan_row(head, timed) for head in plan.heads], wrapped=(1,))
+    return Sheet.plain(header, [_plan_row(head, timed) for head in plan.heads], left=["cells"])
 
 
 def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
@@ -193,8 +194,6 @@ def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
 
 
 def _scaled(value: float | None, unit: float, decimals: int) -> str:
-    from contextbench.report.tables.render import ABSENT, fixed
-
     return ABSENT if value is None else fixed(value / unit, decimals)
 
 

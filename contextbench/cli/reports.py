@@ -11,6 +11,7 @@ from contextbench.records.examples import read_examples
 from contextbench.records.profiles import read_head_profile
 from contextbench.records.runs import find_runs
 from contextbench.report.collection import collect
+from contextbench.report.insight import judge
 
 if TYPE_CHECKING:
     from contextbench.report.figures.style import Format
@@ -86,12 +87,8 @@ def insight(
     Example: contextbench insight results/probe -o insight.md
     """
     with guarded(resume=True):
-        from contextbench.report.insight import judge
-        from contextbench.report.tables.insight import (
-            insight_console,
-            insight_json,
-            write_insight,
-        )
+        from contextbench.report.bundle import write_insight
+        from contextbench.report.tables.insight import insight_json, insight_sheet
 
         judged = judge(collect(results), baseline=baseline)
         written = [] if out is None else write_insight(judged, out)
@@ -100,7 +97,7 @@ def insight(
         elif out is not None:
             print_paths(written)
         else:
-            console.print(insight_console(judged))
+            console.print(insight_sheet(judged))
             for caution in judged.cautions:
                 console.print(f"note: {caution}", markup=False, highlight=False, soft_wrap=True)
 

@@ -175,14 +175,13 @@ def listed(text: str, option: str) -> list[str]:
 
 
 def print_comparison(collection: "Collection", as_json: bool) -> None:
-    from contextbench.report.tables.comparison import comparison_table, render_console
-    from contextbench.report.tables.render import counted
+    from contextbench.report.tables.comparison import printed_comparison
 
-    table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
+    table = printed_comparison(collection.table)
     if as_json:
-        print_rows(counted(table))
+        print_rows(table.rows())
         return
-    console.print(render_console(table))
+    console.print(table.sheet())
     print_notes(collection.notes, console)
 
 

@@ -1,7 +1,6 @@
 """The command that sets tables: of a paper beside this code's numbers, or of records."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +28,7 @@ from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
 
 if TYPE_CHECKING:
-    from contextbench.report.tables.sheet import Heading
+    from contextbench.report.tables.printing import PrintedTable
 
 
 class TableFormat(StrEnum):
@@ -51,16 +50,10 @@ class Wanted:
     out: Path | None
     as_json: bool
 
-    def by_name(self, headings: "Sequence[Heading]") -> "Wanted":
-        """The same with columns by name that were called by a heading."""
-        from contextbench.report.tables.sheet import column_names
-
-        columns = self.columns and column_names(self.columns, headings)
-        if self.order is None:
-            return replace(self, columns=columns)
-        sign = "-" * self.order.startswith("-")
-        (name,) = column_names([self.order.removeprefix("-")], headings)
-        return replace(self, columns=columns, order=sign + name)
+    @property
+    def for_programs(self) -> bool:
+        """Whether nothing but the table may be on standard output."""
+        return self.as_json or self.form is TableFormat.CSV
 
 
 def table(
@@ -120,60 +113,42 @@ def table(
 
 
 def _compare(folder: Path, wanted: Wanted) -> None:
-    from contextbench.report.tables import layout
-    from contextbench.report.tables.comparison import comparison_table
-    from contextbench.report.tables.render import counted, csv_text, select, sort_rows
+    from contextbench.report.tables.comparison import printed_comparison
 
     collection = collect(folder)
-    rows = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
-    wanted = wanted.by_name(layout.headings(rows))
-    if wanted.order is not None:
-        rows = sort_rows(rows, wanted.order, layout.printable(rows), "head")
-    if wanted.out is not None:
-        layout.write_tables(rows, collection.notes, wanted.out, wanted.columns)
-    if wanted.as_json:
-        print_rows(counted(select(rows, "head", wanted.columns)))
-    elif wanted.form is TableFormat.CSV:
-        print_text(csv_text(select(rows, "head", wanted.columns)))
-    elif wanted.form is TableFormat.MARKDOWN:
-        print_text(layout.render_markdown(rows, collection.notes, wanted.columns))
-        return
-    elif wanted.form is TableFormat.LATEX:
-        print_text(layout.render_latex(rows, collection.notes, wanted.columns))
-        return
-    else:
-        console.print(layout.render_console(rows, wanted.columns))
-    machine = wanted.as_json or wanted.form is TableFormat.CSV
-    print_notes(collection.notes, errors if machine else console)
+    _print(printed_comparison(collection.table, collection.notes), wanted)
+    if wanted.for_programs or wanted.form is TableFormat.CONSOLE:
+        print_notes(collection.notes, errors if wanted.for_programs else console)
 
 
 def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
-    from contextbench.report.papers import complexity as papers
-    from contextbench.report.tables.render import counted, select, sort_rows
+    from contextbench.report.papers.complexity import paper_table, printed_paper
     from heads import HEADS
 
     spec = load_table(name, HEADS)
     published = load_published(spec)
     costs = read_head_profile(record) if record is not None else _sampled(spec, *sampling)
-    rows = papers.paper_table(spec, published, costs)
-    wanted = wanted.by_name(papers.headings(rows))
-    if wanted.order is not None:
-        rows = sort_rows(rows, wanted.order, papers.printable(rows), "label")
+    _print(printed_paper(spec, paper_table(spec, published, costs)), wanted)
     if wanted.out is not None:
         write_model(wanted.out / f"{spec.name}.json", costs)
-        papers.write_paper(spec, rows, wanted.out, wanted.columns)
+
+
+def _print(table: "PrintedTable", wanted: Wanted) -> None:
+    table, columns = table.sorted_by(wanted.order), table.called(wanted.columns)
+    if wanted.out is not None:
+        table.write(wanted.out, columns)
     if wanted.as_json:
-        print_rows(counted(select(rows, "label", wanted.columns), papers.COUNTS))
+        print_rows(table.rows(columns))
     elif wanted.form is TableFormat.CSV:
-        print_text(papers.paper_csv(rows, wanted.columns))
+        print_text(table.csv(columns))
     elif wanted.form is TableFormat.MARKDOWN:
-        print_text(papers.paper_markdown(rows, wanted.columns))
+        print_text(table.markdown(columns))
     elif wanted.form is TableFormat.LATEX:
-        print_text(papers.paper_latex(spec, rows, wanted.columns))
+        print_text(table.latex(columns))
     else:
-        console.print(papers.paper_console(rows, wanted.columns))
+        console.print(table.sheet(columns))
 
 
 def _sampled(spec: TableSpec, rounds: int, precision: str, device: str) -> HeadProfileRecord:

@@ -3,39 +3,52 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from contextbench.records.examples import Examples
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadProfileRecord
-from contextbench.records.runs import RunRecord
 from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
-from contextbench.report.figures import plots
-from contextbench.report.figures.disagreement import disagreement_grid
-from contextbench.report.figures.scaling import write_scaling
-from contextbench.report.tables.comparison import (
-    comparison_table,
-    group_columns,
-    per_class_markdown,
-    per_class_table,
-    render_markdown,
-    write_csv,
+from contextbench.report.columns import write_csv
+from contextbench.report.figures.examples import disagreement_grid, prediction_grid
+from contextbench.report.figures.heatmaps import class_figure, gain_figure, group_figure
+from contextbench.report.figures.insight import insight_figure
+from contextbench.report.figures.plots import (
+    loss_figure,
+    scaling_figure,
+    tradeoff,
+    tradeoff_grid,
 )
-from contextbench.report.tables.complexity import write_forms
-from contextbench.statistics.intervals import Ranking, rank
+from contextbench.report.figures.stability import paired_differences, rank_stability
+from contextbench.report.figures.style import (
+    FORMATS,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    WIDTHS,
+    Format,
+    Width,
+    save,
+)
+from contextbench.report.heat import BASELINE, class_heat, group_heat
+from contextbench.report.insight import Insight, InsightError
+from contextbench.report.looks import shortened
+from contextbench.report.losses import losses_of
+from contextbench.report.samples import forms_of
+from contextbench.report.tables.comparison import per_class_sheet, printed_comparison
+from contextbench.report.tables.forms import write_forms
+from contextbench.report.tables.insight import insight_markdown
+from contextbench.report.tables.scaling import write_scaling
+from contextbench.report.tables.sheet import sheet_markdown
+from contextbench.report.tradeoffs import MAIN, plottable
 from contextbench.system.files import OutputError, write_text
 from contextbench.system.interrupt import Interrupted
 
-FILE_NAMES: dict[plots.Cost, str] = {
-    "macs": "tradeoff-macs",
-    "latency_ms": "tradeoff-latency",
-    "inference_memory_bytes": "tradeoff-memory",
-    "parameters": "tradeoff-parameters",
-}
-FORMATS = plots.FORMATS
+FILE_NAMES = dict(zip(MAIN, ("macs", "latency", "memory", "parameters"), strict=True))
+FIGURES = FORMATS  # of the figures of a comparison
 MOST_IMAGES = 12  # in a figure
+
+Figures = Iterator[tuple[str, Figure]]  # with file names
 
 
 def write_report(
@@ -43,8 +56,8 @@ def write_report(
     examples: Examples | None,
     folder: Path,
     *,
-    width: plots.Width | None = None,
-    formats: Sequence[plots.Format] = FORMATS,
+    width: Width | None = None,
+    formats: Sequence[Format] = FORMATS,
     failures: list[str] | None = None,
 ) -> list[Path]:
     """Write `table.csv`, `table.md`, `per_class.csv` and `figures/NAME.FORMAT`; return the paths.
@@ -54,25 +67,18 @@ def write_report(
     drawing is added to `failures`, and the figures after it are drawn; without `failures` it is
     raised. Raises as `comparison_table` does, and `OutputError` when a file cannot be written.
     """
-    runs, profile = collection.runs, collection.profile
-    table = comparison_table(runs, profile, ranking=collection.ranking)
-    per_class = per_class_table(runs)
-    title = subject(runs[0])
+    printed = printed_comparison(collection.table, collection.notes)
     csv, markdown, classes = (folder / n for n in ("table.csv", "table.md", "per_class.csv"))
-    write_csv(table, csv)
-    write_csv(per_class, classes)
-    sections = [
-        f"# {title}",
-        render_markdown(table, collection.notes).strip(),
-        "## Classes",
-        per_class_markdown(per_class),
-    ]
+    write_text(csv, printed.csv())
+    write_csv(collection.per_class, classes)
+    per_class = sheet_markdown(per_class_sheet(collection.per_class))
+    sections = [f"# {collection.subject}", printed.markdown().strip(), "## Classes", per_class]
     write_text(markdown, "\n\n".join(sections))
     written = [csv, markdown, classes]
-    for group in _figures(collection, table, examples, width) if formats else ():
+    for group in _figures(collection, examples, width) if formats else ():
         try:
             for name, figure in group:
-                written += plots.save(figure, folder / "figures", name, formats)
+                written += save(figure, folder / "figures", name, formats)
         except (OutputError, Interrupted):
             raise
         except Exception as error:
@@ -83,123 +89,97 @@ def write_report(
 
 
 def write_head_report(
-    record: HeadProfileRecord, folder: Path, *, formats: Sequence[plots.Format] = plots.FORMATS
+    record: HeadProfileRecord, folder: Path, *, formats: Sequence[Format] = FORMATS
 ) -> list[Path]:
     """The record of heads alone, and all that is made of it; the paths of the latter."""
     write_model(folder / "profile.json", record)
     written = write_forms(record, folder)
-    return [*written, *(write_scaling(record, folder, formats=formats) if record.sizes > 1 else [])]
+    if record.sizes > 1:
+        written += write_scaling(record, folder)
+        for form in forms_of(record):
+            written += save(scaling_figure(record, form), folder, f"scaling-{form}", formats)
+    return written
 
 
-def subject(run: RunRecord) -> str:
-    """What a comparison is about, as its title."""
-    dataset = run.protocol.get("dataset")
-    name = dataset.get("name") if isinstance(dataset, dict) else None
-    protocol = f"protocol {run.protocol_name}"
-    return f"{name}, {protocol}" if name else protocol
+def write_insight(insight: Insight, path: Path) -> list[Path]:
+    """Write the page and, beside it under the same name, its figure; return the paths.
 
-
-Figures = Iterator[tuple[str, Figure]]  # with file names
+    Raises `InsightError` for a name that does not end in `.md`, `OutputError` when a file cannot be
+    written.
+    """
+    if path.suffix != ".md":
+        raise InsightError(f"-o {path}: the page is Markdown; write a name that ends in .md")
+    figures = save(insight_figure(insight), path.parent, path.stem)
+    write_text(path, insight_markdown(insight, figures[0].name))
+    return [path, *figures]
 
 
 def _figures(
-    collection: Collection,
-    table: pd.DataFrame,
-    examples: Examples | None,
-    width: plots.Width | None,
+    collection: Collection, examples: Examples | None, width: Width | None
 ) -> list[Figures]:
     """Every figure that has something to show, in groups that are drawn independently."""
-    title = subject(collection.runs[0])
-    inches = None if width is None else plots.WIDTHS[width]
+    inches = None if width is None else WIDTHS[width]
     return [
-        _tradeoffs(table, collection.ranking, title, inches),
-        _of_ranking(collection.ranking, title, inches),
-        _of_classes(collection, table, title, inches),
-        _of_training(collection, title, inches),
-        _of_examples(collection, examples, title, inches),
+        _tradeoffs(collection, inches),
+        _of_ranking(collection, inches),
+        _of_classes(collection, inches),
+        _of_training(collection, inches),
+        _of_examples(collection, examples, inches),
     ]
 
 
-def _of_training(collection: Collection, title: str, width: float | None) -> Figures:
-    if any(entries for seeds in collection.histories.values() for entries in seeds.values()):
-        loss = plots.loss_curves(
-            collection.histories, f"Training loss: {title}", width=width or plots.ONE_COLUMN
-        )
-        yield "loss", loss
-
-
-def _of_examples(
-    collection: Collection, examples: Examples | None, title: str, width: float | None
-) -> Figures:
-    if examples is not None and examples.images and examples.predictions:
-        shown = examples.spread(MOST_IMAGES)
-        yield "predictions", _predictions(shown, collection.runs[0], title, width)
-        if len(examples.predictions) > 1:
-            title = f"Where heads differ: {title}"
-            yield "disagreement", disagreement_grid(shown, title, width=width or plots.TWO_COLUMNS)
-
-
-def _tradeoffs(
-    table: pd.DataFrame, ranking: Ranking | None, subject: str, width: float | None
-) -> Figures:
-    title = f"Accuracy and cost: {subject}"
-    costs = [cost for cost in plots.COSTS if not plots.plottable(table, cost).empty]
+def _tradeoffs(collection: Collection, width: float | None) -> Figures:
+    table, ranking = collection.table, collection.ranking
+    title = f"Accuracy and cost: {collection.subject}"
+    costs = [cost for cost in MAIN if not plottable(table, cost).empty]
     for cost in costs:
-        figure = plots.tradeoff(
-            table, cost, title, ranking=ranking, width=width or plots.ONE_COLUMN
-        )
-        yield FILE_NAMES[cost], figure
+        narrow = width or ONE_COLUMN
+        figure = tradeoff(table, cost, title, ranking=ranking, width=narrow)
+        yield f"tradeoff-{FILE_NAMES[cost]}", figure
     if costs:
-        width = width or plots.TWO_COLUMNS
-        yield "tradeoff", plots.tradeoff_grid(table, title, ranking=ranking, width=width)
+        wide = width or TWO_COLUMNS
+        yield "tradeoff", tradeoff_grid(table, title, ranking=ranking, width=wide)
 
 
-def _of_ranking(ranking: Ranking | None, subject: str, width: float | None) -> Figures:
+def _of_ranking(collection: Collection, width: float | None) -> Figures:
+    ranking, subject = collection.ranking, collection.subject
     scored = [each.head for each in ranking.heads if each.miou.estimate >= 0] if ranking else []
     if ranking is None or len(scored) < 2:
         return
-    yield "ranks", plots.rank_stability(ranking, f"Stability of ranks: {subject}", width=width)
-    for reference in dict.fromkeys([scored[0], *(head for head in scored if head == "fcn")]):
+    yield "ranks", rank_stability(ranking, f"Stability of ranks: {subject}", width=width)
+    for reference in dict.fromkeys([scored[0], *(head for head in scored if head == BASELINE)]):
         name = "differences" if reference == scored[0] else f"differences-{reference}"
-        title = f"mIoU against {plots.shortened(reference, plots.LONGEST)}: {subject}"
-        figure = plots.paired_differences(ranking, title, reference=reference, width=width)
-        yield name, figure
+        title = f"mIoU against {shortened(reference)}: {subject}"
+        yield name, paired_differences(ranking, title, reference=reference, width=width)
 
 
-def _of_classes(
-    collection: Collection, table: pd.DataFrame, subject: str, width: float | None
-) -> Figures:
-    scored = int(table["miou"].notna().sum())
-    if scored and group_columns(table):
-        rankings = _group_rankings(collection)
+def _of_classes(collection: Collection, width: float | None) -> Figures:
+    subject = collection.subject
+    groups, classes = group_heat(collection), class_heat(collection.per_class)
+    if groups is not None:
+        ranking = next(iter(collection.group_rankings.values()), None)
         title = f"IoU of groups of classes: {subject}"
-        yield "groups", plots.group_table_plot(table, title, rankings=rankings, width=width)
-    if scored:
-        title = f"IoU of classes: {subject}"
-        yield "per-class", plots.per_class_heatmap(collection.runs, title, width=width)
-    if scored > 1:
-        title = f"Gain by class: {subject}"
-        figure = plots.per_class_difference(collection.runs, title, width=width)
-        yield "per-class-difference", figure
+        yield "groups", group_figure(groups, ranking, title, width=width)
+    if classes is not None:
+        yield "per-class", class_figure(classes, f"IoU of classes: {subject}", width=width)
+        if len(classes.columns) > 1:
+            figure = gain_figure(classes, f"Gain by class: {subject}", width=width)
+            yield "per-class-difference", figure
 
 
-def _group_rankings(collection: Collection) -> dict[str, Ranking]:
-    """A ranking by each group of classes alone; none where the runs have none."""
-    if collection.ranking is None:
-        return {}
-    return {
-        group: rank(collection.areas, sampling=collection.sampling, classes=classes)
-        for group, classes in collection.runs[0].labels.groups.items()
-    }
+def _of_training(collection: Collection, width: float | None) -> Figures:
+    losses = losses_of(collection.histories)
+    if losses is not None:
+        title = f"Training loss: {collection.subject}"
+        yield "loss", loss_figure(losses, title, width=width or ONE_COLUMN)
 
 
-def _predictions(examples: Examples, run: RunRecord, subject: str, width: float | None) -> Figure:
-    return plots.prediction_grid(
-        examples.images,
-        examples.truths,
-        examples.predictions,
-        run.labels,
-        f"Predictions: {subject}",
-        names=examples.names,
-        width=width or plots.TWO_COLUMNS,
-    )
+def _of_examples(collection: Collection, examples: Examples | None, width: float | None) -> Figures:
+    if examples is None or not examples.images or not examples.predictions:
+        return
+    shown, wide = examples.spread(MOST_IMAGES), width or TWO_COLUMNS
+    title = f"Predictions: {collection.subject}"
+    yield "predictions", prediction_grid(shown, collection.labels, title, width=wide)
+    if len(examples.predictions) > 1:
+        title = f"Where heads differ: {collection.subject}"
+        yield "disagreement", disagreement_grid(shown, title, width=wide)

@@ -1,12 +1,14 @@
 """All records of one comparison, read once for whatever is made of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contextbench.config.sampling import Sampling
+from contextbench.records.classes import LabelInfo
 from contextbench.records.comparability import (
     by_head,
     check_comparable,
@@ -19,8 +21,12 @@ from contextbench.records.history import read_history
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord, cell_folder, find_runs, read_run
 from contextbench.records.stored import RecordError
+from contextbench.report.words import status_text
 from contextbench.statistics.intervals import Ranking, rank
 from contextbench.system.reading import exists
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
 """head -> seed -> entries of `history.jsonl`"""
@@ -31,7 +37,7 @@ AreasOfRuns = Mapping[str, Mapping[int, Areas]]
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs of one protocol, with what lies beside their records."""
+    """Runs of one protocol, with what lies beside their records, and what follows from them."""
 
     runs: Sequence[RunRecord]
     profile: ProfileRecord | None = None
@@ -40,28 +46,72 @@ class Collection:
     warnings: Sequence[str] = ()  # files that could not be used, one sentence each
 
     @property
+    def labels(self) -> LabelInfo:
+        """Classes, their colours and their groups."""
+        return self.runs[0].labels
+
+    @property
     def sampling(self) -> Sampling:
         """Which images belong together."""
         return sampling_of(self.runs[0])
+
+    @property
+    def subject(self) -> str:
+        """Dataset and protocol, as a title."""
+        dataset = self.runs[0].protocol.get("dataset")
+        name = dataset.get("name") if isinstance(dataset, dict) else None
+        protocol = f"protocol {self.runs[0].protocol_name}"
+        return f"{name}, {protocol}" if name else protocol
+
+    @property
+    def images(self) -> int | None:
+        """How many were evaluated; None where no run was."""
+        return next((run.evaluated_images for run in self.runs if run.evaluated_images), None)
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """A row a head, best first, with all numbers: see `comparison_table`."""
+        from contextbench.report.comparison import comparison_table
+
+        return comparison_table(self.runs, self.profile, ranking=self.ranking)
+
+    @cached_property
+    def per_class(self) -> "pd.DataFrame":
+        """A row a class: see `per_class_table`."""
+        from contextbench.report.comparison import per_class_table
+
+        return per_class_table(self.runs)
 
     @property
     def ranking(self) -> Ranking | None:
         """What the split can say of the heads that have areas; None where it can say nothing."""
         return self._ranked if isinstance(self._ranked, Ranking) else None
 
+    @cached_property
+    def group_rankings(self) -> dict[str, Ranking]:
+        """A ranking by each group of classes alone; none where it can say nothing."""
+        rankings = {}
+        for group, classes in self.labels.groups.items() if self.ranking else ():
+            with suppress(RecordError):
+                rankings[group] = rank(self.areas, sampling=self.sampling, classes=classes)
+        return rankings
+
     @property
-    def all_warnings(self) -> list[str]:
-        """`warnings`, then the cautions of the ranking or why there is none."""
-        ranked = self._ranked
-        return [*self.warnings, *([ranked] if isinstance(ranked, str) else ranked.cautions)]
+    def cautions(self) -> list[str]:
+        """What limits the comparison, one sentence each: of the records, then of the ranking."""
+        ranked = [self._ranked] if isinstance(self._ranked, str) else self._ranked.cautions
+        found = (*warnings_for(self.runs, self.profile), *self.warnings, *ranked)
+        return list(dict.fromkeys(found))
+
+    @property
+    def uncounted(self) -> list[str]:
+        """Sentences on operators that are in no count of costs."""
+        return uncounted_operators(self.runs, self.profile)
 
     @property
     def notes(self) -> list[str]:
-        """One sentence each: what limits the comparison, of the records and `all_warnings`; last,
-        what is in no count of costs.
-        """
-        cautions = [*warnings_for(self.runs, self.profile), *self.all_warnings]
-        return [*cautions, *uncounted_operators(self.runs, self.profile)]
+        """`cautions`, then `uncounted`."""
+        return [*self.cautions, *self.uncounted]
 
     @cached_property
     def _ranked(self) -> Ranking | str:
@@ -97,6 +147,14 @@ def assemble(out: Path, runs: Sequence[RunRecord], profile: ProfileRecord | None
     """`runs` that lie below `out`, with their histories and areas. Raises as `collect` does."""
     cells = {cell_folder(out, r.protocol_name, r.head_name, r.seed): r for r in runs}
     return _collected(cells, profile)
+
+
+def run_note(run: RunRecord) -> str:
+    """Why a run has no scores; empty where it has them."""
+    if run.status == "done":
+        return "" if run.totals is not None else "not evaluated"
+    outcome = f"{status_text(run.status)} at step {run.steps}"
+    return f"{outcome} ({run.failure.cause})" if run.failure else outcome
 
 
 def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -> Collection:

@@ -12,7 +12,6 @@ from contextbench.config.sampling import INDEPENDENT, Sampling
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.report.collection import Collection, collect
-from contextbench.report.tables.comparison import comparison_table
 from contextbench.statistics import intervals
 from contextbench.statistics.draws import Resampling
 from contextbench.statistics.intervals import Ranking
@@ -64,7 +63,7 @@ def read_results(folder: str | Path) -> pd.DataFrame:
 
 def results_frame(collection: Collection) -> pd.DataFrame:
     """As `read_results`, of runs that are read already."""
-    table = comparison_table(collection.runs, collection.profile, ranking=collection.ranking)
+    table = collection.table.copy()
     table.attrs["notes"] = list(collection.notes)
     return table
 

@@ -13,10 +13,9 @@ from functools import partial
 from typing import Literal
 
 from contextbench.config.files import nearest
-from contextbench.report.bundle import subject
 from contextbench.report.collection import Collection
+from contextbench.report.rankings import difference_to, statistics_of
 from contextbench.statistics.intervals import (
-    HeadStatistics,
     Interval,
     Ranking,
     Resampling,
@@ -93,7 +92,7 @@ def judge(
     where the heads were not evaluated on the same images.
     """
     _check(collection, baseline)
-    labels, areas = collection.runs[0].labels, collection.areas
+    labels, areas = collection.labels, collection.areas
     ranked = partial(rank, areas, sampling=collection.sampling, resampling=resampling)
     overall = ranked()
     heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
@@ -101,7 +100,8 @@ def judge(
     comparisons = _comparisons(rankings, heads)
     cells = {}
     for (group, ranking), head in itertools.product(rankings.items(), heads):
-        own = _statistics(ranking, head)
+        own = statistics_of(ranking, head)
+        assert own is not None  # every head with areas is ranked
         seeds = {
             seed: miou_interval(
                 [areas[head][seed]],
@@ -113,7 +113,7 @@ def judge(
         }
         cells[head, group] = Cell(own.miou, own.seeds, seeds, comparisons.get((head, group)))
     return Insight(
-        subject=subject(collection.runs[0]),
+        subject=collection.subject,
         baseline=baseline,
         groups={g: [labels.classes[k] for k in members] for g, members in labels.groups.items()},
         heads=heads,
@@ -125,11 +125,11 @@ def judge(
 
 
 def _check(collection: Collection, baseline: str) -> None:
-    run, heads = collection.runs[0], collection.areas
-    if not run.labels.groups:
+    heads = collection.areas
+    if not collection.labels.groups:
         raise InsightError(
-            f"the records of {subject(run)} have no groups of classes to judge heads by; of the "
-            f"datasets that come with contextbench, these have: {', '.join(GROUPED_DATASETS)}"
+            f"the records of {collection.subject} have no groups of classes to judge heads by; of "
+            f"the datasets that come with contextbench, these have: {', '.join(GROUPED_DATASETS)}"
         )
     if baseline not in heads:
         raise InsightError(
@@ -153,10 +153,10 @@ def _comparisons(
 
 
 def _comparison(ranking: Ranking, head: str, baseline: str, holm_p_value: float) -> Comparison:
-    own, other = _statistics(ranking, head), _statistics(ranking, baseline)
-    pair = ranking.pair(head, baseline)
-    estimate, low, high = pair.difference
-    difference = pair.difference if pair.first == head else Interval(-estimate, -high, -low)
+    own, other = (statistics_of(ranking, name) for name in (head, baseline))
+    assert own is not None  # every head with areas is ranked
+    assert other is not None
+    difference = difference_to(ranking, head, baseline)
     contests = list(itertools.product(own.seeds.values, other.seeds.values))
     wins, losses = sum(a > b for a, b in contests), sum(a < b for a, b in contests)
     verdict: Verdict = "undecided"
@@ -167,10 +167,6 @@ def _comparison(ranking: Ranking, head: str, baseline: str, holm_p_value: float)
         elif losses == len(contests):
             verdict = "worse"
     return Comparison(difference, holm_p_value, wins, losses, len(contests), verdict)
-
-
-def _statistics(ranking: Ranking, head: str) -> HeadStatistics:
-    return next(each for each in ranking.heads if each.head == head)
 
 
 def _unjudged(collection: Collection) -> Iterable[str]:

@@ -21,7 +21,7 @@ from contextbench.records.failures import Failure
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError, write_model
-from contextbench.report.bundle import FORMATS, write_report
+from contextbench.report.bundle import FIGURES, write_report
 from contextbench.report.collection import Collection, assemble
 from contextbench.runs.cells import Cell, Setting, lock, open_setting
 from contextbench.runs.examples import store_examples
@@ -138,7 +138,7 @@ def conclude(
         undrawn: list[str] = []
         with execution.stop.at_once():
             collection = _with_notes(assemble(execution.out, runs, profile), notes)
-            folder, formats = execution.out / protocol.name, FORMATS if plan.figures else ()
+            folder, formats = execution.out / protocol.name, FIGURES if plan.figures else ()
             write_report(collection, examples, folder, formats=formats, failures=undrawn)
         return _with_notes(collection, undrawn)
 

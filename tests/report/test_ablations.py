@@ -18,8 +18,8 @@ from contextbench.records.runs import cell_folder
 from contextbench.records.stored import RecordError, write_model
 from contextbench.report.papers.ablations import (
     AblationTable,
-    ablation_console,
     ablation_markdown,
+    ablation_sheet,
     ablation_table,
     write_ablation,
 )
@@ -65,7 +65,7 @@ def table_of(name: str, shares: Sequence[Sequence[float]], **changes: Any) -> Ab
 
 def shown(table: AblationTable) -> str:
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(ablation_console(table))
+    console.print(ablation_sheet(table))
     return console.export_text()
 
 
@@ -183,7 +183,7 @@ def test_a_row_without_scores_is_empty_with_a_footnote() -> None:
     text = ablation_markdown(table)
     assert "| + encoding [^1] | 47.6 (+6.6) | – | – | – | – | – |" in text
     assert "[^1]: not run: no room | here" in text
-    assert "[1] not run: no room | here" in shown(table)
+    assert "¹ not run: no room | here" in shown(table)
 
 
 def test_without_the_baseline_there_are_no_measured_differences() -> None:

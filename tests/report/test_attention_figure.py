@@ -10,13 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from contextbench.records.attention import AttentionMap, cell_box, cell_of
-from contextbench.report.figures.attention import (
-    CLIP,
-    RANGE,
-    attention_figure,
-    clipped_at,
-    write_attention,
-)
+from contextbench.report.attention import CLIP, RANGE, clipped_at
+from contextbench.report.figures.attention import attention_figure, write_attention
 from contextbench.report.figures.style import save
 
 HEIGHT, WIDTH = 30, 44

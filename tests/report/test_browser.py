@@ -153,25 +153,41 @@ def test_filters_hide_heads_everywhere_and_only_in_their_comparison(visit: Any) 
 
 
 def test_the_front_follows_the_heads_that_are_shown(visit: Any) -> None:
-    path = f"{COSTS} .plot.wide:not([hidden]) [data-front]"
-    drawn = visit(java_script_enabled=False).locator(path).first.get_attribute("d")
+    drawn = front(visit(java_script_enabled=False))
     page = visit()
-    front = page.locator(path).first
-    assert corners(front.get_attribute("d")) == corners(drawn)
+    assert front(page) == drawn
     cheapest = page.locator(f"{COSTS} .plot.wide:not([hidden]) .point").evaluate_all(
         "all => all.sort((a, b) => a.dataset.x - b.dataset.x)[0].dataset.head"
     )
     box = page.locator(f"#comparison-1 form.filters input[value='{cheapest}']")
     box.uncheck()
-    left = corners(front.get_attribute("d"))
-    assert left[0][0] > corners(drawn)[0][0]
-    assert left[-2:] == corners(drawn)[-2:]
+    left = front(page)
+    assert min(left)[0] > min(drawn)[0]
+    assert max(left) == max(drawn)
     box.check()
-    assert corners(front.get_attribute("d")) == corners(drawn)
+    assert front(page) == drawn
 
 
-def corners(path: str) -> list[list[float]]:
-    return [[float(value) for value in corner.split(",")] for corner in path[1:].split("L")]
+def test_the_front_stays_dotted_where_the_split_cannot_tell(visit: Any) -> None:
+    page = visit()
+    path = f"{COSTS} .plot.wide:not([hidden]) [data-front=dotted]"
+    points = page.locator(f"{COSTS} .plot.wide:not([hidden]) .point")
+    before = front(page)
+    points.evaluate_all("all => all.forEach(one => { one.dataset.alike = '0 1 2 3 4 5'; })")
+    box = page.locator("#comparison-1 form.filters input[type=checkbox]").first
+    box.uncheck()
+    box.check()
+    steps = page.locator(path).first.get_attribute("d").count("M")
+    assert steps == len({at for at, _ in before}) - 2  # all but the last, to the right edge
+    assert front(page) == before
+
+
+def front(page: Any) -> list[tuple[float, float]]:
+    """Corners of all steps of the first front."""
+    parts = page.locator(f"{COSTS} .plot.wide:not([hidden])").first.locator("[data-front]")
+    paths = parts.evaluate_all("all => all.map(one => one.getAttribute('d'))")
+    numbers = re.findall(r"([\d.]+),([\d.]+)", " ".join(paths))
+    return sorted({(float(x), float(y)) for x, y in numbers})
 
 
 def test_the_choice_of_a_cost_and_a_scale_changes_the_plot(visit: Any) -> None:

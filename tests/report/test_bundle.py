@@ -12,7 +12,7 @@ from contextbench.records.classes import LabelInfo
 from contextbench.records.counts import Areas
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import write_model
-from contextbench.report.bundle import _group_rankings, write_report
+from contextbench.report.bundle import write_report
 from contextbench.report.collection import Collection
 from tests.report.records import (
     class_iou,
@@ -71,17 +71,17 @@ def test_a_full_comparison_writes_all_tables_and_figures(tmp_path):
 
 def test_figures_show_a_dozen_images_evenly_spread(tmp_path, monkeypatch):
     drawn = {}
-    for name in ("disagreement_grid", "plots.prediction_grid"):
+    for name in ("disagreement_grid", "prediction_grid"):
 
         def record(given, *_rest, name=name, **_options):
-            drawn[name] = given.names if name == "disagreement_grid" else len(given)
+            drawn[name] = given.names
             return Figure()
 
         monkeypatch.setattr(f"contextbench.report.bundle.{name}", record)
     many = examples(24, size=(6, 8))
     written(tmp_path, [run(iou=[0.5, 0.25], labels=BARE)], shown=many)
-    assert drawn["disagreement_grid"] == [f"{i:04d}" for i in range(1, 24, 2)]
-    assert drawn["plots.prediction_grid"] == 12
+    chosen = [f"{i:04d}" for i in range(1, 24, 2)]
+    assert drawn == {"disagreement_grid": chosen, "prediction_grid": chosen}
 
 
 def test_one_head_without_profile_groups_or_history(tmp_path):
@@ -110,7 +110,7 @@ def test_groups_have_intervals_by_their_own_classes(tmp_path):
     runs, areas = cells("fcn")
     labels = BARE.model_copy(update={"groups": {"first": [0], "second": [1]}})
     runs = [each.model_copy(update={"labels": labels}) for each in runs]
-    found = _group_rankings(Collection(runs, areas=areas))
+    found = Collection(runs, areas=areas).group_rankings
     # I = 6 + 7 + 6 of P = L = 30 for class 0, 5 + 6 + 6 for class 1; IoU = I / (60 - I)
     estimates = {group: each.heads[0].miou.estimate for group, each in found.items()}
     assert estimates == {"first": pytest.approx(19 / 41), "second": pytest.approx(17 / 43)}

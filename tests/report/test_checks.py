@@ -3,13 +3,14 @@
 import pytest
 
 from contextbench.records.classes import ClassTotals, LabelInfo
-from contextbench.records.comparability import part_of_protocol, uncounted_operators
-from contextbench.report.collection import Collection
-from contextbench.report.tables.comparison import (
+from contextbench.records.comparability import (
     MixedProtocolsError,
-    comparison_table,
+    part_of_protocol,
+    uncounted_operators,
     warnings_for,
 )
+from contextbench.report.collection import Collection
+from contextbench.report.comparison import comparison_table
 from tests.report.records import PROTOCOL, class_iou, cost, profile, profile_of, run
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.report.tables.complexity import (
+from contextbench.report.tables.forms import (
     form_console,
     form_markdown,
     form_table,

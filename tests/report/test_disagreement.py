@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from contextbench.records.examples import Examples
-from contextbench.report.figures.disagreement import (
-    HEAD_SHADES,
-    SHARED_SHADES,
-    disagreement_grid,
-    disagreement_image,
-    head_image,
-)
+from contextbench.report.disputes import HEAD_SHADES, SHARED_SHADES, head_picture, shared_picture
+from contextbench.report.figures.examples import disagreement_grid
 from contextbench.statistics.disagreement import (
     PairCounts,
     disagreement,
@@ -59,11 +54,14 @@ def test_six_pixels_by_hand():
 
 
 def test_colours_of_six_pixels_by_hand():
-    image = disagreement_image(TRUTH, HEADS)
+    image = shared_picture(disagreement(TRUTH, HEADS))
     assert image.shape == (1, 6, 3)
     assert image.dtype == np.uint8
     assert shade_indices(image, SHARED_SHADES) == [[0, 1, 2, 2, 3, 4]]
-    each = {head: shade_indices(head_image(TRUTH, HEADS, head), HEAD_SHADES) for head in HEADS}
+    each = {
+        head: shade_indices(head_picture(disagreement(TRUTH, HEADS), head), HEAD_SHADES)
+        for head in HEADS
+    }
     assert each == {
         "a": [[0, 1, 2, 3, 5, 5]],
         "b": [[0, 1, 4, 4, 5, 5]],
@@ -126,7 +124,7 @@ def test_ignored_pixels_change_nothing():
     assert any((other[name] != mask).any() for name, mask in masks.items())
     assert pair_counts(truth, masks) == pair_counts(truth, other)
     np.testing.assert_array_equal(
-        disagreement_image(truth, masks), disagreement_image(truth, other)
+        shared_picture(disagreement(truth, masks)), shared_picture(disagreement(truth, other))
     )
     assert disputed_pixel(truth, masks) == disputed_pixel(truth, other)
 
@@ -157,7 +155,8 @@ def test_nothing_to_compare_has_no_pairs_and_no_share():
     [alone] = pair_counts(np.full_like(TRUTH, 255), {"a": HEADS["a"], "b": HEADS["b"]})
     assert math.isnan(alone.differing_share)
     assert math.isnan(alone.first_right_share)
-    assert {i for row in shade_indices(head_image(TRUTH, one, "a"), HEAD_SHADES) for i in row} == {
+    picture = head_picture(disagreement(TRUTH, one), "a")
+    assert {i for row in shade_indices(picture, HEAD_SHADES) for i in row} == {
         0, 1, 5,
     }  # fmt: skip
 
@@ -245,7 +244,7 @@ def test_the_grid_has_a_panel_for_every_view_and_both_legends():
     assert [axes.get_title() for axes in panels] == 2 * names
     drawn = panels[1].images[0].get_array()
     first = {head: maps[0] for head, maps in given.predictions.items()}
-    np.testing.assert_array_equal(drawn, disagreement_image(given.truths[0], first))
+    np.testing.assert_array_equal(drawn, shared_picture(disagreement(given.truths[0], first)))
     texts = {text.get_text() for key in figure.legends for text in key.texts}
     assert texts == {shade.meaning for shade in (*SHARED_SHADES, *HEAD_SHADES)}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextbench.report.figures.geometry import pareto_front, place_labels, spread
+from contextbench.report.geometry import pareto_front, place_labels, spread
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, math.nan])  # few, so that ties are common
 POINTS = st.lists(st.tuples(VALUES, VALUES), max_size=12)

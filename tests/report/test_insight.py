@@ -18,15 +18,11 @@ from contextbench.records.classes import LabelInfo
 from contextbench.records.counts import Areas, write_areas
 from contextbench.records.runs import cell_folder
 from contextbench.records.stored import RecordError, write_model
+from contextbench.report.bundle import write_insight
 from contextbench.report.collection import Collection
 from contextbench.report.figures.insight import insight_figure
 from contextbench.report.insight import GROUPED_DATASETS, InsightError, judge
-from contextbench.report.tables.insight import (
-    insight_console,
-    insight_json,
-    insight_markdown,
-    write_insight,
-)
+from contextbench.report.tables.insight import insight_json, insight_markdown, insight_sheet
 from contextbench.statistics.draws import Draws, Resampling
 from contextbench.statistics.groups import holm
 from contextbench.statistics.intervals import rank
@@ -264,7 +260,7 @@ def test_names_from_data_are_text_on_the_page():
 def test_the_terminal_shows_scores_and_verdicts(judged):
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(insight_console(judged))
+        console.print(insight_sheet(judged))
     text = captured.get()
     value = 100 * judged.cells["solver", "hard"].iou.estimate
     assert f"{value:.1f} solves" in text
@@ -287,7 +283,7 @@ def test_json_has_raw_fractions_and_null_without_a_number():
     exact = judged.cells["solver", "hard"].comparison.difference
     assert cells["solver", "hard"]["comparison"]["difference"] == exact._asdict()
     assert [each["seed"] for each in cells["solver", "hard"]["seeds"]] == [0, 1]
-    assert "| – [–, –] |" in insight_markdown(judged)
+    assert "| – | – |" in insight_markdown(judged)
     assert insight_figure(judged).get_axes()
 
 

@@ -6,14 +6,16 @@ import pytest
 
 from contextbench.config.files import ConfigError
 from contextbench.records.classes import LabelInfo
-from contextbench.report.tables.comparison import comparison_table, render_latex
+from contextbench.report.columns import Cell, Column
+from contextbench.report.comparison import comparison_table
 from contextbench.report.tables.latex import (
     COLUMNS_AT_FULL_SIZE,
     COLUMNS_OF_ONE,
     latex_text,
     sheet_latex,
 )
-from contextbench.report.tables.sheet import Cell, Heading, Remark, Sheet
+from contextbench.report.tables.sheet import Remark, Sheet
+from tests.report.printed import render_latex
 from tests.report.rankings import RANKING, ranked_runs
 from tests.report.records import class_iou, comparison, failed, profile, run
 
@@ -131,7 +133,7 @@ def test_awkward_names_cannot_break_the_table():
 
 
 def test_captions_are_text_and_labels_have_no_special_characters():
-    sheet = Sheet([Heading("a", "a")], [[Cell("1")]])
+    sheet = Sheet([Column("a", "a")], [[Cell("1")]])
     latex = sheet_latex(sheet, caption="50 % of_it", label="my_table {x}")
     check_structure(latex)
     assert r"\caption{50 \% of\_it}" in latex
@@ -139,7 +141,7 @@ def test_captions_are_text_and_labels_have_no_special_characters():
 
 
 def test_warnings_are_comments_and_remarks_are_notes():
-    sheet = Sheet([Heading("a", "a")], [[Cell("1")]], remarks=[Remark("Read this.")])
+    sheet = Sheet([Column("a", "a")], [[Cell("1")]], remarks=[Remark("Read this.")])
     latex = sheet_latex(sheet, caption="", label="", warnings=["Mind that."])
     assert "% Note: Mind that." in latex.splitlines()
     assert r"    Read this.\par" in latex.splitlines()
@@ -155,7 +157,7 @@ def test_warnings_are_comments_and_remarks_are_notes():
     ],
 )
 def test_wide_tables_are_smaller_and_span_both_columns(columns: int, environment: str, small: bool):
-    headings = [Heading(str(i), str(i)) for i in range(columns)]
+    headings = [Column(str(i), str(i)) for i in range(columns)]
     latex = sheet_latex(Sheet(headings, [[Cell("1")] * columns]), caption="", label="")
     check_structure(latex)
     assert rf"\begin{{{environment}}}" in latex

@@ -23,14 +23,15 @@ from contextbench.records.failures import Failure
 from contextbench.records.runs import read_run
 from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
-from contextbench.report.figures.geometry import pareto_front
-from contextbench.report.page import comparison, render_page, write_page
-from contextbench.report.page.costs import loss_plots
+from contextbench.report.comparison import comparison_table
+from contextbench.report.geometry import pareto_front
+from contextbench.report.losses import losses_of
+from contextbench.report.page import Comparison, render_page, write_page
 from contextbench.report.page.gallery import gallery
-from contextbench.report.page.plots import SIZES, WIDE, Datum, Scale, mark, tradeoff
+from contextbench.report.page.marks import NARROW, SIZES, WIDE, band_of, line_of, marks_of, path_of
 from contextbench.report.page.provenance import provenance
 from contextbench.report.page.ranking import headline
-from contextbench.report.tables.comparison import comparison_table
+from contextbench.report.plots import Axis, Point, tradeoff
 from tests.report import pages, rankings, records
 
 SCRIPT = "<script>alert(1)</script>"
@@ -240,7 +241,7 @@ def test_a_failed_head_is_named_with_its_reason() -> None:
     reason = "seed 0: failed at step 120 (LossError: loss is NaN)"
     assert f"ocr has no score: {reason}" in text
     assert f"ocr: {reason}" in text  # the footnote of its empty cells
-    assert "Not shown, for want of numbers: ocr." in text
+    assert "Not shown, for want of numbers: ocr (failed)." in text
 
 
 def test_a_page_of_failures_alone_says_so() -> None:
@@ -254,17 +255,20 @@ def test_one_seed_has_no_spread() -> None:
     text = Reader(page_of(pages.collection(seeds=(0,)))).text
     assert "n = 1" in text
     assert "Each head was trained once: another training may change the order." in text
-    assert "single seeds" not in text
+    assert "ingle seeds" not in text
 
 
-def test_losses_that_are_no_numbers_are_left_out_and_told() -> None:
-    losses = {"fcn": {0: [{"step": s, "main": float(s)} for s in range(1, 5)]}}
-    losses["fcn"][0][2]["main"] = math.nan
-    plots = loss_plots(losses, {"fcn": mark(0, "fcn")})
-    assert plots is not None
-    assert plots.notes == ["fcn seed 0: 1 entry of its history is no number and left out."]
-    assert "NaN" not in plots.pictures[0].curves[0].line.upper()
-    assert loss_plots({"fcn": {0: [{"step": 1, "main": None}]}}, {"fcn": mark(0, "fcn")}) is None
+def test_losses_that_are_no_numbers_are_gaps_that_are_told() -> None:
+    whole = pages.collection(("fcn",), (0,))
+    entries = [{"step": s, "main": float(s)} for s in range(1, 5)]
+    entries[2]["main"] = math.nan
+    html = page_of(replace(whole, histories={"fcn": {0: entries}}))
+    assert "Loss not finite, a gap: fcn seed 0 (1 of 4 entries, first at step 3)." in html
+    lines = re.findall(r'class="line" d="(M[^"]+)"', html)
+    assert [line.count("M") for line in lines] == [2] * len(SIZES)
+    nothing = {"fcn": {0: [{"step": 1, "main": None}]}}
+    assert "one-losses" not in page_of(replace(whole, histories=nothing))
+    assert losses_of(nothing) is None
 
 
 # --- numbers ---
@@ -324,114 +328,120 @@ def comparison_table_of(ranking):
 
 def test_places_are_where_the_axis_has_their_values() -> None:
     """The axis is linear: the share of the way between two ticks is that of their values."""
-    places = comparison(pages.collection(), None, "one").standings
-    (left, low), (right, high) = (
-        (tick.at, float(tick.text)) for tick in (places.ticks[0], places.ticks[-1])
-    )
+    shown = Comparison("one", pages.collection(), None)
+    axis, (first, *_, last) = shown.axis, shown.axis.ticks
+    for each in shown.standings:
+        score = 100 * each.miou.estimate
+        share = (score - first.value) / (last.value - first.value)
+        expected = axis(first.value) + share * (axis(last.value) - axis(first.value))
+        assert axis(score) == pytest.approx(expected, abs=0.11)  # rounded to 0.1
+        assert axis(100 * each.miou.low) < axis(score) < axis(100 * each.miou.high)
     ranking = pages.collection().ranking
     assert ranking is not None
-    for place, head in zip(places.places, ranking.heads, strict=True):
-        share = (100 * head.miou.estimate - low) / (high - low)
-        assert place.at == pytest.approx(left + share * (right - left), abs=0.11)  # rounded to 0.1
-        assert place.bar is not None
-        assert place.bar[0] < place.at < place.bar[1]
-
-
-def data(points: dict[str, tuple[float, float]]) -> list[Datum]:
-    unknown = (math.nan, math.nan)
-    return [
-        Datum(mark(i, name), cost, unknown, score, (score - 1, score + 1), (), name)
-        for i, (name, (cost, score)) in enumerate(points.items())
-    ]
+    assert [each.mark.name for each in shown.standings] == [head.head for head in ranking.heads]
 
 
 POINTS = {"a": (1.0, 50.0), "b": (10.0, 60.0), "c": (100.0, 55.0), "d": (1000.0, 70.0)}
+DATA = [
+    Point(name, cost, score, None, (score - 1, score + 1)) for name, (cost, score) in POINTS.items()
+]
 
 
 def test_a_logarithmic_axis_has_equal_ratios_equally_far_apart() -> None:
-    points = tradeoff(data(POINTS), "cost", WIDE, logarithmic=True).points
-    gaps = [right.x - left.x for left, right in itertools.pairwise(points)]
+    x = tradeoff(DATA, "cost", WIDE, logarithmic=True).x
+    gaps = [x(right) - x(left) for left, right in itertools.pairwise((1, 10, 100, 1000))]
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.11)
-    linear = tradeoff(data(POINTS), "cost", WIDE).points
-    steps = [right.x - left.x for left, right in itertools.pairwise(linear)]
-    assert steps[2] == pytest.approx(100 * steps[0], rel=0.02)  # 900 to 9, rounded to 0.1 pixel
+    x = tradeoff(DATA, "cost", WIDE, logarithmic=False).x
+    assert x(1000) - x(100) == pytest.approx(100 * (x(10) - x(1)), rel=0.02)  # rounded to 0.1
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 def test_the_front_passes_through_the_best_points_and_no_others(size) -> None:
-    plot = tradeoff(data(POINTS), "cost", size, logarithmic=True)
-    corners = {tuple(map(float, c.split(","))) for c in plot.front[1:].split("L")}
-    on_front = [POINTS[p.mark.name] for p in plot.points if (p.x, p.y) in corners]
+    plot = tradeoff(DATA, "cost", size, logarithmic=True)
+    corners = [corner for step in plot.front for corner in step.corners]
     costs, scores = zip(*POINTS.values(), strict=True)
-    assert on_front == [(costs[i], scores[i]) for i in pareto_front(costs, scores)]
+    best = [(costs[i], scores[i]) for i in pareto_front(costs, scores)]
+    assert [point for point in POINTS.values() if point in corners] == best
+    assert path_of(corners, plot.x, plot.y).endswith(f"{size.right:g},{plot.y(70.0):g}")
+
+
+def test_the_front_of_the_page_is_dotted_where_the_split_cannot_tell() -> None:
+    """`a` and `b` cannot be separated, `b` and `d` can."""
+    plot = tradeoff(DATA, "cost", WIDE, logarithmic=True, alike={"a": ["b"], "b": ["a"]})
+    assert [step.dotted for step in plot.front] == [True, False, False]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 def test_names_lie_inside_and_not_over_each_other(size) -> None:
     """Heads of the comparison, whose points are close: boxes of 7 x 13 pixels a character."""
-    plots = comparison(pages.collection(), None, "one").costs
-    for plot in (p for cost in plots for p in cost.pictures if p.size is size):
+    plots = Comparison("one", pages.collection(), None).costs
+    for plot in (p for cost in plots for p in cost.pictures if p.frame is size):
         boxes = [
-            (p.label.x - 3.5 * len(p.label.text), p.label.y - 6.5,
-             p.label.x + 3.5 * len(p.label.text), p.label.y + 6.5) for p in plot.points
+            (label.x - 3.5 * len(label.text), label.y - 6.5,
+             label.x + 3.5 * len(label.text), label.y + 6.5) for label in plot.labels
         ]  # fmt: skip
         for one, other in itertools.combinations(boxes, 2):
             across = min(one[2], other[2]) - max(one[0], other[0])
             along = min(one[3], other[3]) - max(one[1], other[1])
-            assert min(across, along) <= 0, (plot.x_label, one, other)
+            assert min(across, along) <= 0, (plot.x.label, one, other)
         assert all(box[0] >= 0 and box[2] <= size.width for box in boxes)
 
 
-def test_scales_of_one_value_and_without_ticks_inside_a_decade() -> None:
-    assert Scale.over([5.0], 0, 100)(5.0) == 50.0
-    narrow = Scale.over([3.1, 3.3], 0, 100, logarithmic=True).ticks(5)
-    assert len(narrow) >= 2
-    assert all(0 <= tick.at <= 100 for tick in narrow)
+def test_a_name_that_could_be_another_points_has_a_leader() -> None:
+    """Two points almost at one place, and one far from both."""
+    points = [Point("near", 1.0, 50.0), Point("beside", 1.01, 50.1), Point("far", 9.0, 90.0)]
+    near, beside, far = tradeoff(points, "cost", WIDE, logarithmic=False).labels
+    assert near.leader is not None
+    assert beside.leader is not None
+    assert far.leader is None
 
 
-def test_curves_are_means_over_seeds_in_a_band() -> None:
+def test_axes_of_one_value_and_without_ticks_inside_a_decade() -> None:
+    assert Axis.over([5.0], 0, 100)(5.0) == 50.0
+    narrow = Axis.over([3.1, 3.3], 0, 100, logarithmic=True)
+    assert len(narrow.ticks) >= 2
+    assert all(0 <= narrow(tick.value) <= 100 for tick in narrow.ticks)
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_curves_are_means_over_seeds_in_a_band(size) -> None:
     """Constant losses of 1 and 3: the line is at 2, the band from 1 to 3."""
-    losses = {
-        "fcn": {
-            seed: [{"step": step, "main": value} for step in range(1, 51)]
-            for seed, value in ((0, 1.0), (1, 3.0))
-        }
+    entries = {
+        seed: [{"step": step, "main": value} for step in range(1, 51)]
+        for seed, value in ((0, 1.0), (1, 3.0))
     }
-    plots = loss_plots(losses, {"fcn": mark(0, "fcn")})
-    assert plots is not None
-    assert plots.several_seeds
-    picture = plots.pictures[0]
-    (curve,) = picture.curves
-    heights = {float(pair.split(",")[1]) for pair in curve.line[1:].split("L")}
-    edges = {float(pair.split(",")[1]) for pair in curve.band[1:-1].split("L")}
-    (middle,), (top, bottom) = heights, sorted(edges)
-    assert middle == pytest.approx((top + bottom) / 2, abs=0.1)
+    losses = losses_of({"fcn": entries})
+    assert losses is not None
+    plot = losses.plot(size)
+    (curve,) = plot.curves
+    heights = {float(pair.split(",")[1]) for pair in line_of(curve, plot.x, plot.y)[1:].split("L")}
+    band = band_of(curve, plot.x, plot.y)[1:-1]
+    assert heights == {plot.y(2.0)}
+    assert {float(pair.split(",")[1]) for pair in band.split("L")} == {plot.y(1.0), plot.y(3.0)}
     assert "final loss 2.00 (1.00–3.00 over 2 seeds)" in curve.tip
 
 
 def test_differences_between_classes_refer_to_the_plain_head() -> None:
-    """Of all heads with a score; where there is no fcn, to the best of them."""
-    with_fcn = comparison(pages.collection(), None, "one").classes
-    without = comparison(pages.collection(("ppm", "ocr")), None, "one").classes
+    """Of all heads with a score; where there is no fcn, to the lowest of them."""
+    with_fcn = Comparison("one", pages.collection(), None).classes
+    without = Comparison("one", pages.collection(("ppm", "ocr")), None).classes
     assert with_fcn is not None
     assert without is not None
-    assert (with_fcn.baseline, without.baseline) == ("fcn", "ocr")
-    column = [h.name for h in with_fcn.heads].index("fcn")
-    assert {row.cells[column].difference for row in with_fcn.rows} == {0.0}
-    for row in with_fcn.rows:
-        for cell in row.cells:
-            assert cell.value is not None
-            assert cell.difference == pytest.approx(cell.value - row.cells[column].value, abs=2e-6)
+    assert (with_fcn.baseline, without.baseline) == ("fcn", "ppm")
+    column = with_fcn.columns.index("fcn")
+    assert (with_fcn.differences[:, column] == 0).all()
+    expected = with_fcn.values - with_fcn.values[:, [column]]
+    np.testing.assert_array_equal(with_fcn.differences, expected)
 
 
 def test_groups_have_their_own_intervals() -> None:
-    heat = comparison(pages.collection(), None, "one").groups
+    heat = Comparison("one", pages.collection(), None).groups
     assert heat is not None
-    assert heat.groups == list(records.GROUPS)
-    cell = heat.rows[0].cells[0]
-    low, high = map(float, cell.detail.split("–"))
-    assert low <= 100 * cell.value <= high
-    assert high - low < 2  # twelve images around it, with a standard deviation of one point
+    assert heat.columns == list(records.GROUPS)
+    interval = heat.interval(heat.rows[0], heat.columns[0])
+    assert interval is not None
+    assert interval.low <= heat.values[0, 0] <= interval.high
+    assert interval.high - interval.low < 0.02  # twelve images around it, deviation of one point
 
 
 # --- examples and attention ---
@@ -439,41 +449,41 @@ def test_groups_have_their_own_intervals() -> None:
 
 def test_masks_have_the_colours_of_their_classes_and_disputes_those_of_the_key() -> None:
     shown = pages.examples(1)
-    marks = {head: mark(i, head) for i, head in enumerate(shown.predictions)}
+    marks = marks_of(shown.predictions)
     view = gallery(shown, records.LABELS, marks)
     assert view is not None
 
     def pixels(uri: str) -> np.ndarray:
         return np.array(Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
 
-    truth = pixels(view.examples[0].truth)
+    truth = pixels(view.examples[0]["truth"])
     known = shown.truths[0] != 255
     palette = np.array(records.PALETTE, dtype=np.uint8)
     assert (truth[known][:, :3] == palette[shown.truths[0][known]]).all()
     assert (truth[~known][:, 3] == 0).all()
-    disputes = pixels(view.examples[0].agreement)[..., :3].reshape(-1, 3)
+    disputes = pixels(view.examples[0]["agreement"])[..., :3].reshape(-1, 3)
     keys = {bytes.fromhex(shade.colour[1:]) for shade in view.agreement_key}
     assert {bytes(colour) for colour in np.unique(disputes, axis=0)} <= keys
     right = (shown.predictions["fcn"][0] == shown.truths[0])[known].mean()
-    assert view.examples[0].heads[0].accuracy == f"{100 * right:.1f}"
+    assert view.examples[0]["heads"][0]["accuracy"] == f"{100 * right:.1f}"
 
 
 def test_attention_says_where_the_pixel_is_and_what_was_clipped() -> None:
     shown = pages.examples(1)
-    marks = {head: mark(i, head) for i, head in enumerate(shown.predictions)}
+    marks = marks_of(shown.predictions)
     view = gallery(shown, records.LABELS, marks)
     assert view is not None
     (pixel,) = view.attention
-    assert pixel.at == pytest.approx((100 * 30.5 / 64, 100 * 20.5 / 48), abs=0.01)
-    assert pixel.places == "row 2, column 3 of 6 × 8"
-    influence, ocr = pixel.rows
-    assert [panel.mark.name for panel in influence.panels] == list(shown.predictions)
-    first = influence.panels[0]
-    assert first.frame == (37.5, 33.333, 12.5, 16.667)  # cell (2, 3) of 6 x 8, in percent
-    assert (first.highest, first.limit) == ("1.0", "0.95")  # 95th percentile of those above 0
-    (regions,) = ocr.panels
-    assert [part.label for part in regions.parts] == ["b", "a", "c"]  # largest first
-    assert [part.length for part in regions.parts] == pytest.approx([100, 28.6, 14.3])
+    assert pixel["at"] == pytest.approx((100 * 30.5 / 64, 100 * 20.5 / 48), abs=0.01)
+    assert pixel["places"] == "row 2, column 3 of 6 × 8"
+    influence, ocr = pixel["rows"]
+    assert [panel["mark"].name for panel in influence["panels"]] == list(shown.predictions)
+    first = influence["panels"][0]
+    assert first["frame"] == (37.5, 33.333, 12.5, 16.667)  # cell (2, 3) of 6 x 8, in percent
+    assert (first["highest"], first["limit"]) == ("1.0", "0.95")  # 95th percentile of those above 0
+    (regions,) = ocr["panels"]
+    assert [part.label for part in regions["parts"]] == ["b", "a", "c"]  # largest first
+    assert [part.length for part in regions["parts"]] == pytest.approx([100, 28.6, 14.3])
 
 
 def test_attention_of_an_image_that_is_not_an_example_is_shown_without_it() -> None:

@@ -25,10 +25,8 @@ from contextbench.records.profiles import FormCost, HeadProfileRecord, MemoryByt
 from contextbench.records.stored import RecordError
 from contextbench.report.papers.complexity import (
     COLUMNS,
-    paper_console,
-    paper_markdown,
     paper_table,
-    write_paper,
+    printed_paper,
 )
 from heads import HEADS, build_head
 from tests.report.head_records import CONTEXT, WEIGHTS, failed, form, record
@@ -160,7 +158,7 @@ def test_heads_that_failed_or_are_missing_are_rows_with_their_reason():
     assert row_of(rows, "ocr")["fast_memory_bytes"] == WEIGHTS + 2000
     assert row_of(rows, "fcn")["reason"] == "not in the record"
     assert math.isnan(row_of(rows, "fcn")["flops"])
-    markdown = paper_markdown(rows)
+    markdown = printed_paper(SPEC, rows).markdown()
     assert "[^1]: reference: MemoryError: no room; fast: not in the record" in markdown
     assert "[^5]: not in the record" in markdown
     assert "| FCN [^5] | – |" in markdown
@@ -189,7 +187,7 @@ def cells(markdown: str) -> list[dict[str, str]]:
 
 
 def test_markdown_has_units_marks_and_shared_footnotes():
-    markdown = paper_markdown(table())
+    markdown = printed_paper(SPEC, table()).markdown()
     ppm, ocr, fcn = cells(markdown)
     assert [r["method"] for r in (ppm, ocr, fcn)] == ["PPM [^1] [^2]", "OCR [^1]", "FCN"]
     assert markdown.count(SHARED) == 1
@@ -207,7 +205,7 @@ def test_every_header_has_a_unit():
 
 
 def test_the_legend_names_forms_sources_and_the_device_of_the_times():
-    markdown = paper_markdown(table())
+    markdown = printed_paper(SPEC, table()).markdown()
     assert "A paper, Table 4; unverified" in markdown
     assert "Published: on P40" in markdown
     assert "reference form" in markdown
@@ -216,7 +214,7 @@ def test_the_legend_names_forms_sources_and_the_device_of_the_times():
 
 def test_without_times_there_is_neither_a_column_nor_a_device():
     untimed = record([cost.model_copy(update={"timings": []}) for cost in costs()])
-    markdown = paper_markdown(table(untimed))
+    markdown = printed_paper(SPEC, table(untimed)).markdown()
     assert "ours, fast form ×OCR" not in markdown
     assert "Example CPU" not in markdown
     assert "time published ×OCR" in markdown
@@ -224,7 +222,7 @@ def test_without_times_there_is_neither_a_column_nor_a_device():
 
 def printed(rows: pd.DataFrame, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(paper_console(rows))
+    console.print(printed_paper(SPEC, rows).sheet())
     return console.file.getvalue()
 
 
@@ -237,7 +235,7 @@ def test_the_console_shows_published_beside_measured_in_100_characters():
 
 
 def test_csv_keeps_base_units_and_full_precision(tmp_path: Path):
-    paths = write_paper(SPEC, table(), tmp_path)
+    paths = printed_paper(SPEC, table()).write(tmp_path)
     assert [path.name for path in paths] == ["two.csv", "two.md", "two.tex"]
     ppm, _, fcn = csv.DictReader(paths[0].read_text().splitlines())
     assert (ppm["flops"], ppm["published_memory_bytes"]) == ("4040000000", str(3 * 2**20))

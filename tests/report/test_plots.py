@@ -11,17 +11,26 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import rgb_to_hsv, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 
 from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.counts import Areas
-from contextbench.report.figures import plots
-from contextbench.report.figures.heatmaps import DIVERGING
-from contextbench.report.figures.style import KNOWN_HEADS, column_width, shortened, signed
-from contextbench.report.tables.comparison import comparison_table
+from contextbench.records.examples import Examples
+from contextbench.report.collection import Collection
+from contextbench.report.comparison import comparison_table, per_class_table
+from contextbench.report.figures.examples import prediction_grid
+from contextbench.report.figures.heatmaps import DIVERGING, class_figure, gain_figure, group_figure
+from contextbench.report.figures.plots import loss_figure, tradeoff, tradeoff_grid
+from contextbench.report.figures.stability import paired_differences, rank_stability
+from contextbench.report.figures.style import ONE_COLUMN, TWO_COLUMNS, column_width, save
+from contextbench.report.heat import Heat, class_heat, group_heat
+from contextbench.report.looks import KNOWN_HEADS, head_style, shortened
+from contextbench.report.losses import losses_of
+from contextbench.report.tradeoffs import MAIN, WIDE_QUARTILES
+from contextbench.report.words import signed
 from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
@@ -103,6 +112,35 @@ def names_on(axes) -> list[Annotation]:
     return [child for child in axes.get_children() if isinstance(child, Annotation)]
 
 
+def loss_curves(histories, title, **look) -> Figure:
+    losses = losses_of(histories)
+    assert losses is not None
+    return loss_figure(losses, title, **look)
+
+
+def heat_of(runs) -> Heat:
+    heat = class_heat(per_class_table(runs))
+    assert heat is not None
+    return heat
+
+
+def class_plot(runs, title, **look) -> Figure:
+    return class_figure(heat_of(runs), title, **look)
+
+
+def gain_plot(runs, title, **look) -> Figure:
+    return gain_figure(heat_of(runs), title, **look)
+
+
+def group_plot(runs, rankings=None, **look) -> Figure:
+    """With intervals and seeds of `rankings`, by group."""
+    heat = group_heat(Collection(runs))
+    assert heat is not None
+    found = {(e.head, group): e for group, r in (rankings or {}).items() for e in r.heads}
+    first = next(iter((rankings or {}).values()), None)
+    return group_figure(replace(heat, statistics=found), first, "Title", **look)
+
+
 @pytest.fixture(scope="module")
 def table():
     return comparison_table(comparison(), profile())
@@ -110,13 +148,13 @@ def table():
 
 @pytest.fixture(scope="module")
 def grid(table) -> Figure:
-    return plots.tradeoff_grid(table, "Title: probe, protocol small")
+    return tradeoff_grid(table, "Title: probe, protocol small")
 
 
 def test_every_head_is_named_in_every_panel_and_names_do_not_overlap(grid):
     renderer = FigureCanvasAgg(grid).get_renderer()
     grid.draw_without_rendering()  # puts names into their places
-    assert len(grid.axes) == len(plots.COSTS)
+    assert len(grid.axes) == len(MAIN)
     for axes in grid.axes:
         names = names_on(axes)
         assert {name.get_text() for name in names} == set(HEADS)
@@ -134,7 +172,7 @@ def test_a_tradeoff_says_what_it_shows_on_which_device(grid):
 
 
 def test_points_lie_at_their_values_in_the_units_of_the_axes(table):
-    figure = plots.tradeoff(table, "macs", "Title")
+    figure = tradeoff(table, "macs", "Title")
     points = {name.get_text(): name.xy for name in names_on(figure.axes[0])}
     for head, miou in zip(table["head"], table["miou"], strict=True):
         assert points[head] == pytest.approx((HEADS[head][2] / 1e9, 100 * miou), rel=1e-12)
@@ -153,7 +191,7 @@ def vertical(axes, marker: str) -> list[list[float]]:
 
 
 def test_dots_lie_at_the_lowest_and_highest_seed(table):
-    axes = plots.tradeoff(table, "macs", "Title").axes[0]
+    axes = tradeoff(table, "macs", "Title").axes[0]
     expected = sorted(zip(100 * table["miou_min"], 100 * table["miou_max"], strict=True))
     np.testing.assert_allclose(vertical(axes, "."), expected, rtol=1e-12)
     assert "Small dots: lowest and highest of the seeds." in texts(axes.figure)
@@ -161,24 +199,22 @@ def test_dots_lie_at_the_lowest_and_highest_seed(table):
 
 def test_a_single_seed_has_no_dots():
     table = comparison_table(comparison(seeds=[0]), profile())
-    figure = plots.tradeoff(table, "macs", "Title")
+    figure = tradeoff(table, "macs", "Title")
     assert bars(figure.axes[0], ".") == []
     assert "Small dots" not in texts(figure)
 
 
 def test_bars_are_the_intervals_of_the_ranking(table, ranking):
-    axes = plots.tradeoff(table, "macs", "Title", ranking=ranking).axes[0]
+    axes = tradeoff(table, "macs", "Title", ranking=ranking).axes[0]
     drawn = [y for y in vertical(axes, "None") if y[0] not in 100 * table["miou"].to_numpy()]
     expected = sorted((100 * each.miou.low, 100 * each.miou.high) for each in ranking.heads)
     np.testing.assert_allclose(drawn, expected, rtol=1e-12)
-    assert "95% interval of mIoU over 200 draws of 20 images" in texts(axes.figure)
+    assert "95 % interval of mIoU over 200 draws of 20 images" in texts(axes.figure)
 
 
 def test_only_latency_has_horizontal_bars_and_they_end_at_the_quartiles(table, grid):
     quartiles = sorted(zip(table["latency_q1_ms"], table["latency_q3_ms"], strict=True))
-    drawn = dict(
-        zip(plots.COSTS, [sorted(x for x, _ in bars(a, "|")) for a in grid.axes], strict=True)
-    )
+    drawn = dict(zip(MAIN, [sorted(x for x, _ in bars(a, "|")) for a in grid.axes], strict=True))
     np.testing.assert_allclose(drawn.pop("latency_ms"), quartiles, rtol=1e-12)
     assert not any(drawn.values())
     assert "Memory: predicted, so without a spread. Counts are exact." in texts(grid)
@@ -189,7 +225,7 @@ def rising(ranking: Ranking | None) -> Figure:
     heads = {name: cost(1, n * 10**9, 1, []) for n, name in enumerate(["ppm", "fcn", "ocr"], 1)}
     runs = [run(each.head, iou=[each.miou.estimate] * 9) for each in THREE.heads]
     table = comparison_table(runs, profile_of(heads))
-    return plots.tradeoff(table, "macs", "Title", ranking=ranking)
+    return tradeoff(table, "macs", "Title", ranking=ranking)
 
 
 def steps(figure: Figure) -> list[tuple[float, bool]]:
@@ -215,20 +251,42 @@ def test_a_tradeoff_names_the_heads_that_cannot_be_separated_from_the_best():
 def test_an_axis_is_logarithmic_beyond_a_factor_of_ten(factor, scale):
     heads = {"fcn": cost(1, 10**9, 1, []), "ppm": cost(1, factor * 10**9, 1, [])}
     runs = [run(head, iou=class_iou(head, 0)) for head in heads]
-    figure = plots.tradeoff(comparison_table(runs, profile_of(heads)), "macs", "Title")
+    figure = tradeoff(comparison_table(runs, profile_of(heads)), "macs", "Title")
     assert figure.axes[0].get_xscale() == scale
+
+
+@pytest.mark.parametrize(("width", "named"), [(0.9, False), (1.1, True)])
+def test_latencies_that_vary_much_are_named_below(width, named):
+    """Quartiles of 10 - 2 x, 10, 10 + 2 x are 10 - x and 10 + x, 0.2 x of the median apart."""
+    x = 5 * WIDE_QUARTILES * width
+    times = {"fcn": [10 - 2 * x, 10.0, 10 + 2 * x], "ppm": [10.0, 10.0, 10.0]}
+    heads = {head: cost(1, 10**9, 1, each) for head, each in times.items()}
+    table = comparison_table([run(h, iou=class_iou(h, 0)) for h in heads], profile_of(heads))
+    written = texts(tradeoff(table, "latency_ms", "Title"))
+    assert (f"Wide quartiles, in % of the median: fcn {20 * x:.0f};" in written) == named
+    assert "Wide quartiles" not in texts(tradeoff(table, "macs", "Title"))
+
+
+def test_names_have_the_colours_of_their_markers(table):
+    """A name is darker than its marker, so that it can be read, and of the same hue."""
+    figure = tradeoff(table, "macs", "Title")
+    for name in names_on(figure.axes[0]):
+        marker = rgb_to_hsv(to_rgb(KNOWN_HEADS[name.get_text()].colour))
+        text = rgb_to_hsv(to_rgb(name.get_color()))
+        assert text[2] < 0.7
+        assert text[0] == pytest.approx(marker[0], abs=0.02)
 
 
 def test_heads_without_numbers_are_named_below_the_figure():
     table = comparison_table([run(iou=class_iou("fcn", 0)), failed("ocr")], profile())
     assert "Not shown, for want of numbers: ocr (failed)." in texts(
-        plots.tradeoff(table, "macs", "Title")
+        tradeoff(table, "macs", "Title")
     )
 
 
 def test_a_cost_that_nobody_measured_is_an_empty_panel():
     table = comparison_table([run(iou=class_iou("fcn", 0))], profile_of({"fcn": cost(1, 1, 1, [])}))
-    assert "not measured" in texts(plots.tradeoff_grid(table, "Title"))
+    assert "not measured" in texts(tradeoff_grid(table, "Title"))
 
 
 def test_known_heads_differ_in_marker_and_almost_in_colour():
@@ -238,23 +296,21 @@ def test_known_heads_differ_in_marker_and_almost_in_colour():
 
 
 def test_the_style_of_an_unknown_head_is_the_same_in_every_process():
-    program = (
-        "from contextbench.report.figures.style import head_style; print(head_style('my-head'))"
-    )
+    program = "from contextbench.report.looks import head_style; print(head_style('my-head'))"
     command = [sys.executable, "-c", program]
     other = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    assert other == str(plots.head_style("my-head"))
+    assert other == str(head_style("my-head"))
 
 
 def test_group_cells_print_the_percentages_of_the_table(table):
-    figure = plots.group_table_plot(table, "Title")
+    figure = group_plot(comparison())
     drawn = {text.get_text() for text in figure.axes[0].texts}
     groups = table[["iou_local", "iou_scene", "iou_size", "iou_recall"]]
     assert drawn == {f"{100 * value:.1f}" for value in groups.to_numpy().flat}
 
 
 def test_the_best_of_each_group_is_bold(table):
-    figure = plots.group_table_plot(table, "Title")
+    figure = group_plot(comparison())
     bold = {
         round(text.get_position()[0] - 0.5): text.get_text()
         for text in figure.axes[0].texts
@@ -265,24 +321,21 @@ def test_the_best_of_each_group_is_bold(table):
 
 
 def test_a_table_without_groups_has_no_group_figure():
-    table = comparison_table(
-        [run(iou=[0.5], labels=LabelInfo(classes=["a"], palette=[(0, 0, 0)]))], None
-    )
-    with pytest.raises(ValueError, match="no groups"):
-        plots.group_table_plot(table, "Title")
+    labels = LabelInfo(classes=["a"], palette=[(0, 0, 0)])
+    assert group_heat(Collection([run(iou=[0.5], labels=labels)])) is None
 
 
 @pytest.mark.parametrize(("count", "blocks"), [(60, 1), (61, 2), (150, 3)])
 def test_many_classes_are_split_into_even_blocks(count, blocks):
     labels = LabelInfo(classes=[f"c{k}" for k in range(count)], palette=[(0, 0, 0)] * count)
-    figure = plots.per_class_heatmap([run(iou=[0.5] * count, labels=labels)], "Title")
+    figure = class_plot([run(iou=[0.5] * count, labels=labels)], "Title")
     assert len(figure.axes) == blocks
     written = [t.get_text() for axes in figure.axes for t in axes.get_yticklabels()]
     assert written == labels.classes
 
 
 def curve(entries) -> tuple[np.ndarray, np.ndarray]:
-    (line,) = plots.loss_curves({"fcn": {0: entries}}, "Title").axes[0].get_lines()
+    (line,) = loss_curves({"fcn": {0: entries}}, "Title").axes[0].get_lines()
     return line.get_xdata(), line.get_ydata()
 
 
@@ -308,7 +361,7 @@ def entries(*losses: float, first: int = 1) -> list[dict[str, float]]:
 
 def drawn_loss(seeds: dict[int, list]) -> tuple[np.ndarray, list[tuple[float, float]], str]:
     """The line of the only head, the corners of its band, and all texts."""
-    figure = plots.loss_curves({"fcn": seeds}, "Title")
+    figure = loss_curves({"fcn": seeds}, "Title")
     (line,) = figure.axes[0].get_lines()
     bands = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
     corners = {tuple(v) for c in bands for path in c.get_paths() for v in path.vertices.tolist()}
@@ -351,7 +404,7 @@ def test_a_gap_of_one_seed_leaves_the_mean_of_the_others():
 
 def test_a_head_without_any_finite_loss_is_named_below_and_not_beside():
     histories = {"fcn": {0: entries(1.0, 0.5)}, "ocr": {0: entries(math.nan, math.nan)}, "ppm": {}}
-    figure = plots.loss_curves(histories, "Title")
+    figure = loss_curves(histories, "Title")
     assert [name.get_text() for name in names_on(figure.axes[0])] == ["fcn"]
     assert "ocr seed 0 (everywhere)" in texts(figure)
 
@@ -374,13 +427,18 @@ def test_lines_of_a_history_that_are_no_entries_are_left_out():
 
 
 def test_loss_curves_name_each_head_once_in_the_order_of_the_final_loss():
-    figure = plots.loss_curves(histories(seeds=(0, 1)), "Title")
+    figure = loss_curves(histories(seeds=(0, 1)), "Title")
     axes = figure.axes[0]
     last = {line.get_color() + line.get_linestyle(): line.get_ydata()[-1]
             for line in axes.get_lines()}  # fmt: skip
     styles = {name: KNOWN_HEADS[name] for name in HEADS}
     final = {name: last[style.colour + style.line] for name, style in styles.items()}
-    heights = {name.get_text(): name.get_position()[1] for name in names_on(axes)}
+    # Places of names are offsets in points from the ends of their curves.
+    to_points = axes.transData.transform
+    scale = 72 / figure.dpi
+    heights = {
+        name.get_text(): scale * to_points(name.xy)[1] + name.xyann[1] for name in names_on(axes)
+    }
     assert sorted(heights, key=heights.__getitem__) == sorted(final, key=final.__getitem__)
 
 
@@ -392,8 +450,8 @@ def cells(axes) -> dict[tuple[int, int], str]:
     }
 
 
-def gains(*runs, baseline: str | None = None) -> Figure:
-    return plots.per_class_difference(runs, "Title", baseline=baseline)
+def gains(*runs) -> Figure:
+    return gain_plot(runs, "Title")
 
 
 TWO = LabelInfo(classes=["a", "b"], palette=[(0, 0, 0), (1, 1, 1)])
@@ -421,27 +479,25 @@ def test_shades_of_gains_are_symmetric_about_none():
     np.testing.assert_allclose(faces[:, 2], [DIVERGING(1.0), DIVERGING(0.0)], atol=0.02)
 
 
-def test_without_fcn_gains_are_over_the_worst_head_and_any_can_be_asked_for():
+def test_without_fcn_gains_are_over_the_worst_head():
     runs = [scored("ppm", 0.6, 0.6), scored("ocr", 0.5, 0.5), failed("aspp")]
     runs[-1] = runs[-1].model_copy(update={"labels": TWO})
     assert "IoU (%) of ocr," in texts(gains(*runs))
-    assert "IoU (%) of ppm," in texts(gains(*runs, baseline="ppm"))
 
 
-@pytest.mark.parametrize("baseline", [None, "aspp"])
-def test_one_head_has_no_gains(baseline):
-    with pytest.raises(ValueError, match="another head need scores"):
-        gains(scored("fcn", 0.5, 0.5), baseline=baseline)
+def test_one_head_has_no_gains():
+    with pytest.raises(ValueError, match="another head needs scores"):
+        gains(scored("fcn", 0.5, 0.5))
 
 
 def test_a_class_that_is_absent_is_a_dash():
     totals = ClassTotals(intersection=[5, 0], predicted=[9, 0], labelled=[9, 0])
     runs = [run(name, totals=totals, labels=TWO) for name in ("fcn", "ppm")]
     assert cells(gains(*runs).axes[0])[1, 1] == "–"
-    assert cells(plots.per_class_heatmap(runs, "Title").axes[0])[1, 0] == "–"
+    assert cells(class_plot(runs, "Title").axes[0])[1, 0] == "–"
 
 
-@pytest.mark.parametrize("figure_of", [plots.per_class_heatmap, plots.per_class_difference])
+@pytest.mark.parametrize("figure_of", [class_plot, gain_plot])
 def test_numbers_stand_out_from_their_cells(figure_of):
     """At least 4 : 1, which is more than the 3 : 1 that WCAG asks of graphics."""
     iou = np.linspace(0, 1, 9)
@@ -466,21 +522,21 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("width", [3.5, 7.16])
-def test_group_cells_have_half_the_interval_and_the_range_of_the_seeds(table, width):
+def test_group_cells_have_half_the_interval_and_the_range_of_the_seeds(width):
     counts = {h: {seed: areas(class_iou(h, seed)) for seed in range(3)} for h in HEADS}
     rankings = {g: rank(counts, resampling=FEW, classes=k) for g, k in GROUPS.items()}
-    figure = plots.group_table_plot(table, "Title", rankings=rankings, width=width)
+    figure = group_plot(comparison(), rankings, width=width)
     written = {" ".join(text.get_text().split()) for text in figure.axes[0].texts}
     for group in rankings.values():
         for each in group.heads:
             half = 100 * (each.miou.high - each.miou.low) / 2
             low, high = 100 * min(each.seeds.values), 100 * max(each.seeds.values)
             assert f"±{half:.1f} {low:.1f}–{high:.1f}" in written
-    assert "half the 95% interval over 200 draws of 20 images" in texts(figure)
+    assert "half the 95 % interval over 200 draws of 20 images" in texts(figure)
 
 
 def test_rank_cells_are_shares_never_rounded_to_none_or_all():
-    figure = plots.rank_stability(THREE, "Title")
+    figure = rank_stability(THREE, "Title")
     axes = figure.axes[0]
     shown = cells(axes)
     assert [[shown[row, place] for place in range(3)] for row in range(3)] == [
@@ -495,14 +551,14 @@ def test_rank_cells_are_shares_never_rounded_to_none_or_all():
 def test_one_head_has_neither_ranks_nor_differences():
     alone = replace(THREE, heads=THREE.heads[:1], pairs=())
     with pytest.raises(ValueError, match="no rank"):
-        plots.rank_stability(alone, "Title")
+        rank_stability(alone, "Title")
     with pytest.raises(ValueError, match="needs another head"):
-        plots.paired_differences(alone, "Title")
+        paired_differences(alone, "Title")
 
 
 def differences(reference: str | None) -> dict[str, tuple[float, list[float], bool]]:
     """Head -> estimate, ends of the interval, whether its marker is hollow."""
-    axes = plots.paired_differences(THREE, "Title", reference=reference).axes[0]
+    axes = paired_differences(THREE, "Title", reference=reference).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     found = {}
     for row, name in enumerate(names):
@@ -530,7 +586,7 @@ def test_differences_to_another_head_turn_sign_and_ends_around():
 
 
 def test_differences_shade_what_the_split_can_miss_and_dot_the_seeds():
-    axes = plots.paired_differences(THREE, "Title").axes[0]
+    axes = paired_differences(THREE, "Title").axes[0]
     boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert [(b.get_x(), b.get_width()) for b in boxes] == [pytest.approx((-2, 4))] * 2
     dots = [line.get_xdata() for line in axes.get_lines() if line.get_marker() == "."]
@@ -543,12 +599,12 @@ def test_differences_shade_what_the_split_can_miss_and_dot_the_seeds():
 
 def test_an_unknown_reference_is_refused():
     with pytest.raises(ValueError, match="no differences to nobody"):
-        plots.paired_differences(THREE, "Title", reference="nobody")
+        paired_differences(THREE, "Title", reference="nobody")
 
 
 def test_a_head_without_a_score_has_no_row_among_differences():
     unknown = replace(THREE.heads[2], miou=Interval(math.nan, math.nan, math.nan))
-    figure = plots.paired_differences(replace(THREE, heads=(*THREE.heads[:2], unknown)), "Title")
+    figure = paired_differences(replace(THREE, heads=(*THREE.heads[:2], unknown)), "Title")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ocr", "fcn"]
     assert "1 without a score not shown." in texts(figure)
 
@@ -581,21 +637,21 @@ def thirteen(width: float) -> dict[str, Figure]:
     maps = {h: next(iter(shown.predictions.values())) for h in MANY}
     labels = LABELS.model_copy(update={"classes": [*CLASSES[:-1], LONG_LABELS.classes[1]]})
     return {
-        "macs": plots.tradeoff(table, "macs", "Title", ranking=ranking, width=width),
-        "latency": plots.tradeoff(table, "latency_ms", "Title", ranking=ranking, width=width),
-        "loss": plots.loss_curves(curves, "Title", width=width),
-        "ranks": plots.rank_stability(ranking, "Title", width=width),
-        "differences": plots.paired_differences(ranking, "Title", reference=LONG, width=width),
-        "groups": plots.group_table_plot(table, "Title", rankings=groups, width=width),
-        "classes": plots.per_class_heatmap(runs, "Title", width=width),
-        "gains": plots.per_class_difference(runs, "Title", width=width),
-        "predictions": plots.prediction_grid(
-            shown.images, shown.truths, maps, labels, "Title", width=width
+        "macs": tradeoff(table, "macs", "Title", ranking=ranking, width=width),
+        "latency": tradeoff(table, "latency_ms", "Title", ranking=ranking, width=width),
+        "loss": loss_curves(curves, "Title", width=width),
+        "ranks": rank_stability(ranking, "Title", width=width),
+        "differences": paired_differences(ranking, "Title", reference=LONG, width=width),
+        "groups": group_plot(runs, groups, width=width),
+        "classes": class_plot(runs, "Title", width=width),
+        "gains": gain_plot(runs, "Title", width=width),
+        "predictions": prediction_grid(
+            replace(shown, predictions=maps), labels, "Title", width=width
         ),
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[plots.ONE_COLUMN, plots.TWO_COLUMNS])
+@pytest.fixture(scope="module", params=[ONE_COLUMN, TWO_COLUMNS])
 def crowded(request) -> dict[str, Figure]:
     figures = thirteen(request.param)
     for figure in figures.values():
@@ -643,8 +699,8 @@ def test_names_are_never_read_as_formulas(crowded):
 
 def test_figures_are_as_wide_as_a_column_unless_that_is_too_narrow(crowded):
     widths = {name: float(figure.get_size_inches()[0]) for name, figure in crowded.items()}
-    assert set(widths.values()) <= {plots.ONE_COLUMN, plots.TWO_COLUMNS, widths["predictions"]}
-    assert widths["classes"] == plots.TWO_COLUMNS  # 13 columns do not fit into one
+    assert set(widths.values()) <= {ONE_COLUMN, TWO_COLUMNS, widths["predictions"]}
+    assert widths["classes"] == TWO_COLUMNS  # 13 columns do not fit into one
 
 
 def test_the_narrowest_column_that_fits_is_chosen_if_none_is_asked_for():
@@ -666,11 +722,15 @@ def test_differences_are_printed_with_a_sign_except_none_at_all():
     ]  # fmt: skip
 
 
+def shown_as(image, truth, predictions) -> Examples:
+    return Examples(["one"], [image], [truth], predictions)
+
+
 def test_a_prediction_is_scored_on_labelled_pixels_of_its_image():
     truth = np.array([[0, 0, 1, 255]], dtype=np.uint8)
     predicted = np.array([[0, 1, 1, 1]], dtype=np.uint8)
     image = np.zeros((1, 4, 3), dtype=np.uint8)
-    figure = plots.prediction_grid([image], [truth], {"fcn": [predicted]}, LABELS, "Title")
+    figure = prediction_grid(shown_as(image, truth, {"fcn": [predicted]}), LABELS, "Title")
     # background: 1 / (1 + 2 - 1), local_brick: 1 / (2 + 1 - 1); no other class is there
     assert figure.axes[2].get_xlabel() == "mIoU 50.0 %"
 
@@ -678,15 +738,13 @@ def test_a_prediction_is_scored_on_labelled_pixels_of_its_image():
 def test_an_image_without_labels_has_no_score():
     ignored = np.full((2, 2), 255, dtype=np.uint8)
     image, predicted = np.zeros((2, 2, 3), dtype=np.uint8), np.zeros((2, 2), dtype=np.uint8)
-    figure = plots.prediction_grid([image], [ignored], {"fcn": [predicted]}, LABELS, "Title")
+    figure = prediction_grid(shown_as(image, ignored, {"fcn": [predicted]}), LABELS, "Title")
     assert figure.axes[2].get_xlabel() == "–"
 
 
 def test_a_prediction_grid_has_a_row_an_image_and_names_the_classes_it_shows():
     shown = examples(2)
-    figure = plots.prediction_grid(
-        shown.images, shown.truths, shown.predictions, LABELS, "Title", names=shown.names
-    )
+    figure = prediction_grid(shown, LABELS, "Title")
     assert len(figure.axes) == 2 * (2 + len(HEADS))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [*CLASSES, "ignored"]
@@ -698,24 +756,23 @@ def test_ignored_pixels_are_striped_and_others_have_their_colour():
     truth = np.full((48, 48), 255, dtype=np.uint8)
     truth[0] = 2
     image = np.zeros((48, 48, 3), dtype=np.uint8)
-    figure = plots.prediction_grid([image], [truth], {}, LABELS, "Title")
+    figure = prediction_grid(shown_as(image, truth, {}), LABELS, "Title")
     drawn = np.asarray(figure.axes[1].get_images()[0].get_array())
     assert (drawn[0] == LABELS.palette[2]).all()
     assert set(np.unique(drawn[1:]).tolist()) == {0, 150}
 
 
-def test_lists_of_different_lengths_are_refused():
-    shown = examples(2)
-    with pytest.raises(ValueError, match="'truths': 1"):
-        plots.prediction_grid(shown.images, shown.truths[:1], {}, LABELS, "Title")
+def test_a_grid_without_images_is_refused():
+    with pytest.raises(ValueError, match="at least one image"):
+        prediction_grid(Examples([], [], [], {}), LABELS, "Title")
 
 
 def test_saving_gives_png_and_svg_and_equal_figures_equal_bytes(tmp_path):
     def drawn() -> Figure:
-        return plots.group_table_plot(comparison_table(comparison(), None), "Title")
+        return group_plot(comparison())
 
-    first = plots.save(drawn(), tmp_path / "a", "groups")
-    second = plots.save(drawn(), tmp_path / "b", "groups")
+    first = save(drawn(), tmp_path / "a", "groups")
+    second = save(drawn(), tmp_path / "b", "groups")
     assert [path.name for path in first] == ["groups.png", "groups.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     svg = first[1].read_text()
@@ -725,8 +782,8 @@ def test_saving_gives_png_and_svg_and_equal_figures_equal_bytes(tmp_path):
 
 def test_pdf_files_have_no_fonts_of_type_3_and_no_date(tmp_path):
     for name in "ab":
-        figure = plots.group_table_plot(comparison_table(comparison(), None), "Title")
-        assert plots.save(figure, tmp_path, name, ["pdf"]) == [tmp_path / f"{name}.pdf"]
+        figure = group_plot(comparison())
+        assert save(figure, tmp_path, name, ["pdf"]) == [tmp_path / f"{name}.pdf"]
     content = (tmp_path / "a.pdf").read_bytes()
     assert b"/Type3" not in content
     assert b"/CreationDate" not in content

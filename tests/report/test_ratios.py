@@ -7,9 +7,9 @@ import pytest
 
 from contextbench.records.comparability import warnings_for
 from contextbench.records.profiles import HeadCost, ProfileRecord
-from contextbench.report.tables.comparison import cost_table
-from contextbench.report.tables.forms import median_ratio_ends
-from contextbench.report.tables.layout import render_markdown
+from contextbench.report.comparison import cost_table
+from contextbench.report.samples import median_ratio_ends
+from tests.report.printed import render_markdown
 
 
 def profile(**latency_ms: list[float]) -> ProfileRecord:

@@ -11,19 +11,13 @@ from contextbench.config.files import ConfigError
 from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadCost
-from contextbench.report.tables.comparison import (
-    comparison_table,
-    cost_table,
-    per_class_markdown,
-    per_class_table,
-    render_console,
-    render_markdown,
-)
-from contextbench.report.tables.layout import comparison_sheet, headings, printable
-from contextbench.report.tables.render import ConsoleTable, sort_rows
-from contextbench.report.tables.sheet import column_names, markdown_text
+from contextbench.report.columns import column_names, sort_rows
+from contextbench.report.comparison import comparison_table, cost_table, per_class_table
+from contextbench.report.tables.comparison import comparison_sheet, printable
+from contextbench.report.tables.sheet import Sheet, markdown_text
 from contextbench.statistics.intervals import Interval
 from contextbench.system.console import SafeConsole
+from tests.report.printed import per_class_markdown, render_markdown
 from tests.report.rankings import RANKING, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,
@@ -49,7 +43,7 @@ def cells(markdown: str) -> list[dict[str, str]]:
 
 def printed(table, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(render_console(table))
+    console.print(comparison_sheet(table))
     return console.file.getvalue()
 
 
@@ -217,7 +211,7 @@ def test_every_line_fits_the_terminal_and_what_does_not_is_named(width: int):
 def test_the_narrowest_table_says_what_its_rows_are_and_what_it_left_out(width, columns):
     table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
     console = Console(file=io.StringIO(), width=width)
-    console.print(render_console(table, columns))
+    console.print(comparison_sheet(table, columns))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert set(table["head"]) <= {line.split()[0] for line in lines if line.strip()}
@@ -239,7 +233,7 @@ def test_groups_of_classes_go_before_scores_and_what_every_table_needs():
 
 @pytest.mark.parametrize("width", [16, 26, 40])
 def test_plain_tables_keep_their_first_column_too(width):
-    table = ConsoleTable(
+    table = Sheet.plain(
         ["head", "a\ncolumn", "another"],
         [["double_attention", "0.125", "1.0"], ["ppm", "–", "7"]],
         ["A note of some words, more than fit in one line."],
@@ -258,7 +252,7 @@ def test_plain_tables_keep_their_first_column_too(width):
 
 def test_columns_may_be_called_as_tables_head_them():
     table = comparison_table(ranked_runs(), profile(), ranking=RANKING)
-    known = headings(table)
+    known = list(printable(table).values())
     asked = ["MIOU", "miou %", "Params", "macs g", "over seeds", "pixel acc.", "latency ×fcn"]
     assert column_names(asked, known) == [
         *("miou", "parameters", "macs", "miou_seed_sd", "pixel_accuracy", "latency_ratio")
@@ -275,7 +269,7 @@ def test_outside_a_terminal_a_table_has_all_its_columns(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     table = comparison_table(comparison(), profile())
     console = SafeConsole(file=io.StringIO())
-    console.print(render_console(table))
+    console.print(comparison_sheet(table))
     header = console.file.getvalue().partition("──")[0].split()
     assert "Left out" not in console.file.getvalue()
     for heading in comparison_sheet(table).headings:
@@ -286,7 +280,7 @@ def test_the_width_that_columns_states_counts_when_something_is_printed(monkeypa
     monkeypatch.setenv("COLUMNS", "200")
     console = SafeConsole(file=io.StringIO())
     monkeypatch.setenv("COLUMNS", "60")
-    console.print(render_console(comparison_table(comparison(), profile())))
+    console.print(comparison_sheet(comparison_table(comparison(), profile())))
     assert 50 < max(map(len, console.file.getvalue().splitlines())) <= 60
 
 
@@ -338,7 +332,7 @@ def test_the_console_shows_the_main_columns_in_80_characters():
 def test_the_console_marks_the_best_in_bold():
     table = comparison_table([run("fcn", iou=[0.5] * 9), run("ppm", iou=[0.75] * 9)], None)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
-    console.print(render_console(table))
+    console.print(comparison_sheet(table))
     assert "\x1b[1m75.0\x1b[0m" in console.file.getvalue()
     assert "\x1b[1m50.0\x1b[0m" not in console.file.getvalue()
 

@@ -15,14 +15,14 @@ from matplotlib.text import Annotation, Text
 from rich.console import Console
 
 from contextbench.records.profiles import FormCost, HeadProfileRecord
-from contextbench.report.figures.scaling import (
+from contextbench.report.bundle import write_head_report
+from contextbench.report.figures.plots import scaling_figure
+from contextbench.report.tables.scaling import (
     break_even,
     exponents,
-    scaling_console,
-    scaling_figure,
     scaling_markdown,
+    scaling_sheet,
     scaling_table,
-    write_scaling,
 )
 from tests.report.head_records import CONTEXT, failed, form, record
 
@@ -221,6 +221,7 @@ def figure(many: HeadProfileRecord) -> Figure:
 
 def test_every_panel_names_every_curve_without_overlaps(figure: Figure):
     renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # puts names into their places
     assert len(figure.axes) == 3
     for axes in figure.axes:
         names = [child for child in axes.get_children() if isinstance(child, Annotation)]
@@ -276,7 +277,7 @@ def test_the_text_has_exponents_and_crossings():
     assert "| fast | MACs | ocnet | fcn | 3 |" in markdown  # p^2 = 7 p at p = 7
     assert "ocr (fast) at 8x8: MemoryError: no room" in markdown
     console = Console(file=io.StringIO(), width=80)
-    console.print(scaling_console(record(costs)))
+    console.print(scaling_sheet(record(costs)))
     assert re.search(r"ocnet +fast +2\.00 +2\.00 +–", console.file.getvalue())
 
 
@@ -287,11 +288,11 @@ def test_fewer_sizes_than_others_are_printed():
 
 def test_all_files_are_written(tmp_path: Path):
     both = [*linear("fcn", 7), *linear("fcn", 9, implementation="reference")]
-    paths = write_scaling(record(both), tmp_path)
+    paths = [p for p in write_head_report(record(both), tmp_path) if "forms" not in p.name]
     assert {path.name for path in paths} == {
         *("scaling.csv", "exponents.csv", "break_even.csv", "scaling.md"),
         *(f"scaling-{form}.{kind}" for form in ("fast", "reference") for kind in ("png", "svg")),
     }
     assert all(path.is_file() for path in paths)
-    first = next(csv.DictReader(paths[0].read_text().splitlines()))
+    first = next(csv.DictReader((tmp_path / "scaling.csv").read_text().splitlines()))
     assert (first["macs"], first["latency_ms"], first["scope"]) == ("28", "8.0", "context")

@@ -13,13 +13,8 @@ from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadCost
 from contextbench.records.runs import Status
-from contextbench.report.tables.comparison import (
-    SEVERITY,
-    comparison_table,
-    cost_table,
-    per_class_table,
-    write_csv,
-)
+from contextbench.report.columns import write_csv
+from contextbench.report.comparison import SEVERITY, comparison_table, cost_table, per_class_table
 from tests.report.rankings import RANKING, areas, collected, ranked_runs, store
 from tests.report.records import (
     CLASSES,

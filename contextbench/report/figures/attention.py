@@ -9,41 +9,42 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from contextbench.records.attention import (
-    INFLUENCE,
     AttentionMap,
     cell_box,
-    cell_of,
     no_attention,
     sums_to_one,
 )
 from contextbench.records.examples import ByteArray
+from contextbench.report.attention import (
+    CLIP,
+    OPAQUE,
+    RANGE,
+    cells_of,
+    clipped_at,
+    largest_parts,
+    map_rows,
+    meanings,
+)
 from contextbench.report.figures.style import (
-    BLUE,
     BODY,
-    CHARACTER,
     GREY,
     INK,
     LINE_HEIGHT,
-    RED,
-    SKY,
     SMALL,
     TITLE,
     TWO_COLUMNS,
     new_figure,
-    shortened,
     text_height,
     wrapped,
 )
+from contextbench.report.looks import BLUE, CHARACTER, RED, SKY, shortened
 from contextbench.system.files import write_atomic, write_json
-
-FloatArray = npt.NDArray[np.float32]
 
 COLUMNS, COLUMNS_ALONE = 7, 4  # of panels, and where there is one head
 CELL, MARGIN, NAME, GAP = 1.72, 0.05, 0.16, 0.06  # inches: widest panel, edge, row's name, between
@@ -51,9 +52,6 @@ ABOVE, BELOW = 0.17, 0.27  # inches of text above and below a panel
 TITLE_TOP = 0.98  # where the title begins, as a share of the height
 CHARACTER_SIZE = CHARACTER * BODY / 72  # inches
 BARS, BAR = 6, LINE_HEIGHT * SMALL / 72  # of a vector: how many at most, height in inches at least
-CLIP = 95  # percentile of the positive cells that has the full colour
-RANGE = 50  # but it is never less than this part of the largest value
-OPAQUE = 0.85  # of the full colour; the image stays visible
 PALE = 0.5  # how far the image behind a map is towards white
 
 HOW_DRAWN = (
@@ -77,7 +75,7 @@ def attention_figure(
     if len({(each.image, each.pixel) for each in maps}) != 1:
         raise ValueError("a figure of attention shows one pixel of one image, and at least one map")
     size = (image.shape[0], image.shape[1])
-    captions = [*_where(maps, size), *no_attention(maps), *notes, HOW_DRAWN, *_meanings(maps)]
+    captions = [*_where(maps, size), *no_attention(maps), *notes, HOW_DRAWN, *meanings(maps)]
     rows = _rows(maps)
     figure, grid = _grid(rows, size, title, " ".join(captions))
     for panels, row in zip(grid, rows, strict=True):
@@ -118,56 +116,39 @@ def write_attention(maps: Sequence[AttentionMap], folder: Path, name: str) -> li
 
 def _where(maps: Sequence[AttentionMap], size: tuple[int, int]) -> Iterator[str]:
     """A sentence on pixel and cell; one for each size of feature map."""
-    shapes: dict[tuple[int, int], list[str]] = {}
-    for each in maps:
-        if each.values.ndim == 2:
-            shapes.setdefault((each.values.shape[0], each.values.shape[1]), []).append(each.head)
+    found = list(cells_of(maps, size))
     y, x = maps[0].pixel
-    for (h, w), heads in shapes.items():
-        row, column = cell_of((y, x), size, (h, w))
+    for heads, (row, column), (h, w) in found:
         top, left, bottom, right = cell_box((row, column), size, (h, w))
-        of = f" of {', '.join(dict.fromkeys(heads))}" if len(shapes) > 1 else ""
+        of = f" of {', '.join(heads)}" if len(found) > 1 else ""
         yield (
             f"Pixel {y},{x} falls in the feature cell (row {row}, column {column}) of {h}x{w}{of}, "
             f"framed: rows {top:g} to {bottom:g}, columns {left:g} to {right:g} of the image."
         )
 
 
-def _meanings(maps: Sequence[AttentionMap]) -> Iterator[str]:
-    """What each kind means, with the heads where it has several meanings; not what labels say."""
-    meanings: dict[tuple[str, str], list[str]] = {}
-    for each in maps:
-        if each.kind == INFLUENCE or each.values.ndim == 1 or not each.labels:
-            meanings.setdefault((each.kind, each.meaning), []).append(each.head)
-    kinds = [kind for kind, _ in meanings]
-    for (kind, meaning), heads in meanings.items():
-        of = f" of {', '.join(heads)}" if kinds.count(kind) > 1 else ""
-        yield f"{kind.capitalize()}{of}: {meaning[0].lower()}{meaning[1:]}."
-
-
 class _Row(NamedTuple):
     name: str
-    titles: list[str]
-    maps: list[AttentionMap | None]  # None: the image
+    titles: Sequence[str]
+    maps: Sequence[AttentionMap | None]  # None: the image
 
 
 def _rows(maps: Sequence[AttentionMap]) -> list[_Row]:
-    heads = list(dict.fromkeys(each.head for each in maps))
-    if len(heads) == 1:
-        return _chunks("", [None, *maps], ["image", *(each.kind for each in maps)], COLUMNS_ALONE)
-    first = [each for each in maps if each.kind == INFLUENCE]
-    rows = _chunks(INFLUENCE, [None, *first], ["image", *(each.head for each in first)], COLUMNS)
-    for head in heads:
-        own = [each for each in maps if each.head == head and each.kind != INFLUENCE]
-        rows += _chunks(head, own, [each.kind for each in own], COLUMNS)
-    return rows
-
-
-def _chunks(
-    name: str, maps: Sequence[AttentionMap | None], titles: Sequence[str], length: int
-) -> list[_Row]:
-    starts = range(0, len(maps), length)
-    return [_Row(name, list(titles[i : i + length]), list(maps[i : i + length])) for i in starts]
+    """As `map_rows`, the image first, long rows broken; of one head all in one."""
+    if len({each.head for each in maps}) == 1:
+        rows, length = [_Row("", [each.kind for each in maps], maps)], COLUMNS_ALONE
+    else:
+        length = COLUMNS
+        rows = [
+            _Row(row.name, [m.kind if row.head else m.head for m in row.maps], row.maps)
+            for row in map_rows(maps)
+        ]
+    rows[0] = _Row(rows[0].name, ["image", *rows[0].titles], [None, *rows[0].maps])
+    return [
+        _Row(name, titles[i : i + length], row[i : i + length])
+        for name, titles, row in rows
+        for i in range(0, len(row), length)
+    ]
 
 
 def _grid(
@@ -246,33 +227,20 @@ def _draw_map(axes: Axes, each: AttentionMap, image: ByteArray) -> None:
     _say_below(axes, each.labels[0] if each.labels else "", f"{limit:.2g} ({highest:.2g})")
 
 
-def clipped_at(values: FloatArray) -> float:
-    """The value that is drawn in full colour; 1 for a map without positive values.
-
-    Heads keep some weight on the pixel itself that would leave all else invisible. Where all else
-    is next to nothing, it should be.
-    """
-    positive = values[values > 0]
-    if not positive.size:
-        return 1.0
-    return float(max(np.percentile(positive, CLIP), positive.max() / RANGE))
-
-
 def _draw_bars(axes: Axes, each: AttentionMap) -> None:
     """The largest parts, each with its name and its value in its bar's row."""
     count = max(1, min(BARS, int(axes.bbox.height / axes.figure.dpi / BAR)))
-    order = np.argsort(-each.values, kind="stable")[:count]
-    values = each.values[order]
-    axes.barh(np.arange(len(order)), values, height=0.85, color=SKY)
+    parts = largest_parts(each, count)
+    axes.barh(np.arange(len(parts)), [value for _, value in parts], height=0.85, color=SKY)
     axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlim(0, max(1e-9, float(values.max())) * 1.02)
+    axes.set_xlim(0, max(1e-9, parts[0][1]) * 1.02)
     room = _room(axes) - 5  # the number has the rest
-    for row, part in enumerate(order):
+    for row, (name, value) in enumerate(parts):
         place: dict[str, Any] = {"va": "center", "size": SMALL, "color": INK}
         place["transform"] = axes.get_yaxis_transform()
-        axes.text(0.02, row, shortened(str(each.labels[part]), room), ha="left", **place)
-        axes.text(0.98, row, f"{each.values[part]:.2f}", ha="right", **place)
-    _say_below(axes, f"{len(order)} largest of {len(each.values)}")
+        axes.text(0.02, row, shortened(name, room), ha="left", **place)
+        axes.text(0.98, row, f"{value:.2f}", ha="right", **place)
+    _say_below(axes, f"{len(parts)} largest of {len(each.values)}")
 
 
 def _draw_profile(axes: Axes, each: AttentionMap) -> None:

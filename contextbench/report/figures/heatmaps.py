@@ -1,31 +1,28 @@
 """Heads against groups of classes and against classes, as numbers on shaded cells."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contextbench.records.runs import RunRecord
-from contextbench.report.figures.geometry import FloatArray
 from contextbench.report.figures.style import (
     BODY,
     INK,
     SMALL,
     column_width,
     new_figure,
-    shortened,
-    signed,
     text_width,
 )
-from contextbench.report.ranking_text import draws_of
-from contextbench.report.tables.comparison import per_class_table
-from contextbench.report.tables.render import GROUP_PREFIX, group_columns
+from contextbench.report.geometry import FloatArray
+from contextbench.report.heat import Heat
+from contextbench.report.looks import shortened
+from contextbench.report.rankings import draws_of, several_seeds
+from contextbench.report.words import level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 
 BLOCK_ROWS = 60  # classes below each other before the next block starts
@@ -35,7 +32,6 @@ ROW = 0.17  # inches: lowest row
 PADDING, PITCH = 0.11, 0.11  # inches: air in a row of several lines, height of a line
 PALE = 0.21  # luminance from which on dark text stands out more from a cell than white does
 BLANK = (0.95, 0.95, 0.95, 1.0)  # a cell without a value
-BASELINE = "fcn"  # the head that others are compared with, where it has scores
 
 SHADES = mpl.colormaps["Blues"]
 DIVERGING = mpl.colormaps["RdBu"]  # of ColorBrewer's colour-blind safe ones; blue is better
@@ -50,82 +46,62 @@ class Cells(NamedTuple):
     below: Sequence[Sequence[str]] | None = None  # small lines below each text
 
 
-def group_table_plot(
-    table: pd.DataFrame,
-    title: str,
-    *,
-    rankings: Mapping[str, Ranking] | None = None,
-    width: float | None = None,
+def group_figure(
+    heat: Heat, ranking: Ranking | None, title: str, *, width: float | None = None
 ) -> Figure:
     """Mean IoU of each head (row) on each group of classes (column), numbers in the cells.
 
-    `rankings`: group -> ranking by its classes alone, for intervals and seeds. Raises ValueError
-    when the table has no groups.
+    `ranking` is that of a group, for what is said of intervals and seeds.
     """
-    groups = group_columns(table)
-    if not groups:
-        raise ValueError("the table has no groups of classes")
-    names = [name.removeprefix(GROUP_PREFIX) for name in groups]
-    heads = [str(head) for head in table["head"]]
-    values = 100 * table[groups].to_numpy(dtype=np.float64)
-    needed = name_width(heads) + max(GROUP_CELL, text_width(names, BODY) + 0.1) * len(names)
+    names = name_width(heat.rows)
+    needed = names + max(GROUP_CELL, text_width(heat.columns, BODY) + 0.1) * len(heat.columns)
     full = column_width(needed, width)
-    one_line = (full - name_width(heads)) / len(names) > LONG_CELL
-    below = _spreads(heads, names, rankings or {}, "  " if one_line else "\n")
+    separator = "  " if (full - names) / len(heat.columns) > LONG_CELL else "\n"
+    below = [
+        [separator.join(_spread(heat.statistics.get((row, column)))) for column in heat.columns]
+        for row in heat.rows
+    ]
     lines = _lines_below(below)
-    height = 0.3 + (PADDING + PITCH * (1 + lines)) * len(heads)
-    figure = new_figure(full, height, title, _group_caption(rankings))
-    cells = _shaded(values, best_in="column")._replace(below=below if lines else None)
-    draw_cells(figure.subplots(), heads, names, cells)
+    height = 0.3 + (PADDING + PITCH * (1 + lines)) * len(heat.rows)
+    figure = new_figure(full, height, title, _group_caption(ranking))
+    cells = _shaded(heat, best_in="column")._replace(below=below if lines else None)
+    draw_cells(figure.subplots(), heat.rows, heat.columns, cells)
     return figure
 
 
-def per_class_heatmap(
-    runs: Sequence[RunRecord], title: str, *, width: float | None = None
-) -> Figure:
+def class_figure(heat: Heat, title: str, *, width: float | None = None) -> Figure:
     """IoU of each class (row) for each head (column), numbers in the cells; NaN is a dash."""
-    table = per_class_table(runs)
-    heads = [str(name) for name in table.columns[2:]]
     caption = "IoU (%), mean over seeds; the best head of a class is bold."
-    cells = _shaded(100 * table[heads].to_numpy(dtype=np.float64), best_in="row")
-    return _class_figure(list(table["class"]), heads, cells, title, caption, width)
+    return _class_figure(heat, heat.columns, _shaded(heat, best_in="row"), title, caption, width)
 
 
-def per_class_difference(
-    runs: Sequence[RunRecord],
-    title: str,
-    *,
-    baseline: str | None = None,
-    width: float | None = None,
-) -> Figure:
+def gain_figure(heat: Heat, title: str, *, width: float | None = None) -> Figure:
     """IoU of each class (row): of the baseline, then what every other head adds to it (columns).
 
-    The baseline is `fcn` unless it is given or has no scores; then it is the head with the lowest
-    mIoU. Raises ValueError unless it and another head have scores.
+    Raises ValueError unless another head has scores.
     """
-    table = per_class_table(runs)
-    scored = [str(name) for name in table.columns[2:] if table[name].notna().any()]
-    base = baseline or (BASELINE if BASELINE in scored else scored[-1] if scored else "none")
-    others = [name for name in scored if name != base]
-    if base not in scored or not others:
-        raise ValueError(f"no differences to {base}: it and another head need scores")
-    absolute = 100 * table[[base]].to_numpy(dtype=np.float64)
-    gains = 100 * table[others].to_numpy(dtype=np.float64) - absolute
-    known = np.abs(gains[~np.isnan(gains)])
-    limit = max(1.0, float(known.max(initial=0.0)))
+    base = heat.columns.index(heat.baseline)
+    if len(heat.columns) < 2:
+        raise ValueError(f"no differences to {heat.baseline}: another head needs scores")
+    others = [column for column in range(len(heat.columns)) if column != base]
+    gains = heat.differences[:, others]
+    limit = max(0.01, heat.largest)
+    colours = DIVERGING(0.5 + np.nan_to_num(gains) / (2 * limit))  # white in the middle
     cells = Cells(
         texts=[
-            [_number(own), *(signed(gain) for gain in row)]
-            for own, row in zip(absolute[:, 0].tolist(), gains.tolist(), strict=True)
+            [percent(own), *map(signed_points, row)]
+            for own, row in zip(heat.values[:, base].tolist(), gains.tolist(), strict=True)
         ],
-        faces=np.concatenate((np.ones((len(gains), 1, 4)), _coloured(gains, limit)), axis=1),
+        faces=np.concatenate((np.ones((len(gains), 1, 4)), _filled(colours, gains)), axis=1),
         bold=np.zeros((len(gains), 1 + len(others)), dtype=bool),
     )
     caption = (
-        f"First column: IoU (%) of {base}, mean over seeds. Others: percentage points more (blue) "
-        f"or less (red) than {base}; shades reach from −{limit:.0f} to +{limit:.0f}."
+        f"First column: IoU (%) of {heat.baseline}, mean over seeds. Others: percentage points "
+        f"more (blue) or less (red) than {heat.baseline}; shades reach from −{100 * limit:.0f} to "
+        f"+{100 * limit:.0f}."
     )
-    return _class_figure(list(table["class"]), [base, *others], cells, title, caption, width)
+    heads = [heat.baseline, *(heat.columns[column] for column in others)]
+    return _class_figure(heat, heads, cells, title, caption, width)
 
 
 def draw_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], cells: Cells) -> None:
@@ -159,44 +135,37 @@ def name_width(names: Sequence[str]) -> float:
 
 
 def _class_figure(
-    classes: Sequence[str],
-    heads: Sequence[str],
-    cells: Cells,
-    title: str,
-    caption: str,
-    width: float | None,
+    heat: Heat, heads: Sequence[str], cells: Cells, title: str, caption: str, width: float | None
 ) -> Figure:
     """Classes below each other, in several blocks beside each other where they are many."""
-    count = math.ceil(len(classes) / BLOCK_ROWS)
-    rows = math.ceil(len(classes) / count)
-    full = column_width(count * (name_width(classes) + CELL * len(heads)), width)
-    cell = (full / count - name_width(classes)) / len(heads)
+    count = math.ceil(len(heat.rows) / BLOCK_ROWS)
+    rows = math.ceil(len(heat.rows) / count)
+    names = name_width(heat.rows)
+    full = column_width(count * (names + CELL * len(heads)), width)
     widest = text_width([shortened(head, LONGEST_ABOVE) for head in heads], BODY)
-    upright = widest > cell
+    upright = widest > (full / count - names) / len(heads)
     figure = new_figure(full, 0.15 + (widest if upright else 0.2) + ROW * rows, title, caption)
     for block, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         part = slice(block * rows, (block + 1) * rows)
         own = Cells(cells.texts[part], cells.faces[part], cells.bold[part])
-        draw_cells(axes, classes[part], heads, own)
+        draw_cells(axes, heat.rows[part], heads, own)
         axes.set_ylim(rows, 0)
         if upright:
             axes.tick_params(axis="x", labelrotation=90)
     return figure
 
 
-def _shaded(values: FloatArray, *, best_in: Literal["row", "column"]) -> Cells:
-    """Percentages with shades from 0 to 100; bold where the best is printed."""
-    rounded = np.round(values, 1)
+def _shaded(heat: Heat, *, best_in: Literal["row", "column"]) -> Cells:
+    """Percentages with shades from 0 to 100; bold where the best is printed, unless all are."""
+    rounded = np.round(100 * heat.values, 1)
+    known, axis = np.isnan(rounded), 1 if best_in == "row" else 0
+    highest = np.where(known, -np.inf, rounded).max(axis=axis, keepdims=True)
+    lowest = np.where(known, np.inf, rounded).min(axis=axis, keepdims=True)
     return Cells(
-        texts=[[_number(value) for value in row] for row in rounded.tolist()],
+        texts=[list(map(percent, row)) for row in heat.values.tolist()],
         faces=_filled(SHADES(np.nan_to_num(rounded / 100)), rounded),
-        bold=_best(rounded, axis=1 if best_in == "row" else 0),
+        bold=(rounded == highest) & (highest > lowest),
     )
-
-
-def _coloured(gains: FloatArray, limit: float) -> FloatArray:
-    """(rows, columns, 4) of the diverging shades, white in the middle."""
-    return _filled(DIVERGING(0.5 + np.nan_to_num(gains) / (2 * limit)), gains)
 
 
 def _filled(colours: Any, values: FloatArray) -> FloatArray:
@@ -212,37 +181,14 @@ def _luminance(colour: FloatArray) -> float:
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def _best(values: FloatArray, axis: int) -> npt.NDArray[np.bool_]:
-    """Cells with the highest value along an axis, unless all its values are the same."""
-    highest = np.where(np.isnan(values), -np.inf, values).max(axis=axis, keepdims=True)
-    lowest = np.where(np.isnan(values), np.inf, values).min(axis=axis, keepdims=True)
-    best: npt.NDArray[np.bool_] = (values == highest) & (highest > lowest)
-    return best
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}"
-
-
-def _spreads(
-    heads: Sequence[str], groups: Sequence[str], rankings: Mapping[str, Ranking], separator: str
-) -> list[list[str]]:
-    """For every head and group half the width of its interval, and the range of its seeds."""
-    found = {group: {each.head: each for each in r.heads} for group, r in rankings.items()}
-    return [
-        [separator.join(_spread(found.get(group, {}).get(head))) for group in groups]
-        for head in heads
-    ]
-
-
 def _spread(statistics: HeadStatistics | None) -> list[str]:
+    """Half the width of an interval, and the range of the seeds."""
     if statistics is None or math.isnan(statistics.miou.low):
         return []
-    half = 50 * (statistics.miou.high - statistics.miou.low)
+    half = f"±{percent((statistics.miou.high - statistics.miou.low) / 2)}"
     if statistics.seeds.n < 2:
-        return [f"±{half:.1f}"]
-    low, high = (100 * end(statistics.seeds.values) for end in (min, max))
-    return [f"±{half:.1f}", f"{low:.1f}–{high:.1f}"]
+        return [half]
+    return [half, "–".join(percent(end(statistics.seeds.values)) for end in (min, max))]
 
 
 def _lines_below(below: Sequence[Sequence[str]]) -> int:
@@ -250,11 +196,10 @@ def _lines_below(below: Sequence[Sequence[str]]) -> int:
     return max((text.count("\n") + 1 for row in below for text in row if text), default=0)
 
 
-def _group_caption(rankings: Mapping[str, Ranking] | None) -> str:
-    sentences = ["Mean IoU (%) over the classes of a group and over seeds; the best head is bold."]
-    for ranking in list((rankings or {}).values())[:1]:
-        level = f"{ranking.resampling.level:.0%}"
-        sentences.append(f"±: half the {level} interval over {draws_of(ranking)}.")
-        several = max(each.seeds.n for each in ranking.heads) > 1
-        sentences.append("Then the lowest and highest seed." if several else "One seed a head.")
-    return " ".join(sentences)
+def _group_caption(ranking: Ranking | None) -> str:
+    text = "Mean IoU (%) over the classes of a group and over seeds; the best head is bold."
+    if ranking is None:
+        return text
+    seeds = "Then the lowest and highest seed." if several_seeds(ranking) else "One seed a head."
+    level = level_text(ranking.resampling.level)
+    return f"{text} ±: half the {level} interval over {draws_of(ranking)}. {seeds}"

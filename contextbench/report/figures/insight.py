@@ -13,12 +13,12 @@ from contextbench.report.figures.style import (
     INK,
     SMALL,
     TWO_COLUMNS,
-    head_style,
     new_figure,
     style_axes,
 )
 from contextbench.report.insight import Cell, Insight
-from contextbench.report.tables.render import fixed
+from contextbench.report.looks import head_style
+from contextbench.report.words import fixed, level_text
 
 PANELS = 4  # in a row
 ROW_HEIGHT = 0.29  # inches a head
@@ -73,7 +73,7 @@ def _draw_cell(axes: Axes, row: int, head: str, cell: Cell) -> None:
     verdict = f"\n{cell.comparison.verdict}" if cell.comparison else ""
     # Beside the axes, where no marker can be.
     axes.annotate(
-        f"{fixed(mean, 1)}{verdict}", (1.02, row), xycoords=("axes fraction", "data"), ha="left",
+        f"{fixed(mean)}{verdict}", (1.02, row), xycoords=("axes fraction", "data"), ha="left",
         va="center", size=SMALL, color=INK, linespacing=1.0, annotation_clip=False,
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def _percent(seeds: Mapping[int, tuple[float, float, float]]) -> list[tuple[floa
 
 
 def _caption(insight: Insight) -> str:
-    level = f"{100 * insight.resampling.level:g} %"
+    level = level_text(insight.resampling.level)
     seeds = sorted({seed for cell in insight.cells.values() for seed in cell.seeds})
     interval = f"with its {level} interval over the {insight.images} images of the split"
     baseline = f"{insight.baseline}, which heads are compared with"

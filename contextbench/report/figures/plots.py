@@ -1,54 +1,302 @@
-"""Figures of a comparison: tables and records in, `Figure` objects out.
+"""Plots on axes, drawn from the descriptions that the page draws."""
 
-Every figure can be read alone: its title names dataset and protocol, its axes their units, and a
-line below says what is drawn, on which device.
-"""
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from contextbench.report.figures.curves import loss_curves
-from contextbench.report.figures.geometry import pareto_front
-from contextbench.report.figures.heatmaps import (
-    group_table_plot,
-    per_class_difference,
-    per_class_heatmap,
-)
-from contextbench.report.figures.predictions import prediction_grid
-from contextbench.report.figures.stability import paired_differences, rank_stability
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from contextbench.records.profiles import HeadProfileRecord
 from contextbench.report.figures.style import (
-    FORMATS,
-    LONGEST,
+    BODY,
+    GREY,
     ONE_COLUMN,
+    SMALL,
+    TITLE,
     TWO_COLUMNS,
-    WIDTHS,
-    Format,
-    Width,
-    head_style,
-    save,
-    shortened,
+    inked,
+    new_figure,
+    style_axes,
+    text_height,
+    wrapped,
 )
-from contextbench.report.figures.tradeoff import COSTS, Cost, plottable, tradeoff, tradeoff_grid
+from contextbench.report.looks import head_style
+from contextbench.report.losses import Losses
+from contextbench.report.plots import (
+    Curve,
+    Curves,
+    Frame,
+    Label,
+    Point,
+    Tick,
+    Tradeoff,
+    curve_plot,
+    room_for,
+)
+from contextbench.report.samples import timed_on
+from contextbench.report.tables.scaling import (
+    MEASURES,
+    Measure,
+    Scope,
+    Size,
+    curves_of,
+    pixels_of,
+    scaling_table,
+)
+from contextbench.report.tradeoffs import MAIN, label_of, plottable, sentences, tradeoff_of
+from contextbench.statistics.intervals import Ranking
 
-__all__ = [
-    "COSTS",
-    "FORMATS",
-    "LONGEST",
-    "ONE_COLUMN",
-    "TWO_COLUMNS",
-    "WIDTHS",
-    "Cost",
-    "Format",
-    "Width",
-    "group_table_plot",
-    "head_style",
-    "loss_curves",
-    "paired_differences",
-    "pareto_front",
-    "per_class_difference",
-    "per_class_heatmap",
-    "plottable",
-    "prediction_grid",
-    "rank_stability",
-    "save",
-    "shortened",
-    "tradeoff",
-    "tradeoff_grid",
-]
+LEFT, RIGHT, ABOVE, BELOW = 40.0, 6.0, 6.0, 27.0  # points around the axes of a panel
+PANEL = 2.4  # inches, height of a trade-off
+
+
+def tradeoff(
+    table: pd.DataFrame,
+    cost: str,
+    title: str,
+    *,
+    ranking: Ranking | None = None,
+    width: float = ONE_COLUMN,
+) -> Figure:
+    """mIoU against one cost, one point a head, with the Pareto front; `width` in inches.
+
+    With a `ranking`, bars are intervals of mIoU and the front is dotted between heads that the
+    split cannot separate.
+    """
+    return _tradeoffs(table, [cost], title, ranking, width, 1)
+
+
+def tradeoff_grid(
+    table: pd.DataFrame,
+    title: str,
+    *,
+    ranking: Ranking | None = None,
+    width: float = TWO_COLUMNS,
+) -> Figure:
+    """mIoU against every main cost: two panels beside each other, or one in a single column."""
+    return _tradeoffs(table, MAIN, title, ranking, width, 2 if width > ONE_COLUMN else 1)
+
+
+def loss_figure(losses: Losses, title: str, *, width: float = ONE_COLUMN) -> Figure:
+    """Smoothed main loss of every head that has one."""
+    height = 0.5 + max(1.9, room_for(len(losses.curves), SMALL) / 72)
+    figure = new_figure(width, height, title, " ".join(losses.sentences))
+    (frame,) = _frames(figure, title, height, 1, 1, SMALL)
+    plot = losses.plot(frame)
+    axes = _axes(figure, plot)
+    for curve in plot.curves:
+        style = head_style(curve.head)
+        if curve.has_range:
+            axes.fill_between(
+                curve.x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0
+            )
+        axes.plot(curve.x, curve.y, color=style.colour, linestyle=style.line, linewidth=1.0)
+    _name_curves(axes, plot)
+    return figure
+
+
+def scaling_figure(
+    record: HeadProfileRecord, implementation: str = "fast", scope: Scope = "context"
+) -> Figure:
+    """A panel for each measure that has values, log-log, a named curve a head. Two columns wide."""
+    table = scaling_table(record, scope)
+    table = table[table["implementation"] == implementation]
+    heads = {head: each for (head, _), each in curves_of(table).items()}
+    panels = {
+        measure: curves
+        for measure in MEASURES
+        if (curves := [_scaling(head, measure, each[measure], table)
+                       for head, each in heads.items() if each[measure]])
+    }  # fmt: skip
+    most = max(map(len, panels.values()), default=0)
+    title = f"Cost against feature size: {implementation} form, {record.channels} channels"
+    height = 0.6 + max(1.8, room_for(most, SMALL) / 72)
+    caption = _scaling_caption(record, scope, panels, heads)
+    figure = new_figure(TWO_COLUMNS, height, title, caption)
+    frames = _frames(figure, title, height, 1, max(1, len(panels)), SMALL)
+    for frame, (measure, curves) in zip(frames, panels.items(), strict=False):
+        sizes = {size for each in heads.values() for size in each[measure]}
+        _draw_scaling(figure, frame, measure, curves, sizes)
+    return figure
+
+
+def _tradeoffs(
+    table: pd.DataFrame,
+    costs: Sequence[str],
+    title: str,
+    ranking: Ranking | None,
+    width: float,
+    columns: int,
+) -> Figure:
+    rows = -(-len(costs) // columns)
+    height = PANEL * rows
+    figure = new_figure(width, height, title, " ".join(sentences(table, costs, ranking)))
+    for cost, frame in zip(costs, _frames(figure, title, height, rows, columns, BODY), strict=True):
+        if plottable(table, cost).empty:
+            axes = figure.add_axes(_box(figure, frame))
+            style_axes(axes, label_of(cost), "mIoU (%)")
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", size=BODY)
+        else:
+            _draw_tradeoff(figure, tradeoff_of(table, cost, frame, ranking=ranking))
+    return figure
+
+
+def _frames(
+    figure: Figure, title: str, height: float, rows: int, columns: int, font: float
+) -> Iterator[Frame]:
+    """Panels row by row, `height` inches in all; a frame counts from the figure's top left."""
+    width, full = (72 * size for size in figure.get_size_inches().tolist())
+    top = 72 * text_height(wrapped(title, width / 72, TITLE), TITLE)
+    wide, tall = width / columns, 72 * height / rows
+    for row in range(rows):
+        for column in range(columns):
+            x, y = column * wide, top + row * tall
+            yield Frame("panel", width, full, x + LEFT, y + ABOVE, x + wide - RIGHT,
+                        y + tall - BELOW, font, 5)  # fmt: skip
+
+
+def _box(figure: Figure, frame: Frame) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of the axes as shares of the figure."""
+    width, height = (72 * size for size in figure.get_size_inches().tolist())
+    return (
+        frame.left / width,
+        1 - frame.bottom / height,
+        (frame.right - frame.left) / width,
+        (frame.bottom - frame.top) / height,
+    )
+
+
+def _axes(figure: Figure, plot: Tradeoff | Curves) -> Axes:
+    """Axes with the scales and ticks of a plot, at its frame."""
+    figure.set_layout_engine("none")
+    axes = figure.add_axes(_box(figure, plot.frame))
+    style_axes(axes, plot.x.label, plot.y.label)
+    for name, part, axis in (("x", axes.xaxis, plot.x), ("y", axes.yaxis, plot.y)):
+        axes.set(**{f"{name}scale": "log" if axis.logarithmic else "linear"})
+        axes.set(**{f"{name}lim": (axis.low, axis.high)})
+        part.set_ticks([tick.value for tick in axis.ticks], [tick.text for tick in axis.ticks])
+        part.set_minor_locator(NullLocator())
+    return axes
+
+
+def _draw_tradeoff(figure: Figure, plot: Tradeoff) -> None:
+    axes = _axes(figure, plot)
+    for step in plot.front:
+        line = (0, (1, 2)) if step.dotted else "-"
+        axes.plot(*zip(*step.corners, strict=True), color=GREY, linewidth=0.8, linestyle=line,
+                  zorder=2)  # fmt: skip
+    for point, label in zip(plot.points, plot.labels, strict=True):
+        _draw_point(axes, point)
+        at = (plot.x(point.cost), plot.y(point.score))
+        _name(axes, point.head, label, (point.cost, point.score), at, "center", BODY)
+
+
+def _draw_point(axes: Axes, point: Point) -> None:
+    """A marker over its bars: thin with dots for seeds, thick for the interval, and quartiles."""
+    style = head_style(point.head)
+    x, y = point.cost, point.score
+    if point.seeds:
+        axes.plot(
+            [x] * len(point.seeds), point.seeds, color=style.colour, linewidth=0.6, linestyle=":",
+            marker=".", markersize=3.5, markeredgewidth=0, zorder=3,
+        )  # fmt: skip
+    if point.score_ends is not None:
+        axes.plot(
+            [x, x], point.score_ends, color=style.colour, linewidth=1.4, solid_capstyle="butt",
+            zorder=3,
+        )  # fmt: skip
+    if point.cost_ends is not None:
+        axes.plot(
+            point.cost_ends, [y, y], color=style.colour, linewidth=0.8, marker="|", markersize=3.5,
+            markeredgewidth=0.8, zorder=3,
+        )  # fmt: skip
+    axes.plot(
+        [x], [y], color=style.colour, marker=style.marker, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.4, zorder=4,
+    )  # fmt: skip
+
+
+def _name(
+    axes: Axes,
+    head: str,
+    label: Label,
+    point: tuple[float, float],
+    at: tuple[float, float],
+    align: str,
+    size: float,
+) -> None:
+    """A name in its head's colour; `point` in data units lies `at` a place of the picture."""
+    colour = head_style(head).colour
+    leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2,
+              "relpos": (0.5 if align == "center" else 0, 0.5)}  # fmt: skip
+    axes.annotate(
+        label.text, point, xytext=(label.x - at[0], at[1] - label.y), textcoords="offset points",
+        ha=align, va="center", size=size,
+        color=inked(colour), zorder=5, annotation_clip=False, parse_math=False,
+        arrowprops=leader if label.leader else None,
+    )  # fmt: skip
+
+
+def _name_curves(axes: Axes, plot: Curves) -> None:
+    for curve, label in zip(plot.curves, plot.labels, strict=True):
+        at = (plot.x(curve.end[0]), plot.y(curve.end[1]))
+        _name(axes, curve.head, label, curve.end, at, "left", SMALL)
+
+
+def _scaling(
+    head: str, measure: Measure, curve: Mapping[Size, float], table: pd.DataFrame
+) -> Curve:
+    """In the unit of the axis; ends are the quartiles of latency, or the values themselves."""
+    scale = MEASURES[measure].scale
+    values = scale * np.array(list(curve.values()))
+    low = high = values
+    if measure == "latency_ms":
+        rows = table[(table["head"] == head) & (table["latency_ms"] > 0)].sort_values("pixels")
+        low, high = rows["latency_q1_ms"].to_numpy(), rows["latency_q3_ms"].to_numpy()
+    return Curve(head, np.array(pixels_of(curve), dtype=np.float64), values, low, high)
+
+
+def _draw_scaling(
+    figure: Figure, frame: Frame, measure: Measure, curves: Sequence[Curve], sizes: Iterable[Size]
+) -> None:
+    """Curves with markers, quartiles of latency as bars, one tick a size."""
+    by_pixels = {height * width: (height, width) for height, width in sorted(sizes)}
+    square = all(height == width for height, width in by_pixels.values())
+    ticks = [Tick(pixels, str(h) if square else f"{h}×{w}") for pixels, (h, w) in by_pixels.items()]
+    column = MEASURES[measure]
+    labels = (
+        "Height and width of features" if square else "Height × width of features",
+        f"{column.title[0].upper()}{column.title[1:]} ({column.unit})",
+    )
+    plot = curve_plot(curves, labels, frame, logarithmic=(True, True), x_ticks=ticks)
+    axes = _axes(figure, plot)
+    for curve in plot.curves:
+        style = head_style(curve.head)
+        axes.plot(
+            curve.x, curve.y, color=style.colour, linestyle=style.line, linewidth=1.0,
+            marker=style.marker, markersize=3.5, markeredgewidth=0, zorder=3,
+        )  # fmt: skip
+        if curve.has_range:
+            axes.vlines(curve.x, curve.low, curve.high, color=style.colour, linewidth=0.8, zorder=2)
+    _name_curves(axes, plot)
+
+
+def _scaling_caption(
+    record: HeadProfileRecord,
+    scope: Scope,
+    panels: Mapping[Measure, Sequence[Curve]],
+    heads: Iterable[str],
+) -> str:
+    lines = [f"Scope {scope}, batch 1."]
+    if "activation_peak_bytes" in panels:
+        lines.append("Activations: predicted peak without weights and input.")
+    if "latency_ms" in panels:
+        lines.append(f"Latency: forward pass, median and quartiles of {timed_on(record)}.")
+    shown = {curve.head for curves in panels.values() for curve in curves}
+    missing = [head for head in heads if head not in shown]
+    if missing:
+        lines.append(f"Not shown, for want of numbers: {', '.join(missing)}.")
+    return " ".join(lines)

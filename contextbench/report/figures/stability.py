@@ -17,18 +17,16 @@ from contextbench.report.figures.style import (
     BODY,
     GREY,
     INK,
-    LONGEST,
     RULE,
     SMALL,
     column_width,
-    head_style,
     new_figure,
-    shortened,
-    signed,
     style_axes,
     text_width,
 )
-from contextbench.report.ranking_text import best_sentence, draws_of
+from contextbench.report.looks import head_style, shortened
+from contextbench.report.rankings import best_sentence, difference_to, draws_of
+from contextbench.report.words import ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
 PLACE, ROW = 0.34, 0.2  # inches: width of a place, height of a head
@@ -43,7 +41,7 @@ def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) 
     """
     if len(ranking.heads) < 2:
         raise ValueError("one head has no rank")
-    names = [shortened(each.head, LONGEST) for each in ranking.heads]
+    names = [shortened(each.head) for each in ranking.heads]
     shares = np.array([each.rank_shares for each in ranking.heads])
     places = [_ordinal(place) for place in range(1, len(names) + 1)]
     letters = [each.groups for each in ranking.heads]
@@ -77,7 +75,7 @@ def paired_differences(
     base = known.get(ranking.heads[0].head if reference is None else reference)
     if base is None or len(known) < 2:
         raise ValueError(f"no differences to {reference or 'the best head'}: it needs another head")
-    names = [shortened(head, LONGEST) for head in known]
+    names = [shortened(head) for head in known]
     differences = [difference_to(ranking, head, base.head) for head in known]
     texts = [_described(each) for each in differences]
     needed = name_width(names) + text_width(texts, SMALL) + 1.3
@@ -97,15 +95,6 @@ def paired_differences(
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     return figure
-
-
-def difference_to(ranking: Ranking, head: str, reference: str) -> Interval:
-    """mIoU of a head minus that of another with its interval, as fractions; 0 to itself."""
-    if head == reference:
-        return Interval(0.0, 0.0, 0.0)
-    pair = ranking.pair(head, reference)
-    estimate, low, high = pair.difference
-    return pair.difference if pair.first == head else Interval(-estimate, -high, -low)
 
 
 def _draw_difference(
@@ -134,8 +123,8 @@ def _draw_difference(
 def _difference_caption(ranking: Ranking, base: HeadStatistics, missing: int) -> str:
     sentences = [
         f"mIoU minus that of {base.head}.",
-        f"Bars: {ranking.resampling.level:.0%} interval over the same {draws_of(ranking)}, one "
-        "comparison at a time; filled markers: separated after Holm's correction for all "
+        f"Bars: {level_text(ranking.resampling.level)} interval over the same {draws_of(ranking)}, "
+        "one comparison at a time; filled markers: separated after Holm's correction for all "
         f"{len(ranking.pairs)} pairs, hollow: not.",
         SHADED,
         _training(ranking.heads, f" minus the mean of {base.head}"),
@@ -158,8 +147,7 @@ def _training(heads: Sequence[HeadStatistics], dots: str | None = None) -> str:
 def _described(difference: Interval) -> str:
     if difference == (0, 0, 0):
         return "reference"
-    estimate, low, high = (signed(100 * value) for value in difference)
-    return f"{estimate} [{low}, {high}]"
+    return f"{signed_points(difference.estimate)} {ends(difference, write=signed_points)}"
 
 
 def _percentage(share: float) -> str:
@@ -168,7 +156,7 @@ def _percentage(share: float) -> str:
         return "100" if share else ""
     if share < 0.005:
         return "<1"
-    return ">99" if share >= 0.995 else f"{100 * share:.0f}"
+    return ">99" if share >= 0.995 else percent(share, 0)
 
 
 def _ordinal(place: int) -> str:

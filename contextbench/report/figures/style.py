@@ -1,26 +1,20 @@
-"""One look for all figures, and writing them. Built on `Figure` objects: no pyplot, no state.
+"""Writing figures, and how all of them look. Built on `Figure` objects: no pyplot, no state."""
 
-Colours are those of Okabe and Ito, chosen to be told apart with every kind of colour vision
-(jfly.uni-koeln.de/color, 2008), less yellow, which is hard to see on white. Each head also has its
-own marker and line style, so that nothing depends on colour.
-"""
-
-import math
 import textwrap
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from contextbench.system import text as safe
+from contextbench.report.looks import CHARACTER
 from contextbench.system.files import write_atomic
 from contextbench.system.text import printable
 
@@ -36,63 +30,9 @@ METADATA: dict[Format, dict[str, None]] = {  # without dates: equal figures give
     "pdf": {"CreationDate": None},
 }
 PNG_DPI = 200
-WIDE_RANGE = 10.0  # largest over smallest value beyond which an axis is logarithmic
 TITLE, BODY, SMALL = 8, 7, 6  # points, at print size
-CHARACTER = 0.6  # mean width of a character over the font size
-LONGEST = 20  # characters of a name beside a mark
 LINE_HEIGHT = 1.25  # of a line of text over the font size
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
-
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-COLOURS = (BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
-SOLID, DASHED, DOTTED, DASHDOT = "-", "--", ":", "-."
-LINES = (SOLID, DASHED, DOTTED, DASHDOT)
-
-
-class HeadStyle(NamedTuple):
-    """How a head is drawn wherever it appears."""
-
-    colour: str
-    marker: str
-    line: str
-
-
-KNOWN_HEADS = {
-    "fcn": HeadStyle(BLACK, "o", SOLID),
-    "ppm": HeadStyle(ORANGE, "s", SOLID),
-    "aspp": HeadStyle(SKY, "^", SOLID),
-    "ocnet": HeadStyle(GREEN, "D", DASHED),
-    "encnet": HeadStyle(PURPLE, "v", DASHED),
-    "ocr": HeadStyle(RED, "P", DASHED),
-    "danet": HeadStyle(BLUE, "X", SOLID),
-    "ccnet": HeadStyle(BLUE, "<", DASHED),
-    "double_attention": HeadStyle(ORANGE, ">", DASHDOT),
-    "isa": HeadStyle(GREEN, "p", DOTTED),
-    "pyramid_oc": HeadStyle(GREEN, "h", DASHDOT),
-    "asp_oc": HeadStyle(GREEN, "d", SOLID),
-    "asp_ocr": HeadStyle(RED, "*", DOTTED),
-}
-
-
-def head_style(name: str) -> HeadStyle:
-    """The style of a head: fixed for known heads, from a hash of the name for all others."""
-    if name in KNOWN_HEADS:
-        return KNOWN_HEADS[name]
-    code = zlib.crc32(name.encode())  # `hash` differs from process to process
-    code, colour = divmod(code, len(COLOURS))
-    code, marker = divmod(code, len(MARKERS))
-    return HeadStyle(COLOURS[colour], MARKERS[marker], LINES[code % len(LINES)])
-
-
-def shortened(name: str, characters: int) -> str:
-    """A name of at most so many characters, as it may be drawn.
-
-    Spelled out here and not when all is drawn, since matplotlib makes the names of ticks anew then.
-    """
-    return safe.shortened(safe.one_line(name), characters)
 
 
 class LiteralFigure(Figure):
@@ -141,28 +81,6 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def scale_axis(
-    axes: Axes, which: Literal["x", "y"], values: Sequence[float], wide: float = WIDE_RANGE
-) -> None:
-    """A logarithmic axis where positive values span more than a factor, else round steps."""
-    positive = [value for value in values if value > 0]
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    if positive and max(positive) > wide * min(positive):
-        logarithmic_axis(axes, which)
-    else:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-        axis.set_major_formatter(FuncFormatter(_plain))
-
-
-def logarithmic_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(FuncFormatter(_plain))
-
-
 def save(
     figure: Figure, folder: Path, name: str, formats: Sequence[Format] = FORMATS
 ) -> list[Path]:
@@ -196,13 +114,6 @@ def text_width(texts: Sequence[str], size: float) -> float:
     return max(map(len, texts), default=0) * CHARACTER * size / 72
 
 
-def signed(value: float) -> str:
-    """A difference to one decimal with its sign, no change without; a dash where unknown."""
-    if math.isnan(value):
-        return "–"
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text[1:] == "0.0" else text
-
-
-def _plain(value: float, _position: int | None) -> str:
-    return f"{value:g}"
+def inked(colour: str) -> str:
+    """A colour that is dark enough for text on white, half way to that of other text."""
+    return str(to_hex(0.5 * (np.array(to_rgb(colour)) + np.array(to_rgb(INK)))))

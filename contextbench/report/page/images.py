@@ -8,16 +8,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from contextbench.records.classes import LabelInfo
-from contextbench.report.figures.predictions import IGNORE
-from contextbench.report.figures.style import RED
+from contextbench.records.examples import IGNORE, ByteArray
+from contextbench.report.attention import OPAQUE
+from contextbench.report.looks import RED
 
-ByteArray = npt.NDArray[np.uint8]
 FloatMap = npt.NDArray[np.float32]
 
 LONGEST = 400  # pixels of the longer side of what is shown
 QUALITY = 85  # of JPEG
 SHADES = 128  # of a map of numbers
-OPAQUE = 0.85  # of the largest number; the smallest is transparent
 
 
 def photograph(pixels: ByteArray) -> str:

@@ -4,48 +4,32 @@ import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from contextbench.config.differences import differences
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
-from contextbench.records.comparability import by_head, part_of_protocol, warnings_for
+from contextbench.records.comparability import by_head, part_of_protocol
+from contextbench.records.profiles import ProfileRecord
 from contextbench.records.runs import RunRecord
 from contextbench.report.collection import Collection
-from contextbench.report.page.text import counted, grouped
+from contextbench.report.words import counted, grouped
 
 HIDDEN = frozenset({"dataset.root"})  # a place on somebody's disk
 
 HEADS_REMARK = "Heads have the options listed below."
 
 
-class Entry(NamedTuple):
-    """A key with its value."""
-
-    key: str
-    value: str
-
-
-@dataclass(frozen=True)
-class HeadEntry:
-    """How one head was configured."""
-
-    name: str
-    head: str
-    options: str
-    loss_weights: str
+Entries = Sequence[tuple[str, str]]  # keys with their values
 
 
 @dataclass(frozen=True)
 class Provenance:
     """All that a reader needs to judge and to repeat a comparison."""
 
-    protocol: Sequence[tuple[str, Sequence[Entry]]]  # section -> entries
-    heads: Sequence[HeadEntry]
-    environment: Sequence[Entry]
-    records: Sequence[Entry]  # when they were made, and of what
-    costs: Sequence[Entry]  # where and how costs were measured
-    cautions: Sequence[str]
+    protocol: Sequence[tuple[str, Entries]]  # section -> entries
+    heads: Sequence[tuple[str, str, str, str]]  # name, head, options, weights of losses
+    environment: Sequence[tuple[str, Entries]]  # of runs, records and costs, where there are any
     commands: Sequence[str]
     remark: str  # on the commands
     citation: str
@@ -58,32 +42,22 @@ def provenance(collection: Collection) -> Provenance:
     return Provenance(
         protocol=_sections(runs[0].protocol),
         heads=[_head_entry(group[0]) for group in by_head(runs).values()],
-        environment=_environment(runs),
-        records=_records(runs),
-        costs=_costs(collection),
-        cautions=cautions(collection),
+        environment=[
+            ("runs", _environment(runs)),
+            ("records", _records(runs)),
+            *([("costs", costs)] if (costs := costs_of(collection.profile)) else []),
+        ],
         commands=commands,
         remark=remark,
-        citation=_citation(runs),
+        citation=_citation(runs, collection.images),
     )
 
 
-def cautions(collection: Collection) -> list[str]:
-    """What a reader must know before comparing the numbers, each sentence once."""
-    ranked = collection.ranking.cautions if collection.ranking else ()
-    found = [
-        *collection.all_warnings,
-        *ranked,
-        *warnings_for(collection.runs, collection.profile),
-    ]
-    return list(dict.fromkeys(found))
-
-
-def _sections(protocol: Mapping[str, Any]) -> list[tuple[str, list[Entry]]]:
+def _sections(protocol: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Top-level keys with what they hold; single values first."""
-    single = [Entry(k, _value(v)) for k, v in protocol.items() if not isinstance(v, Mapping)]
+    single = [(k, _value(v)) for k, v in protocol.items() if not isinstance(v, Mapping)]
     nested = [
-        (key, [Entry(k, _value(v)) for k, v in _flat(value) if f"{key}.{k}" not in HIDDEN])
+        (key, [(k, _value(v)) for k, v in _flat(value) if f"{key}.{k}" not in HIDDEN])
         for key, value in protocol.items()
         if isinstance(value, Mapping)
     ]
@@ -104,35 +78,32 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _head_entry(run: RunRecord) -> HeadEntry:
-    def listed(content: Mapping[str, Any]) -> str:
+def _head_entry(run: RunRecord) -> tuple[str, str, str, str]:
+    def listed(name: str) -> str:
+        content = run.head.get(name) or {}
         return ", ".join(f"{key} {_value(value)}" for key, value in content.items()) or "none"
 
-    return HeadEntry(
-        name=run.head_name,
-        head=str(run.head.get("head", run.head_name)),
-        options=listed(run.head.get("options") or {}),
-        loss_weights=listed(run.head.get("loss_weights") or {}),
-    )
+    head = str(run.head.get("head", run.head_name))
+    return run.head_name, head, listed("options"), listed("loss_weights")
 
 
-def _environment(runs: Sequence[RunRecord]) -> list[Entry]:
+def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Every key of the environments with its value, or with all values where runs differ."""
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     return [
-        *(Entry(key, _distinct(_value(run.environment.get(key)) for run in runs)) for key in keys),
-        Entry("number format", _distinct(_listed(run.precision) for run in runs)),
+        *((key, _distinct(_value(run.environment.get(key)) for run in runs)) for key in keys),
+        ("number format", _distinct(_listed(run.precision) for run in runs)),
     ]
 
 
-def _records(runs: Sequence[RunRecord]) -> list[Entry]:
+def _records(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     seconds = round(sum(run.train_seconds for run in runs))
     return [
-        Entry("first run started", _date(min(run.started for run in runs))),
-        Entry("last run finished", _date(max(run.finished for run in runs))),
-        Entry("time spent on training", f"{grouped(seconds)} s in {counted(len(runs), 'run')}"),
-        Entry("protocol fingerprint", runs[0].fingerprint),
-        Entry("dataset fingerprint", runs[0].dataset_fingerprint),
+        ("first run started", _date(min(run.started for run in runs))),
+        ("last run finished", _date(max(run.finished for run in runs))),
+        ("time spent on training", f"{grouped(seconds)} s in {counted(len(runs), 'run')}"),
+        ("protocol fingerprint", runs[0].fingerprint),
+        ("dataset fingerprint", runs[0].dataset_fingerprint),
     ]
 
 
@@ -144,8 +115,8 @@ def _date(iso: str) -> str:
     return iso.replace("T", " ").replace("+00:00", " UTC")
 
 
-def _costs(collection: Collection) -> list[Entry]:
-    profile = collection.profile
+def costs_of(profile: ProfileRecord | None) -> list[tuple[str, str]]:
+    """Where and how costs were measured; nothing where they were not."""
     if profile is None:
         return []
     rounds = max((len(cost.latency_ms) for cost in profile.heads.values()), default=0)
@@ -160,7 +131,7 @@ def _costs(collection: Collection) -> list[Entry]:
         "commit": profile.environment.get("commit"),
         "ratios refer to": profile.baseline,
     }
-    return [Entry(key, _value(value)) for key, value in facts.items() if value is not None]
+    return [(key, _value(value)) for key, value in facts.items() if value is not None]
 
 
 def _listed(values: Mapping[str, str]) -> str:
@@ -196,7 +167,7 @@ def _settings(run: RunRecord) -> tuple[list[str], str]:
     return [f"{key}={json.dumps(value)}" for key, value in changed.items()], HEADS_REMARK
 
 
-def _citation(runs: Sequence[RunRecord]) -> str:
+def _citation(runs: Sequence[RunRecord], images: int | None) -> str:
     """One sentence to put below a figure."""
     versions = " and ".join(
         dict.fromkeys(
@@ -205,7 +176,6 @@ def _citation(runs: Sequence[RunRecord]) -> str:
             for run in runs
         )
     )
-    images = next((run.evaluated_images for run in runs if run.evaluated_images), None)
     seeds = sorted({run.seed for run in runs})
     return (
         f"Measured with {versions}; protocol {runs[0].protocol_name} "

@@ -18,6 +18,8 @@ from contextbench.config.protocols import Protocol
 from contextbench.papers.ablations import Ablation
 from contextbench.papers.published import PublishedScore
 from contextbench.records.comparability import sampling_of
+from contextbench.report.columns import Cell, Column, write_csv
+from contextbench.report.comparison import difference_columns
 from contextbench.report.papers.legend import (
     UNCONFIRMED,
     heading_of,
@@ -27,19 +29,18 @@ from contextbench.report.papers.legend import (
     source_of,
 )
 from contextbench.report.papers.runs import RowRuns
-from contextbench.report.tables.render import (
-    ABSENT,
-    ConsoleTable,
-    bullets,
-    fixed,
-    markdown_table,
-    write_csv,
-)
-from contextbench.statistics.intervals import Ranking, Resampling, rank
+from contextbench.report.rankings import statistics_of
+from contextbench.report.tables.sheet import Remark, Sheet, markdown_list, sheet_markdown
+from contextbench.report.words import ABSENT, ends, fixed, percent, signed, signed_points
+from contextbench.statistics.intervals import Interval, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
 from contextbench.system.files import write_text
 
-MEASURED_DECIMALS = 1
+MEASURED = ("measured mIoU %", "s.d. (seeds)", "measured Δ", "separated")
+MISSING = dict.fromkeys(
+    ("miou_low", "miou_high", "miou_seed_sd", "difference", "difference_low", "difference_high",
+     "holm_p_value", "separated", "smallest_difference"), math.nan,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,40 +94,29 @@ def ablation_table(
     )
 
 
-def ablation_console(table: AblationTable) -> ConsoleTable:
-    """The table for a terminal, with footnotes and how to read it; not the sources."""
-    numbers = _numbered(table)
-    labels = [
-        f"{label} [{', '.join(str(numbers[note]) for note in notes)}]" if notes else str(label)
-        for label, notes in zip(table.frame["label"], table.notes, strict=True)
+def ablation_sheet(table: AblationTable) -> Sheet:
+    """The table with footnotes and how to read it; not the sources."""
+    columns = [_published(table, name) for name in table.headings]
+    measured = [_measured_texts(row) for row in table.frame.to_dict("records")]
+    rows = [
+        [Cell(str(label), notes=tuple(notes)), *(Cell(column[i]) for column in columns), *right]
+        for i, (label, notes, right) in enumerate(
+            zip(table.frame["label"], table.notes, measured, strict=True)
+        )
     ]
-    header = [name.replace(", ", "\n").replace(": ", "\n") for name in _header(table)]
-    footnotes = [f"[{number}] {note}" for note, number in numbers.items()]
-    rows = _text_rows(table, labels)
-    return ConsoleTable(
-        header,
+    published = [f"published: {heading}, mIoU % (Δ)" for heading in table.headings.values()]
+    return Sheet(
+        [Column(name, name) for name in ("", *published, *MEASURED)],
         rows,
-        [*footnotes, *table.legend],
+        [Remark(line) for line in table.legend],
         title=table.title,
-        wrapped=range(len(header)),
     )
 
 
 def ablation_markdown(table: AblationTable) -> str:
     """The table with footnotes, how to read it, and the sources of the published scores."""
-    numbers = _numbered(table)
-    labels = [
-        " ".join([str(label), *(f"[^{numbers[note]}]" for note in notes)])
-        for label, notes in zip(table.frame["label"], table.notes, strict=True)
-    ]
-    sections = [
-        f"# {table.title}",
-        markdown_table(_header(table), _text_rows(table, labels)),
-        bullets(table.legend),
-        "## Sources",
-        bullets(table.sources),
-        *(f"[^{number}]: {note}" for note, number in numbers.items()),
-    ]
+    sheet = sheet_markdown(ablation_sheet(table)).strip()
+    sections = [f"# {table.title}", sheet, "## Sources", markdown_list(table.sources)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -177,57 +167,23 @@ def _measured(row: RowRuns, baseline: RowRuns, ranking: Ranking | None) -> dict[
     columns: dict[str, Any] = {
         "seeds": len(mious),
         "miou": fmean(mious) if mious else math.nan,
-        "miou_low": math.nan,
-        "miou_high": math.nan,
+        **MISSING,
         "miou_seed_sd": stdev(mious) if len(mious) > 1 else math.nan,
-        "difference": math.nan,
-        "difference_low": math.nan,
-        "difference_high": math.nan,
-        "holm_p_value": math.nan,
         "separated": None,
-        "smallest_difference": math.nan,
     }
-    if ranking is None or not row.areas:
+    ranked = statistics_of(ranking, row.label)
+    if ranking is None or ranked is None:
         return columns
-    (ranked,) = (each for each in ranking.heads if each.head == row.label)
     columns.update(miou_low=ranked.miou.low, miou_high=ranked.miou.high)
     if row is not baseline and baseline.areas:
-        columns.update(_difference(ranking, row.label, baseline.label))
+        pair = ranking.pair(row.label, baseline.label)
+        columns.update(difference_columns(ranking, row.label, baseline.label, "difference"))
+        columns.update(separated=pair.separated, smallest_difference=pair.smallest_difference)
     return columns
 
 
-def _difference(ranking: Ranking, row: str, baseline: str) -> dict[str, Any]:
-    """Row minus baseline; the interval turns around with the sign."""
-    pair = ranking.pair(row, baseline)
-    estimate, low, high = pair.difference
-    if pair.first == baseline:
-        estimate, low, high = -estimate, -high, -low
-    return {
-        "difference": estimate,
-        "difference_low": low,
-        "difference_high": high,
-        "holm_p_value": pair.holm_p_value,
-        "separated": pair.separated,
-        "smallest_difference": pair.smallest_difference,
-    }
-
-
-def _header(table: AblationTable) -> list[str]:
-    published = [f"published: {heading}, mIoU % (Δ)" for heading in table.headings.values()]
-    return ["", *published, "measured mIoU %", "s.d. (seeds)", "measured Δ", "separated"]
-
-
-def _text_rows(table: AblationTable, labels: Sequence[str]) -> list[list[str]]:
-    columns = [_published_texts(table, name) for name in table.headings]
-    measured = [_measured_texts(row) for row in table.frame.to_dict("records")]
-    published = list(zip(*columns, strict=True)) if columns else [()] * len(labels)
-    return [
-        [label, *left, *right]
-        for label, left, right in zip(labels, published, measured, strict=True)
-    ]
-
-
-def _published_texts(table: AblationTable, column: str) -> list[str]:
+def _published(table: AblationTable, column: str) -> list[str]:
+    """Scores with as many digits as are printed, and the differences to the baseline's."""
     digits = table.decimals[column]
     names = [f"published_{column}_{what}" for what in ("miou", "difference", "status")]
     texts = []
@@ -238,38 +194,23 @@ def _published_texts(table: AblationTable, column: str) -> list[str]:
         if text != ABSENT and status == "unverified":
             text += UNCONFIRMED
         shown = not baseline and not math.isnan(difference)
-        texts.append(f"{text} ({_signed(100 * difference, digits)})" if shown else text)
+        texts.append(f"{text} ({signed(100 * difference, digits)})" if shown else text)
     return texts
 
 
-def _measured_texts(row: Mapping[Any, Any]) -> list[str]:
+def _measured_texts(row: Mapping[Any, Any]) -> list[Cell]:
     """mIoU with its interval, spread over seeds, difference with its interval, separation."""
-    low, high = (fixed(100 * row[name], MEASURED_DECIMALS) for name in ("miou_low", "miou_high"))
-    miou = fixed(100 * row["miou"], MEASURED_DECIMALS)
-    seeds = f"{fixed(100 * row['miou_seed_sd'], MEASURED_DECIMALS)} ({row['seeds']})"
-    if miou == ABSENT:
-        return [ABSENT] * 4
-    miou += f" [{low}–{high}]" if low != ABSENT else ""
+    if math.isnan(row["miou"]):
+        return [Cell(ABSENT)] * len(MEASURED)
+    score = Interval(*(row[name] for name in ("miou", "miou_low", "miou_high")))
+    miou = Cell(percent(score.estimate), ends(score, "[{}–{}]"))
+    seeds = Cell(f"{percent(row['miou_seed_sd'])} ({row['seeds']})")
     if row["baseline"]:
-        return [miou, seeds, "baseline", ""]
-    estimate, *ends = (
-        _signed(100 * row[name], MEASURED_DECIMALS)
-        for name in ("difference", "difference_low", "difference_high")
-    )
-    difference = estimate if ABSENT in ends else f"{estimate} [{', '.join(ends)}]"
+        return [miou, seeds, Cell("baseline"), Cell("")]
+    gap = Interval(*(row[name] for name in ("difference", "difference_low", "difference_high")))
+    difference = Cell(signed_points(gap.estimate), ends(gap, write=signed_points))
     separated = ABSENT if pd.isna(row["separated"]) else "yes" if row["separated"] else "no"
-    return [miou, seeds, difference, separated]
-
-
-def _signed(value: float, decimals: int) -> str:
-    text = fixed(value, decimals)
-    return text if text == ABSENT or text.startswith("−") else f"+{text}"
-
-
-def _numbered(table: AblationTable) -> dict[str, int]:
-    """Notes by first appearance: one that several rows share has one number."""
-    distinct = dict.fromkeys(note for notes in table.notes for note in notes)
-    return {note: number for number, note in enumerate(distinct, start=1)}
+    return [miou, seeds, difference, Cell(separated)]
 
 
 def _miou(score: PublishedScore | None) -> float:

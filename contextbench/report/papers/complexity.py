@@ -7,51 +7,34 @@ times are left out: a paper's device is not ours, so both sides are ratios to on
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from contextbench.config.files import ConfigError, nearest
 from contextbench.papers.published import PublishedCost, TableRow, TableSpec
-from contextbench.records.profiles import FormCost, HeadProfileRecord
+from contextbench.records.profiles import HeadProfileRecord
 from contextbench.records.stored import RecordError
-from contextbench.report.tables.forms import (
+from contextbench.report.columns import Cell, Column, chosen_columns, number_cells
+from contextbench.report.samples import (
     FORMS,
+    Predicted,
     form_cost,
     median_ratio,
     number,
+    predicted,
     reason_of_forms,
     samples,
     timed_on,
 )
-from contextbench.report.tables.latex import sheet_latex
-from contextbench.report.tables.render import (
-    ABSENT,
-    MEBI,
-    Column,
-    cell_texts,
-    chosen_columns,
-    csv_text,
-    select,
-)
-from contextbench.report.tables.sheet import Cell, Heading, Remark, Sheet, Terminal, sheet_markdown
-from contextbench.system.files import write_text
+from contextbench.report.tables.printing import PrintedTable
+from contextbench.report.tables.sheet import Remark, Sheet
+from contextbench.report.words import ABSENT, MEBI
 
 TOLERANCE = 0.01
 SCOPE = "context"
 CLOSE = "✓"
-COUNTS = (
-    "published_parameters",
-    "parameters",
-    "published_flops",
-    "flops",
-    "fast_flops",
-    "published_memory_bytes",
-    "memory_bytes",
-    "fast_memory_bytes",
-)
-
 COLUMNS = (
     Column("published_parameters", "published", "M", 1e-6, None, 1, "pub.", "params"),
     Column("parameters", "ours", "M", 1e-6, None, 2, group="params"),
@@ -67,12 +50,10 @@ COLUMNS = (
     Column("published_time_ratio", "published", "×{baseline}", 1, None, 2, "pub.", "time"),
     Column("latency_ratio", "ours, fast form", "×{baseline}", 1, None, 2, "fast", "time"),
 )
-COUNTED = Column("counts", "what is counted", "", 1, None)
-OF_PAPERS = (
-    "published_parameters", "parameters", "parameters_ratio", "published_flops", "flops",
-    "flops_ratio", "published_memory_bytes", "memory_bytes", "memory_ratio", "published_time_ratio",
-    "latency_ratio",
-)  # fmt: skip
+COUNTED = Column("counts", "what is counted")
+COUNTS = [
+    column.name for column in COLUMNS if column.unit in ("M", "G", "MiB")
+]  # whole numbers in files
 DROPPED_FIRST = (
     "fast_flops", "memory_ratio", "parameters_ratio", "flops_ratio", "published_time_ratio",
     "latency_ratio", "fast_memory_bytes",
@@ -103,73 +84,45 @@ def paper_table(
     return table.astype(dict.fromkeys(FLAGS.values(), "boolean"))
 
 
-def printable(table: pd.DataFrame) -> dict[str, Column]:
-    """Every column that can be printed, by name."""
-    return {column.name: column for column in (*COLUMNS, COUNTED) if column.name in table}
+def printed_paper(spec: TableSpec, table: pd.DataFrame) -> PrintedTable:
+    """A frame of `paper_table`, with what differs from the paper as footnotes."""
+    numbers = [column.name for column in COLUMNS if table[column.name].notna().any()]
+    return PrintedTable(
+        name=spec.name,
+        frame=table,
+        label="label",
+        known=_printable(table),
+        build=_sheet,
+        caption=f"{spec.title}.",
+        counts=COUNTS,
+        of_page=[name for name in numbers if not name.startswith("fast_")],
+        of_markdown=[*numbers, COUNTED.name],
+        heading=spec.title,
+    )
 
 
-def paper_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
-    """The table ready to be set, with what differs from the paper as footnotes.
+def _printable(table: pd.DataFrame) -> dict[str, Column]:
+    baseline = str(table["baseline"].iloc[0])
+    return {column.name: column.with_baseline(baseline) for column in (*COLUMNS, COUNTED)}
 
-    `columns` are names of columns, in the order wanted; None: all numbers that there are. Raises
-    `ConfigError` for names that are not printed.
-    """
-    shown = _numbers(table) if columns is None else chosen_columns(columns, printable(table))
+
+def _sheet(table: pd.DataFrame, columns: Sequence[str] | None) -> Sheet:
+    """Ready to be set; without `columns` all numbers that there are."""
+    numbers = [column.name for column in COLUMNS if table[column.name].notna().any()]
+    shown = chosen_columns(numbers if columns is None else columns, _printable(table))
     cells = [_cells(table, column) for column in shown]
-    rows = [
-        [Cell(str(label), notes=notes), *(column[row] for column in cells)]
-        for row, (label, notes) in enumerate(zip(table["label"], _notes(table), strict=True))
+    notes = [
+        (*filter(None, (why,)), *noted)
+        for why, noted in zip(table["reason"], table["notes"], strict=True)
     ]
+    labels = [Cell(str(text), notes=n) for text, n in zip(table["label"], notes, strict=True)]
     return Sheet(
-        headings=[Heading("label", "method"), *(_heading(column, table) for column in shown)],
-        rows=rows,
+        headings=[Column("label", "method"), *shown],
+        rows=list(zip(labels, *cells, strict=True)),
         remarks=[Remark(line) for line in _legend(table)],
         left=(COUNTED.name,),
         dropped_first=DROPPED_FIRST if columns is None else (),
     )
-
-
-def headings(table: pd.DataFrame) -> list[Heading]:
-    """Of every column that can be printed."""
-    return [_heading(column, table) for column in printable(table).values()]
-
-
-def paper_console(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Terminal:
-    """The columns that fit a terminal, footnotes and legend below."""
-    return Terminal(paper_sheet(table, columns))
-
-
-def paper_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A table in Markdown; None: every number, and what is counted."""
-    names = [*(column.name for column in _numbers(table)), COUNTED.name]
-    return sheet_markdown(paper_sheet(table, names if columns is None else columns))
-
-
-def paper_latex(spec: TableSpec, table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A table in LaTeX; None: the columns that fit on a page."""
-    shown = {column.name for column in _numbers(table)}
-    names = [name for name in OF_PAPERS if name in shown] if columns is None else columns
-    return sheet_latex(paper_sheet(table, names), caption=f"{spec.title}.", label=spec.name)
-
-
-def paper_csv(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """Base units and full precision; None: every column."""
-    joined = table.assign(notes=[" ".join(notes) for notes in table["notes"]])
-    return csv_text(select(joined, "label", columns), COUNTS)
-
-
-def write_paper(
-    spec: TableSpec, table: pd.DataFrame, folder: Path, columns: Sequence[str] | None = None
-) -> list[Path]:
-    """Write NAME.csv in full precision, NAME.md and NAME.tex below `folder`; return the paths."""
-    texts = {
-        folder / f"{spec.name}.csv": paper_csv(table),
-        folder / f"{spec.name}.md": f"# {spec.title}\n\n{paper_markdown(table, columns)}",
-        folder / f"{spec.name}.tex": paper_latex(spec, table, columns),
-    }
-    for path, text in texts.items():
-        write_text(path, text)
-    return list(texts)
 
 
 def _row(
@@ -180,7 +133,7 @@ def _row(
 ) -> dict[str, Any]:
     size = (spec.features.height, spec.features.width)
     costs = {form: form_cost(record, row.name, form, size) for form in FORMS}
-    reference, fast = costs["reference"], costs["fast"]
+    reference, fast = (predicted(costs[form], SCOPE) for form in ("reference", "fast"))
     baseline = form_cost(record, spec.baseline, "fast", size)
     printed = _printed(row, published)
     return {
@@ -188,13 +141,13 @@ def _row(
         "label": row.label,
         "head": row.head,
         "method": row.method or "",
-        **_against(printed, "parameters", _parameters(reference)),
-        **_against(printed, "flops", _flops(reference)),
-        "fast_flops": _flops(fast),
+        **_against(printed, "parameters", reference.parameters),
+        **_against(printed, "flops", 2 * reference.macs),
+        "fast_flops": 2 * fast.macs,
         **_against(printed, "memory_bytes", _memory(reference)),
         "fast_memory_bytes": _memory(fast),
         "published_time_ratio": _time_ratio(printed, spec, published),
-        "latency_ratio": median_ratio(samples(fast, SCOPE), samples(baseline, SCOPE)),
+        "latency_ratio": median_ratio(samples(costs["fast"], SCOPE), samples(baseline, SCOPE)),
         "reason": reason_of_forms(costs),
         "counts": row.counts,
         "notes": row.notes,
@@ -228,20 +181,9 @@ def _against(printed: PublishedCost | None, name: str, measured: float) -> dict[
     return columns
 
 
-def _parameters(cost: FormCost | None) -> float:
-    return float(cost.counts[SCOPE].parameters) if cost and SCOPE in cost.counts else math.nan
-
-
-def _flops(cost: FormCost | None) -> float:
-    return 2.0 * cost.counts[SCOPE].macs if cost and SCOPE in cost.counts else math.nan
-
-
-def _memory(cost: FormCost | None) -> float:
+def _memory(counts: Predicted) -> float:
     """Weights and activations: the published figures leave the input out."""
-    if cost is None or SCOPE not in cost.memory:
-        return math.nan
-    memory = cost.memory[SCOPE]
-    return float(memory.weights_bytes + memory.activation_peak_bytes)
+    return counts.weights_bytes + counts.activation_peak_bytes
 
 
 def _time_ratio(
@@ -272,32 +214,16 @@ def _provenance(
     }
 
 
-def _numbers(table: pd.DataFrame) -> list[Column]:
-    """The columns of numbers with at least one value."""
-    return [column for column in COLUMNS if table[column.name].notna().any()]
-
-
-def _heading(column: Column, table: pd.DataFrame) -> Heading:
-    unit = column.unit.format(baseline=table["baseline"].iloc[0])
-    return Heading(column.name, column.title, unit, column.group, column.short)
-
-
 def _cells(table: pd.DataFrame, column: Column) -> list[Cell]:
     """A column of cells; counts of ours that agree with the published ones have a mark."""
-    if column == COUNTED:
+    if column.name == COUNTED.name:
         return [Cell(str(text)) for text in table[column.name]]
-    texts = cell_texts(table, column)
+    cells = number_cells(table, column)
     if column.name not in FLAGS:
-        return [Cell(text) for text in texts]
+        return cells
     flags = table[FLAGS[column.name]].fillna(False)
-    return [Cell(text, CLOSE * bool(flag)) for text, flag in zip(texts, flags, strict=True)]
-
-
-def _notes(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Of every row: why it has no numbers, then what differs from the published ones."""
     return [
-        (*([str(why)] if why else []), *notes)
-        for why, notes in zip(table["reason"], table["notes"], strict=True)
+        replace(cell, detail=CLOSE * bool(flag)) for cell, flag in zip(cells, flags, strict=True)
     ]
 
 

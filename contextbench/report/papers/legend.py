@@ -9,8 +9,8 @@ from contextbench.papers.published import PublishedScore
 from contextbench.records.comparability import device_name
 from contextbench.records.runs import RunRecord
 from contextbench.report.papers.runs import RowRuns
-from contextbench.report.ranking_text import draws_of
-from contextbench.report.tables.render import ABSENT
+from contextbench.report.rankings import draws_of
+from contextbench.report.words import ABSENT, level_text
 from contextbench.statistics.intervals import Ranking
 
 UNCONFIRMED = "‡"
@@ -96,7 +96,7 @@ def _measurement(protocol: Protocol, rows: Sequence[RowRuns], ranking: Ranking |
     )
     if ranking is None:
         return f"{text}. No row has scores."
-    level = f"{100 * ranking.resampling.level:g} %"
+    level = level_text(ranking.resampling.level)
     spread = ", standard deviation over seeds" if any(len(r.areas) > 1 for r in rows) else ""
     return f"{text} [{level} interval of the test set: {draws_of(ranking)}]{spread}."
 

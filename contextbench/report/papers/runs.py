@@ -9,6 +9,7 @@ from contextbench.papers.ablations import Variant
 from contextbench.records.counts import Areas, read_areas
 from contextbench.records.runs import RunRecord, cell_folder, read_run
 from contextbench.records.stored import RecordError
+from contextbench.report.collection import run_note
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
             continue
         runs[seed] = run = _checked(read_run(path), variant, path)
         if run.totals is None:
-            missing[seed] = _outcome(run)
+            missing[seed] = run_note(run)
             continue
         try:
             areas[seed] = read_areas(folder / "areas.npz", run)
@@ -87,11 +88,6 @@ def _checked(run: RunRecord, variant: Variant, path: Path) -> RunRecord:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _outcome(run: RunRecord) -> str:
-    outcome = f"{run.status.replace('_', ' ')} at step {run.steps}"
-    return f"{outcome} ({run.failure.cause})" if run.failure else outcome
 
 
 def _cells(row: RowRuns) -> list[tuple[str, RunRecord]]:

@@ -1,290 +1,319 @@
-"""Records -> one row a head. Base units and fractions; rounding happens in `render`.
-
-Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, miou_max,
-miou_seed_sd` over seeds, `iou_<group>`, what resampling the test images says (below), costs of the
-profile's scope (`parameters` to `train_latency_ratio`; a ratio has ends `_low` and `_high` of an
-interval over rounds, and its `_level`), `train_seconds, train_device`, `status`
-(the worst of the seeds), `note` and `cost_note` (why scores or costs are missing), and what the
-numbers belong to (`dataset, protocol, device, input, latency_baseline, latency_rounds`).
-
-`miou_low, miou_high` end the interval of mIoU over test images, `groups` are letters (heads that
-share one cannot be separated), `separable_from_best` and `holm_p_value` refer to the first row, and
-`difference_to_best` is this head minus the first row, between `difference_low, difference_high`.
-How they were made is in `interval_level, interval_resamples, interval_images, interval_block`;
-`smallest_difference` is the median over pairs of what these images could show.
-"""
+"""How a comparison is printed: which columns, in which units, with which marks and explanations."""
 
 import math
-from collections.abc import Iterable, Sequence
-from statistics import fmean, median, stdev
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from contextbench.records.comparability import (
-    MixedProtocolsError,
-    by_head,
-    check_comparable,
-    dataset_name,
-    device_name,
-    warnings_for,
+from contextbench.report.columns import (
+    COSTS,
+    COUNTS,
+    SCORES,
+    TRAINING,
+    Cell,
+    Column,
+    best_of,
+    chosen_columns,
+    number_cells,
 )
-from contextbench.records.profiles import HeadCost, ProfileRecord
-from contextbench.records.runs import RunRecord, Status
-from contextbench.report.tables.forms import median_ratio, median_ratio_ends, number, quartiles
-from contextbench.report.tables.layout import (
-    per_class_markdown,
-    render_console,
-    render_latex,
-    render_markdown,
-)
-from contextbench.report.tables.render import GROUP_PREFIX, group_columns, write_csv
-from contextbench.statistics.intervals import PairStatistics, Ranking
-from contextbench.statistics.scores import Scores, group_iou, scores
+from contextbench.report.comparison import GROUP_PREFIX, group_columns
+from contextbench.report.tables.printing import PrintedTable
+from contextbench.report.tables.sheet import DAGGER, Remark, Sheet
+from contextbench.report.words import ABSENT, ends, fixed, level_text, p_value, percent
+from contextbench.statistics.intervals import Interval
 
-__all__ = [
-    "GROUP_PREFIX",
-    "MixedProtocolsError",
-    "comparison_table",
-    "cost_table",
-    "group_columns",
-    "per_class_markdown",
-    "per_class_table",
-    "render_console",
-    "render_latex",
-    "render_markdown",
-    "warnings_for",
-    "write_csv",
-]
-
-MEASURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
-RESAMPLED = (
-    "miou_low", "miou_high", "groups", "separable_from_best", "difference_to_best",
-    "difference_low", "difference_high", "holm_p_value",
+DROPPED_FIRST = (
+    "train_seconds", "training_memory_bytes", "train_latency_ratio", "pixel_accuracy",
+    "difference_to_best", "inference_memory_bytes", "latency_ms", "parameters", "latency_ratio",
 )  # fmt: skip
-RESAMPLING = (
-    "interval_level", "interval_resamples", "interval_images", "interval_block",
-    "smallest_difference",
-)  # fmt: skip
-SEVERITY: dict[Status, int] = {"done": 0, "interrupted": 1, "out_of_memory": 2, "failed": 3}
+SINGLE = "n = 1"
+RATIOS = ("latency_ratio", "train_latency_ratio")
+LATENCIES = ("latency_ms", "latency_ratio", "train_latency_ms", "train_latency_ratio")
+
+Row = Any  # of a frame: what it holds is told by the column
 
 
-def comparison_table(
-    runs: Sequence[RunRecord], profile: ProfileRecord | None, *, ranking: Ranking | None = None
-) -> pd.DataFrame:
-    """One row a head, best mIoU first; a head without scores is a row of NaN with a note.
-
-    `ranking` is `Collection.ranking` of the same runs; intervals and groups of heads that it lacks
-    are NaN and empty, and nothing refers to a best row that it lacks.
-    Raises `MixedProtocolsError` for runs that do not measure the same thing, `ValueError` when
-    there are none or one occurs twice.
-    """
-    check_comparable(runs)
-    rows = [
-        {**_accuracy(name, group), **_cost(name, profile), **_outcome(name, group, profile)}
-        for name, group in by_head(runs).items()
-    ]
-    table = pd.DataFrame(rows).sort_values(
-        ["miou", "head"], ascending=[False, True], na_position="last", ignore_index=True
-    )
-    heads = [str(head) for head in table["head"]]
-    statistics = pd.DataFrame([_statistics(head, heads[0], ranking) for head in heads])
-    return table.join(statistics.astype({"separable_from_best": "boolean"})).assign(
-        **_resampling(ranking),
-        dataset=dataset_name(runs[0]),
-        protocol=runs[0].protocol_name,
-        **_provenance(profile),
+def printed_comparison(table: pd.DataFrame, warnings: Sequence[str] = ()) -> PrintedTable:
+    """A frame of `comparison_table` or `cost_table`; `warnings` stand with it."""
+    first = table.iloc[0]
+    fitting = ("miou", "miou_seed_sd", *group_columns(table), "parameters", "macs", "latency_ratio")
+    return PrintedTable(
+        name="table",
+        frame=table,
+        label="head",
+        known=printable(table),
+        build=comparison_sheet,
+        caption=f"Context heads on {first.get('dataset')}, protocol {first['protocol']}.",
+        counts=COUNTS,
+        of_page=[name for name in fitting if name in table and _has_values(table, name)],
+        warnings=warnings,
+        reference=str(first["protocol"]),
     )
 
 
-def cost_table(profile: ProfileRecord) -> pd.DataFrame:
-    """One row a head of a profile, in its order: the cost columns of a comparison."""
-    rows = [
-        {"head": name, **_cost(name, profile), "cost_note": _cost_note(name, profile)}
-        for name in profile.heads
+def printable(table: pd.DataFrame) -> dict[str, Column]:
+    """Every column that can be printed, by name."""
+    groups = [
+        Column(name, name.removeprefix(GROUP_PREFIX), "%", 100, "high", 1, group="IoU")
+        for name in group_columns(table)
     ]
-    return pd.DataFrame(rows).assign(protocol=profile.protocol_name, **_provenance(profile))
+    baseline = _label(str(table["latency_baseline"].iloc[0]))
+    known = (*SCORES, *groups, *COSTS, TRAINING)
+    return {each.name: each.with_baseline(baseline) for each in known if each.name in table}
 
 
-def per_class_table(runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row a class: `class`, `labelled_fraction`, IoU of each head (mean over seeds, or NaN).
+def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+    """A table of `comparison_table` or `cost_table`, ready to be set.
 
-    Heads are in the order of the comparison. Raises as `comparison_table` does.
+    `columns` are names of columns, in the order wanted; None: all that have a value, but for a few
+    that are rarely wanted. The best value of a column is in bold. Where groups are not among the
+    columns, a dagger marks heads that cannot be separated from the best.
+    Raises `ConfigError` for names that are not printed.
     """
-    classes = runs[0].labels.classes if runs else []
-    columns: dict[str, Any] = {"class": classes, "labelled_fraction": _labelled_fraction(runs)}
-    groups = by_head(runs)
-    for name in comparison_table(runs, None)["head"]:
-        per_seed = [result.iou_per_class for result in _scored(groups[name])]
-        columns[name] = [_mean(seed[k] for seed in per_seed) for k in range(len(classes))]
-    return pd.DataFrame(columns)
+    shown = _chosen(table, columns)
+    daggers = all(column.name != "groups" for column in shown)
+    cells = [_cells(table, column, daggers) for column in shown]
+    rows = [
+        _with_reasons([Cell(str(row["head"])), *(column[i] for column in cells)], shown, row)
+        for i, (_, row) in enumerate(table.iterrows())
+    ]
+    return Sheet(
+        headings=[Column("head", "head"), *shown],
+        rows=rows,
+        remarks=_legend(table, rows),
+        left=("groups",),
+        dropped_first=() if columns else (*DROPPED_FIRST, *reversed(group_columns(table))),
+    )
 
 
-def _scored(runs: Iterable[RunRecord]) -> list[Scores]:
+def all_scores(table: pd.DataFrame) -> Sheet:
+    """Every column that has a value."""
+    known = printable(table)
+    named = [n for n in known if n == "miou" or (table[n].notna() & (table[n] != "")).any()]
+    return comparison_sheet(table, named)
+
+
+def per_class_sheet(table: pd.DataFrame) -> Sheet:
+    """IoU of every class (rows) for every head (columns) in percent, the best of a row in bold.
+
+    `table` is that of `per_class_table`.
+    """
+    heads = [str(name) for name in table.columns if name not in ("class", "labelled_fraction")]
+    rows = []
+    for _, row in table.iterrows():
+        values = [float(row[head]) for head in heads]
+        texts = [percent(value) for value in values]
+        best = best_of(texts, values, "high")
+        marked = [Cell(text, best=is_best) for text, is_best in zip(texts, best, strict=True)]
+        rows.append([Cell(str(row["class"])), Cell(percent(row["labelled_fraction"])), *marked])
+    first = [Column("class", "IoU", "%"), Column("labelled_fraction", "labelled pixels", "%")]
+    return Sheet([*first, *(Column(head, head) for head in heads)], rows)
+
+
+def _chosen(table: pd.DataFrame, names: Sequence[str] | None) -> list[Column]:
+    known = printable(table)
+    if names is not None:
+        return chosen_columns(names, known)
     return [
-        scores(run.totals.intersection, run.totals.predicted, run.totals.labelled)
-        for run in runs
-        if run.totals is not None
+        column
+        for name, column in known.items()
+        if name == "miou" or (not column.extra and _has_values(table, name))
     ]
 
 
-def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
-    results = _scored(runs)
-    mious = [result.miou for result in results if not math.isnan(result.miou)]
-    groups = runs[0].labels.groups
-    per_seed = [group_iou(result.iou_per_class, groups) for result in results]
-    return {
-        "head": name,
-        "seeds": len(results),
-        **{measure: _mean(getattr(result, measure) for result in results) for measure in MEASURES},
-        "miou_min": min(mious, default=math.nan),
-        "miou_max": max(mious, default=math.nan),
-        "miou_seed_sd": stdev(mious) if len(mious) > 1 else math.nan,
-        **{GROUP_PREFIX + group: _mean(seed[group] for seed in per_seed) for group in groups},
-    }
+def _has_values(table: pd.DataFrame, name: str) -> bool:
+    """Whether a column says anything of this table."""
+    if name == "miou_seed_sd":
+        return bool((table["seeds"] > 0).any())
+    if name == "groups":
+        return int((table[name] != "").sum()) > 1
+    if name == "difference_to_best":
+        return int(table[name].notna().sum()) > 1
+    return bool(table[name].notna().any())
 
 
-def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]:
-    """The columns of one head that come from resampling; empty where it is not ranked."""
-    ranked = {each.head: each for each in ranking.heads} if ranking else {}
-    columns = {**dict.fromkeys(RESAMPLED, math.nan), "groups": "", "separable_from_best": None}
-    if ranking is None or head not in ranked:
-        return columns
-    low, high = ranked[head].miou[1:]
-    columns.update(miou_low=low, miou_high=high, groups=ranked[head].groups)
-    if head == best:
-        columns.update(separable_from_best=False, difference_to_best=0.0)
-    elif best in ranked:
-        columns.update(_difference(ranking.pair(head, best), best))
-    return columns
+def _label(head: str) -> str:
+    return head.upper() if head == "fcn" else head
 
 
-def _difference(pair: PairStatistics, best: str) -> dict[str, Any]:
-    """The other head minus the best; the interval turns around with the sign."""
-    estimate, low, high = pair.difference
-    if pair.first == best:
-        estimate, low, high = -estimate, -high, -low
-    return {
-        "separable_from_best": pair.separated,
-        "difference_to_best": estimate,
-        "difference_low": low,
-        "difference_high": high,
-        "holm_p_value": pair.holm_p_value,
-    }
+def _cells(table: pd.DataFrame, column: Column, daggers: bool) -> list[Cell]:
+    """A column of cells; `daggers` mark what cannot be separated from the best."""
+    name, records = column.name, [row for _, row in table.iterrows()]
+    if name == "groups":
+        return [Cell(row[name] or ABSENT, value=row[name] or None) for row in records]
+    cells = number_cells(table, column)
+    if name in TEXTS:
+        cells = [
+            replace(cell, text=TEXTS[name](row)) for cell, row in zip(cells, records, strict=True)
+        ]
+    if name in DETAILS:
+        cells = [
+            replace(cell, detail=DETAILS[name](row))
+            for cell, row in zip(cells, records, strict=True)
+        ]
+    if name == "miou" and daggers:
+        cells = [
+            replace(cell, tied=_is_tied(row)) for cell, row in zip(cells, records, strict=True)
+        ]
+    return _with_devices(cells, table) if name == TRAINING.name else cells
 
 
-def _resampling(ranking: Ranking | None) -> dict[str, float]:
-    """How the intervals were made; NaN where there are none."""
-    if ranking is None:
-        return dict.fromkeys(RESAMPLING, math.nan)
-    differences = [pair.smallest_difference for pair in ranking.pairs]
-    values = (
-        ranking.resampling.level,
-        ranking.resampling.resamples,
-        ranking.images,
-        ranking.block,
-        median(differences) if differences else math.nan,
+def _ends(name: str) -> Callable[[Row], str]:
+    """Of an interval in percent, or nothing."""
+    return lambda row: ends(Interval(math.nan, row[f"{name}_low"], row[f"{name}_high"]))
+
+
+def _ratio_ends(name: str) -> Callable[[Row], str]:
+    """Of an interval, or nothing: the baseline has none to itself."""
+
+    def written(row: Row) -> str:
+        interval = Interval(math.nan, row[f"{name}_low"], row[f"{name}_high"])
+        return "" if interval[1:] == (1, 1) else ends(interval, write=lambda each: fixed(each, 2))
+
+    return written
+
+
+def _is_tied(row: Row) -> bool:
+    """Whether a head that is not the best, which has no test, cannot be separated from it."""
+    return row["separable_from_best"] is False and not math.isnan(row["holm_p_value"])
+
+
+def _seeds(row: Row) -> str:
+    """Standard deviation and number of the seeds; `n = 1` for one, which has no spread."""
+    if row["seeds"] < 2:
+        return SINGLE if row["seeds"] else ABSENT
+    return f"± {percent(row['miou_seed_sd'])} ({row['seeds']})"
+
+
+TEXTS: dict[str, Callable[[Row], str]] = {
+    "miou_seed_sd": _seeds,
+    "holm_p_value": lambda row: p_value(float(row["holm_p_value"])),
+}
+DETAILS = {
+    "miou": _ends("miou"),
+    "difference_to_best": _ends("difference"),
+    **{name: _ratio_ends(name) for name in RATIOS},
+}
+
+
+def _with_devices(cells: Sequence[Cell], table: pd.DataFrame) -> list[Cell]:
+    """Times of several devices each get a footnote with theirs."""
+    devices = [str(device) for device in table["train_device"]]
+    if len(set(devices) - {""}) < 2:
+        return list(cells)
+    return [
+        replace(cell, notes=(f"Trained on {device}.",)) if device else cell
+        for cell, device in zip(cells, devices, strict=True)
+    ]
+
+
+def _with_reasons(cells: Sequence[Cell], columns: Sequence[Column], row: Row) -> list[Cell]:
+    """A row with footnotes where values are missing, or else at its first score or cost.
+
+    `cells` are the label and those of `columns`; where there are no columns, the label is marked.
+    """
+    costs = {column.name for column in COSTS}
+    marked = list(cells)
+    for name, is_cost in (("note", False), ("cost_note", True)):
+        if row.get(name):
+            own = [i for i, c in enumerate(columns, start=1) if (c.name in costs) == is_cost]
+            absent = [i for i in own if cells[i].text == ABSENT]
+            note = f"{row['head']}: {row[name]}"
+            for i in absent or own[:1] or ([] if columns else [0]):
+                marked[i] = replace(marked[i], notes=(*marked[i].notes, note))
+    return marked
+
+
+def _legend(table: pd.DataFrame, rows: Sequence[Sequence[Cell]]) -> list[Remark]:
+    """What columns and marks mean."""
+    remarks = [*_legend_of_scores(table), *_legend_of_costs(table)]
+    if any(cell.tied for row in rows for cell in row):
+        text = f"{DAGGER}: these images do not separate this head from the best one."
+        remarks.append(Remark(f"{text} {_test_of(table)}", ["miou"]))
+    if any(cell.text == ABSENT for row in rows for cell in row):
+        remarks.append(Remark(f"{ABSENT}: no value."))
+    return remarks
+
+
+def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
+    if "miou" not in table:
+        return []
+    remarks = [Remark(_seed_sentence(table), ["miou_seed_sd"])]
+    if not math.isnan(table["interval_level"].iloc[0]):
+        remarks.append(Remark(_interval_sentence(table.iloc[0]), ["miou", "difference_to_best"]))
+        text = "Group: these images do not separate heads that share a letter."
+        remarks.append(Remark(f"{text} {_test_of(table)}", ["groups"]))
+    text = "Difference: to the best head, paired over images."
+    remarks.append(Remark(text, ["difference_to_best"]))
+    text = f"p-value: that a head is no different from the best. {_test_of(table)}"
+    remarks.append(Remark(text, ["holm_p_value"]))
+    smallest = float(table["smallest_difference"].iloc[0])
+    if not math.isnan(smallest):
+        text = (
+            "Smallest difference in mIoU that such images show with a power of 0.8: "
+            f"{percent(smallest)} points, median over pairs of heads."
+        )
+        remarks.append(Remark(text, ["miou", "groups", "difference_to_best"]))
+    return remarks
+
+
+def _test_of(table: pd.DataFrame) -> str:
+    level = 1 - float(table["interval_level"].iloc[0])
+    return (
+        "Two-sided paired test with Holm's correction over all pairs"
+        f"{'' if math.isnan(level) else f', at {100 * level:.2g} %'}."
     )
-    return dict(zip(RESAMPLING, values, strict=True))
 
 
-def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:
-    cost = _head_cost(name, profile)
-    baseline = _head_cost(profile.baseline, profile) if profile else cost
-    parameters, macs = _counts(cost, profile.scope if profile else "model")
-    context_parameters, context_macs = _counts(cost, "context")
-    first_quartile, median, third_quartile = quartiles(cost.latency_ms)
-    return {
-        "parameters": parameters,
-        "macs": macs,
-        "flops": 2 * macs,
-        "context_parameters": context_parameters,
-        "context_macs": context_macs,
-        "inference_memory_bytes": number(cost.inference_memory_bytes),
-        "training_memory_bytes": number(cost.training_memory_bytes),
-        "latency_ms": median,
-        "latency_q1_ms": first_quartile,
-        "latency_q3_ms": third_quartile,
-        **_ratio("latency_ratio", cost.latency_ms, baseline.latency_ms),
-        "train_latency_ms": quartiles(cost.train_latency_ms)[1],
-        **_ratio("train_latency_ratio", cost.train_latency_ms, baseline.train_latency_ms),
-        "latency_rounds": len(cost.latency_ms),
-    }
+def _interval_sentence(first: Row) -> str:
+    block = int(first["interval_block"])
+    blocks = f", in blocks of {block} neighbouring frames" if block > 1 else ""
+    resamples = f"{int(first['interval_resamples']):,}".replace(",", " ")
+    return (
+        f"Brackets: {level_text(first['interval_level'])} interval over test images "
+        f"({resamples} resamples of {int(first['interval_images'])} images{blocks}), which says "
+        "nothing of another training."
+    )
 
 
-def _ratio(name: str, times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
-    """A ratio to the baseline, the ends of its interval and the level of that."""
-    low, high, level = median_ratio_ends(times, baseline)
-    estimate = median_ratio(times, baseline)
-    values = (estimate, low, high, level)
-    return {
-        f"{name}{end}": v for end, v in zip(("", "_low", "_high", "_level"), values, strict=True)
-    }
+def _seed_sentence(table: pd.DataFrame) -> str:
+    parts = []
+    if (table["seeds"] > 1).any():
+        parts.append(
+            "Scores are means over seeds; ±: standard deviation of mIoU between them, in points "
+            "(number of seeds)."
+        )
+    if (table["seeds"] == 1).any():
+        parts.append(f"{SINGLE}: one training, whose spread is unknown.")
+    return " ".join(parts)
 
 
-def _head_cost(name: str, profile: ProfileRecord | None) -> HeadCost:
-    """The cost of a head; one without any numbers where it was not measured."""
-    return (profile.heads.get(name) if profile else None) or HeadCost(counts={})
+def _legend_of_costs(table: pd.DataFrame) -> list[Remark]:
+    text = "Memory: predicted peak, weights and input included."
+    remarks = [Remark(text, ["inference_memory_bytes", "training_memory_bytes"])]
+    rounds = int(table["latency_rounds"].max())
+    if rounds:
+        first = table.iloc[0]
+        text = (
+            f"Latency: median of {rounds} interleaved rounds on {first['device']}, input "
+            f"{first['input']}; ×{_label(str(first['latency_baseline']))}: median over rounds of "
+            f"the ratio within a round.{_ratio_sentence(table)}"
+        )
+        remarks.append(Remark(text, LATENCIES))
+    return remarks
 
 
-def _counts(cost: HeadCost, scope: str) -> tuple[float, float]:
-    """Parameters and MACs of a scope."""
-    counts = cost.counts.get(scope)
-    return (float(counts.parameters), float(counts.macs)) if counts else (math.nan, math.nan)
-
-
-def _outcome(name: str, runs: Sequence[RunRecord], profile: ProfileRecord | None) -> dict[str, Any]:
-    finished = [run for run in runs if run.status == "done"]
-    return {
-        "train_seconds": _mean(run.train_seconds for run in finished),
-        "train_device": _distinct(device_name(run.environment) for run in finished),
-        "status": max((run.status for run in runs), key=SEVERITY.__getitem__),
-        "note": "; ".join(note for run in runs if (note := _run_note(run))),
-        "cost_note": _cost_note(name, profile),
-    }
-
-
-def _distinct(names: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(names))
-
-
-def _cost_note(name: str, profile: ProfileRecord | None) -> str:
-    """Why a head lacks costs that others have; empty where it does not."""
-    if profile is None:
+def _ratio_sentence(table: pd.DataFrame) -> str:
+    """What the brackets of ratios are, and which heads they leave undecided."""
+    level = float(table["latency_ratio_level"].max())
+    if math.isnan(level):
         return ""
-    cost = profile.heads.get(name)
-    if cost is None:
-        return "cost not measured"
-    return f"cost: {cost.failure.cause}" if cost.failure else ""
-
-
-def _run_note(run: RunRecord) -> str:
-    if run.status == "done":
-        return "" if run.totals is not None else f"seed {run.seed}: not evaluated"
-    outcome = f"seed {run.seed}: {run.status.replace('_', ' ')} at step {run.steps}"
-    return f"{outcome} ({run.failure.cause})" if run.failure else outcome
-
-
-def _provenance(profile: ProfileRecord | None) -> dict[str, Any]:
-    if profile is None:
-        return {"device": "", "input": "", "scope": "", "latency_baseline": ""}
-    return {
-        "device": device_name(profile.environment),
-        "input": profile.input,
-        "scope": profile.scope,
-        "latency_baseline": profile.baseline,
-    }
-
-
-def _labelled_fraction(runs: Sequence[RunRecord]) -> list[float]:
-    """Share of the labelled pixels that each class has; NaN where no run was evaluated."""
-    totals = next((run.totals for run in runs if run.totals is not None), None)
-    if totals is None:
-        return [math.nan] * (len(runs[0].labels.classes) if runs else 0)
-    pixels = sum(totals.labelled)
-    return [count / pixels if pixels else math.nan for count in totals.labelled]
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else math.nan
+    baseline = str(table["latency_baseline"].iloc[0])
+    holds_one = (table["latency_ratio_low"] <= 1) & (table["latency_ratio_high"] >= 1)
+    undecided = [str(head) for head in table["head"][holds_one] if head != baseline]
+    text = f" Brackets of ratios: {100 * level:.3g} % interval over rounds"
+    if undecided:
+        text += f"; it holds 1, so is not resolved, for {', '.join(undecided)}"
+    return f"{text}."

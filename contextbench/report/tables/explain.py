@@ -5,16 +5,14 @@ more than one thing differs, the difference in mIoU belongs to all of them toget
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from contextbench.config.differences import differences
@@ -26,8 +24,9 @@ from contextbench.records.comparability import dataset_name, sampling_of
 from contextbench.records.counts import Areas, read_areas
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.stored import RecordError
-from contextbench.report.ranking_text import draws_of
-from contextbench.report.tables.render import ABSENT, fixed
+from contextbench.report.rankings import difference_to, draws_of
+from contextbench.report.tables.sheet import Sheet
+from contextbench.report.words import ABSENT, ends, level_text, percent
 from contextbench.statistics.intervals import Interval, PairStatistics, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
 from contextbench.system.reading import exists
@@ -52,6 +51,7 @@ SHOWN = (
 )
 """Groups in the order in which they are printed."""
 
+COLUMNS = ("", "differs", "A", "B")
 MANY = 4  # names that a value may list before it is cut
 
 # Of the environment, what may change numbers or times; not where it ran.
@@ -189,27 +189,21 @@ def grouped(items: Iterable[Difference]) -> tuple[Difference, ...]:
     return tuple(sorted(items, key=lambda item: SHOWN.index(item.group)))
 
 
-def explanation_console(explanation: Explanation) -> RenderableType:
+def explanation_console(explanation: Explanation) -> Group:
     """For a terminal: what is compared, the two scores, what differs, what is not known."""
-    parts: list[RenderableType] = [
-        Text(f"A  {explanation.first}"),
-        Text(f"B  {explanation.second}"),
-        Text(""),
-        Text(_scores_text(explanation)),
-        Text(explanation.statement),
-        Text(""),
-    ]
+    lines = [f"A  {explanation.first}", f"B  {explanation.second}", ""]
+    lines += [_scores_text(explanation), explanation.statement, ""]
+    different: Sheet | Text = Text("Nothing that is recorded differs.")
     if explanation.differences:
-        parts.append(_table(explanation.differences))
-    else:
-        parts.append(Text("Nothing that is recorded differs."))
+        different = Sheet.plain(COLUMNS, _rows(explanation.differences), left=COLUMNS)
+    after = []
     if explanation.same:
-        parts.append(
-            Text("The same on both sides: " + "; ".join(map(_same_text, explanation.same)))
-        )
+        same = (f"{each.key} {value_text(each.first)}" for each in explanation.same)
+        after.append(f"The same on both sides: {'; '.join(same)}")
     if explanation.unknown:
-        parts.append(Text("Not stated of B: " + _by_group(explanation.unknown)))
-    return Group(*parts, *(Text(f"note: {note}") for note in explanation.notes))
+        after.append(f"Not stated of B: {_by_group(explanation.unknown)}")
+    after += [f"note: {note}" for note in explanation.notes]
+    return Group(*map(Text, lines), different, *map(Text, after))
 
 
 def value_text(value: Any) -> str:
@@ -220,28 +214,19 @@ def value_text(value: Any) -> str:
 
 
 def _scores_text(explanation: Explanation) -> str:
-    one, other = (
-        ABSENT if miou is None else f"{fixed(100 * miou, 2)} %" for miou in explanation.miou
-    )
+    one, other = (ABSENT if miou is None else f"{percent(miou, 2)} %" for miou in explanation.miou)
     text = f"mIoU  A {one}, B {other}"
     if explanation.difference is not None:
-        text += f", A − B {fixed(100 * explanation.difference, 2)} points"
+        text += f", A − B {percent(explanation.difference, 2)} points"
     return text
 
 
-def _table(items: Sequence[Difference]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("", "differs", "A", "B"):
-        table.add_column(title, overflow="fold", no_wrap=title not in ("A", "B"))
+def _rows(items: Sequence[Difference]) -> Iterator[list[str]]:
+    """The group stands before the first of its differences."""
     for group, members in groupby(items, key=lambda item: item.group):
         for number, item in enumerate(members):
-            cells = (group if number == 0 else "", item.key, item.first, item.second)
-            table.add_row(*(Text(value_text(cell)) for cell in cells))
-    return table
-
-
-def _same_text(item: Difference) -> str:
-    return f"{item.key} {value_text(item.first)}"
+            values = (value_text(value) for value in (item.first, item.second))
+            yield ["" if number else group, item.key, *values]
 
 
 def _by_group(keys: Sequence[str]) -> str:
@@ -332,7 +317,7 @@ def _compared(
     except RecordError as error:
         return _Judged(None, f"Nothing can be said of the difference in mIoU: {error}.")
     pair = ranking.pair("A", "B")
-    interval = pair.difference if pair.first == "A" else _negative(pair.difference)
+    interval = difference_to(ranking, "A", "B")
     return _Judged(interval, _paired_text(interval, pair, ranking), ranking.limits)
 
 
@@ -376,10 +361,6 @@ def _check_same_images(one: Areas, other: Areas) -> None:
         raise RecordError("A and B were evaluated on images of the same names with other labels")
 
 
-def _negative(interval: Interval) -> Interval:
-    return Interval(-interval.estimate, -interval.high, -interval.low)
-
-
 def _paired_text(interval: Interval, pair: PairStatistics, ranking: Ranking) -> str:
     text = (
         f"{_level(ranking)}, paired: {_range(interval)} points ({draws_of(ranking)}; "
@@ -388,17 +369,17 @@ def _paired_text(interval: Interval, pair: PairStatistics, ranking: Ranking) -> 
     if pair.separated:
         text += " These images separate the two models as trained"
     else:
-        least = fixed(100 * pair.smallest_difference, 1)
+        least = percent(pair.smallest_difference)
         text += f" These images cannot separate the two models; they would show {least} points"
     return f"{text}."
 
 
 def _range(interval: Interval) -> str:
-    return f"{fixed(100 * interval.low, 1)} to {fixed(100 * interval.high, 1)}"
+    return ends(interval, "{} to {}", unknown=f"{ABSENT} to {ABSENT}")
 
 
 def _level(ranking: Ranking) -> str:
-    return f"{100 * ranking.resampling.level:g} % interval of the test set"
+    return f"{level_text(ranking.resampling.level)} interval of the test set"
 
 
 def _notes(

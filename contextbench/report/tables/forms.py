@@ -1,104 +1,208 @@
-"""Heads in their two forms: finding costs in a record of heads alone, statistics of its samples."""
+"""What the fast form of each head saves against the reference form, and how far it is from its
+floor: the time of its convolutions and matrix products, each run alone.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
-import numpy as np
+import pandas as pd
+from rich.console import Group
+from rich.text import Text
 
-from contextbench.records.comparability import device_name
 from contextbench.records.profiles import FormCost, HeadProfileRecord
+from contextbench.report.columns import Cell, Column, number_cells, write_csv
+from contextbench.report.samples import (
+    FORMS,
+    Direction,
+    form_cost,
+    forms_of,
+    median,
+    median_ratio,
+    number,
+    predicted,
+    reason_of_forms,
+    samples,
+    timed_on,
+)
+from contextbench.report.tables.sheet import Sheet, markdown_list, sheet_markdown
+from contextbench.report.words import MEBI
+from contextbench.system.files import write_text
 
-FORMS = ("reference", "fast")
-RATIO_LEVEL = 0.95
-Direction = Literal["forward", "forward_backward"]
+SCOPES = {
+    "core": "Core: the part of the context module that differs between the forms",
+    "context": "Context module",
+    "head": "Whole head",
+}
+WHOLE = ("parameters", "_macs", "_bytes")  # ends of the names of columns that hold integers
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+COLUMNS = (
+    Column("parameters", "params", "M", 1e-6),
+    *(Column(f"{form}_macs", f"MACs {form}", "G", 1e-9) for form in FORMS),
+    *(Column(f"forward_{form}_ms", f"forward {form}", "ms") for form in FORMS),
+    Column("forward_speedup", "speed-up", "×", decimals=2),
+    Column("floor_ms", "floor", "ms"),
+    Column("floor_fraction", "floor / fast", "%", 100, decimals=0),
+    *(Column(f"forward_backward_{form}_ms", f"forward + backward {form}", "ms") for form in FORMS),
+    Column("forward_backward_speedup", "speed-up", "×", decimals=2),
+    *(
+        Column(f"{form}_activation_peak_bytes", f"activations {form}", "MiB", 1 / MEBI)
+        for form in FORMS
+    ),
+    *(Column(f"{form}_measured_bytes", f"measured {form}", "MiB", 1 / MEBI) for form in FORMS),
+)
 
 
-def form_cost(
-    record: HeadProfileRecord, head: str, implementation: str, size: tuple[int, int]
-) -> FormCost | None:
-    """The cost of one form of a head at a feature size (height, width); None if not recorded."""
-    for cost in record.costs:
-        place = (cost.head, cost.implementation, cost.height, cost.width)
-        if place == (head, implementation, *size):
-            return cost
-    return None
+def form_table(record: HeadProfileRecord) -> pd.DataFrame:
+    """One row for each head and feature size: columns `SCOPE_NAME` for each scope and each name in
+    `COLUMNS`, in base units, NaN if missing.
 
-
-def samples(cost: FormCost | None, scope: str, direction: Direction = "forward") -> list[float]:
-    """Times in ms, one a round; empty where this was not timed."""
-    for timing in cost.timings if cost else ():
-        if (timing.scope, timing.direction) == (scope, direction):
-            return timing.latency_ms
-    return []
-
-
-def is_timed(record: HeadProfileRecord) -> bool:
-    """Whether any form of any head has times."""
-    return any(timing.latency_ms for cost in record.costs for timing in cost.timings)
-
-
-def quartiles(times: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median, third quartile; NaN without samples."""
-    if not times:
-        return (math.nan, math.nan, math.nan)
-    first, middle, third = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
-    return (first, middle, third)
-
-
-def median(times: Sequence[float]) -> float:
-    """NaN without samples."""
-    return quartiles(times)[1]
-
-
-def median_ratio(times: Sequence[float], baseline: Sequence[float]) -> float:
-    """Median over rounds of time / baseline of that round: drift of the machine cancels.
-
-    What failed midway has fewer rounds; those it has are the first ones.
+    Times are medians over rounds of one pass at batch 1; `speedup` is the median over rounds of
+    reference / fast within a round; `floor` is the sum of the median times of the convolutions and
+    matrix products of the fast form's forward pass, each run alone. Activations are the predicted
+    peak without weights and input, `measured` what the device counted of the same.
     """
-    return median([mine / theirs for mine, theirs in zip(times, baseline, strict=False)])
+    places = dict.fromkeys((cost.head, cost.height, cost.width) for cost in record.costs)
+    rows = [_row(record, *place) for place in places]
+    return pd.DataFrame(rows).assign(
+        channels=record.channels,
+        classes=record.classes,
+        timed_on=timed_on(record) if record.rounds else "",
+    )
 
 
-def median_ratio_ends(
-    times: Sequence[float], baseline: Sequence[float]
-) -> tuple[float, float, float]:
-    """Ends of an interval for the median of the rounds' ratios, and its level; NaN where none is.
-
-    The k-th smallest and the k-th largest of n ratios, with the largest k for which the interval
-    covers the median with a probability of `RATIO_LEVEL` at least, whatever the distribution: that
-    is 1 - 2 P(X < k), X being the heads of n fair coins. Fewer than 6 rounds have none.
-    """
-    ratios = sorted(mine / theirs for mine, theirs in zip(times, baseline, strict=False))
-    n, outside, place = len(ratios), 0.0, 0  # outside: 2 P(X < place)
-    while (more := outside + 2 * math.comb(n, place) / 2**n) <= 1 - RATIO_LEVEL:
-        outside, place = more, place + 1
-    if not place:
-        return (math.nan, math.nan, math.nan)
-    return ratios[place - 1], ratios[-place], 1 - outside
+def form_console(table: pd.DataFrame) -> Group:
+    """For a terminal, a table for each scope that has numbers."""
+    parts = [part for sheet in _sheets(table) for part in (sheet, Text())]
+    return Group(*parts, Text("\n".join(_legend(table))))
 
 
-def reason(cost: FormCost | None) -> str:
-    """Why a form has no numbers, or not all; empty where nothing is amiss."""
-    if cost is None:
-        return "not in the record"
-    return cost.failure.cause if cost.failure else ""
+def form_markdown(table: pd.DataFrame) -> str:
+    """A section for each scope that has numbers, then how to read it."""
+    sections = [f"## {sheet.title}\n\n{sheet_markdown(sheet)}".strip() for sheet in _sheets(table)]
+    return "\n\n".join([*sections, markdown_list(_legend(table))]) + "\n"
 
 
-def reason_of_forms(costs: Mapping[str, FormCost | None]) -> str:
-    """The reason of all forms where it is one, and else of each form that has one."""
-    reasons = {form: reason(cost) for form, cost in costs.items()}
-    distinct = set(reasons.values())
-    if len(distinct) == 1:
-        return distinct.pop()
-    return "; ".join(f"{form}: {why}" for form, why in reasons.items() if why)
+def write_forms(record: HeadProfileRecord, folder: Path) -> list[Path]:
+    """Write `forms.csv` in full precision and `forms.md` below `folder`; return the paths."""
+    table = form_table(record)
+    csv, markdown = folder / "forms.csv", folder / "forms.md"
+    write_csv(table, csv, [name for name in map(str, table.columns) if name.endswith(WHOLE)])
+    title = "# Fast and reference form of every head"
+    write_text(markdown, f"{title}\n\n{form_markdown(table)}\n{uncounted_markdown(record)}")
+    return [csv, markdown]
 
 
-def number(value: int | None) -> float:
-    """NaN for what is missing."""
-    return math.nan if value is None else float(value)
+def uncounted_markdown(record: HeadProfileRecord) -> str:
+    """Operators of the context module that compute something and are in no MAC count."""
+    forms = [form for form in FORMS if form in forms_of(record)]
+    rows = [
+        [head, *(", ".join(_first_counted(record, head, form)) for form in forms)]
+        for head in dict.fromkeys(cost.head for cost in record.costs)
+    ]
+    table = sheet_markdown(Sheet.plain(["head", *forms], rows, left=forms))
+    return f"## Operators in no count\n\n{table}"
 
 
-def timed_on(record: HeadProfileRecord) -> str:
-    """Rounds, device and number format of the times, for a legend."""
-    dtype = record.precision.get("dtype", "unknown number format")
-    return f"{record.rounds} interleaved rounds on {device_name(record.environment)}, {dtype}"
+def _first_counted(record: HeadProfileRecord, head: str, form: str) -> list[str]:
+    """Uncounted operators of a form, at the first feature size where it could be counted."""
+    return next(
+        (
+            cost.counts["context"].uncounted
+            for cost in record.costs
+            if (cost.head, cost.implementation) == (head, form) and "context" in cost.counts
+        ),
+        [],
+    )
+
+
+def _row(record: HeadProfileRecord, head: str, height: int, width: int) -> dict[str, Any]:
+    costs = {form: form_cost(record, head, form, (height, width)) for form in FORMS}
+    row: dict[str, Any] = {"head": head, "height": height, "width": width}
+    for scope in SCOPES:
+        for direction in DIRECTIONS:
+            times = {form: samples(cost, scope, direction) for form, cost in costs.items()}
+            for form in FORMS:
+                row[f"{scope}_{direction}_{form}_ms"] = median(times[form])
+            row[f"{scope}_{direction}_speedup"] = median_ratio(times["reference"], times["fast"])
+        floor = _floor(costs["fast"], scope, record)
+        row[f"{scope}_floor_ms"] = floor
+        row[f"{scope}_floor_fraction"] = floor / row[f"{scope}_forward_fast_ms"]
+        row |= {f"{scope}_{name}": value for name, value in _counts(costs, scope).items()}
+    for form, cost in costs.items():
+        measured = cost.measured_activation_peak_bytes if cost else None
+        row[f"context_{form}_measured_bytes"] = number(measured)
+    recorded = {form: cost for form, cost in costs.items() if form in forms_of(record)}
+    return {**row, "reason": reason_of_forms(recorded)}
+
+
+def _counts(costs: Mapping[str, FormCost | None], scope: str) -> dict[str, float]:
+    """Parameters, which all forms share, and MACs and activations of each form."""
+    counts = {form: predicted(cost, scope) for form, cost in costs.items()}
+    known = [each.parameters for each in counts.values() if not math.isnan(each.parameters)]
+    columns = {"parameters": known[-1] if known else math.nan}
+    for form, each in counts.items():
+        columns[f"{form}_macs"] = each.macs
+        columns[f"{form}_activation_peak_bytes"] = each.activation_peak_bytes
+    return columns
+
+
+def _floor(cost: FormCost | None, scope: str, record: HeadProfileRecord) -> float:
+    """NaN where the operators are not known or one of them was not timed."""
+    if cost is None or scope not in cost.products:
+        return math.nan
+    times = record.operators_ms
+    return math.fsum(
+        count * median(times.get(operator, [])) for operator, count in cost.products[scope].items()
+    )
+
+
+def _sheets(table: pd.DataFrame) -> Iterator[Sheet]:
+    """A table for each scope that has numbers."""
+    several = len(_sizes(table)) > 1
+    labels = [_label(row) if several else row["head"] for row in table.to_dict("records")]
+    for scope, title in SCOPES.items():
+        columns = [replace(column, name=f"{scope}_{column.name}") for column in COLUMNS]
+        shown = [c for c in columns if c.name in table and table[c.name].notna().any()]
+        cells = [[Cell(label) for label in labels], *(number_cells(table, c) for c in shown)]
+        if shown:
+            headings = [Column("head", "head"), *shown]
+            yield Sheet(headings, list(zip(*cells, strict=True)), title=title)
+
+
+def _sizes(table: pd.DataFrame) -> list[str]:
+    pairs = table[["height", "width"]].drop_duplicates().itertuples(index=False)
+    return [f"{height}x{width}" for height, width in pairs]
+
+
+def _label(row: Mapping[Any, Any]) -> str:
+    return f"{row['head']} {row['height']}x{row['width']}"
+
+
+def _legend(table: pd.DataFrame) -> list[str]:
+    """What the columns mean, on what they were measured, and what failed."""
+    first = table.iloc[0]
+    sizes = ", ".join(_sizes(table))
+    lines = [f"Features: {first['channels']} channels, {sizes}; {first['classes']} classes."]
+    if first["timed_on"]:
+        lines += [
+            f"Times: batch 1, medians of {first['timed_on']}; speed-up: median over rounds of "
+            "reference / fast within a round."
+        ]
+    if _any(table, "_floor_ms"):
+        lines.append(
+            "Floor: convolutions and matrix products of the fast form's forward pass, each run "
+            "alone in the same rounds, summed."
+        )
+    lines.append("Activations: predicted peak of a forward pass, without weights and input.")
+    if _any(table, "_measured_bytes"):
+        lines.append("Measured: what the device's allocator handed out of the same.")
+    failed = [row for row in table.to_dict("records") if row["reason"]]
+    return [*lines, *(f"{_label(row)}: {row['reason']}" for row in failed)]
+
+
+def _any(table: pd.DataFrame, ending: str) -> bool:
+    """Whether a column whose name ends like this has a value."""
+    return any(table[name].notna().any() for name in table if str(name).endswith(ending))

@@ -1,33 +1,27 @@
-"""The insight as a table for a terminal, as a page in Markdown with a figure, and as JSON."""
+"""The insight as a table for a terminal, as a page in Markdown, and as JSON."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from contextbench.report.figures.insight import insight_figure
-from contextbench.report.figures.style import save, signed
+from contextbench.report.columns import Cell, Column
 from contextbench.report.insight import (
     SOLVED,
     Comparison,
     Insight,
-    InsightError,
     Verdict,
 )
 from contextbench.report.insight import Cell as Judged
-from contextbench.report.tables.render import bullets, fixed
 from contextbench.report.tables.sheet import (
-    Cell,
-    Heading,
     Remark,
     Sheet,
-    Terminal,
+    markdown_list,
     markdown_text,
     sheet_markdown,
 )
+from contextbench.report.words import ABSENT, ends, fixed, level_text, percent, signed_points
 from contextbench.statistics.intervals import Interval, SeedSpread
-from contextbench.system.files import write_text
 
 PHRASES: dict[Verdict, str] = {
     "solves": "solved by",
@@ -37,24 +31,6 @@ PHRASES: dict[Verdict, str] = {
 }
 
 
-def write_insight(insight: Insight, path: Path) -> list[Path]:
-    """Write the page and, beside it under the same name, its figure; return the paths.
-
-    Raises `InsightError` for a name that does not end in `.md`, `OutputError` when a file cannot be
-    written.
-    """
-    if path.suffix != ".md":
-        raise InsightError(f"-o {path}: the page is Markdown; write a name that ends in .md")
-    figures = save(insight_figure(insight), path.parent, path.stem)
-    write_text(path, insight_markdown(insight, figures[0].name))
-    return [path, *figures]
-
-
-def insight_console(insight: Insight) -> Terminal:
-    """A row a head, a column a group: IoU and verdict; how to read them below."""
-    return Terminal(_overview(insight))
-
-
 def insight_markdown(insight: Insight, figure: str | None = None) -> str:
     """The page: findings, head x group, differences, scores by seed, how to read it.
 
@@ -62,15 +38,15 @@ def insight_markdown(insight: Insight, figure: str | None = None) -> str:
     """
     sections = [
         f"# {markdown_text(_title(insight))}",
-        bullets([markdown_text(line) for line in _findings(insight)]),
-        sheet_markdown(_overview(insight), insight.cautions).strip(),
+        markdown_list(_findings(insight)),
+        sheet_markdown(insight_sheet(insight), insight.cautions).strip(),
         *([f"![IoU of every head, seed and group, with intervals](<{figure}>)"] if figure else []),
         f"## Differences to {markdown_text(insight.baseline)}",
         sheet_markdown(_differences(insight)).strip(),
         "## By seed",
         sheet_markdown(_by_seed(insight)).strip(),
         "## Groups",
-        bullets([markdown_text(f"{g}: {', '.join(c)}") for g, c in insight.groups.items()]),
+        markdown_list(f"{g}: {', '.join(c)}" for g, c in insight.groups.items()),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -120,7 +96,7 @@ def _findings(insight: Insight) -> list[str]:
             for verdict, heads in named.items()
             if heads
         ]
-        start = f"{group} ({insight.baseline} {_percent(reached)} %)"
+        start = f"{group} ({insight.baseline} {percent(reached)} %)"
         sentences.append(f"{start}: {'; '.join(verdicts)}.")
     return sentences
 
@@ -131,12 +107,13 @@ def _with_range(insight: Insight, head: str, group: str) -> str:
     each = cell.comparison
     if each is None or each.seed_pairs in (each.seed_wins, each.seed_losses):
         return head
-    low, high = _percent(min(cell.spread.values)), _percent(max(cell.spread.values))
+    low, high = percent(min(cell.spread.values)), percent(max(cell.spread.values))
     return head if cell.spread.n == 1 else f"{head} (seeds {low} to {high} %)"
 
 
-def _overview(insight: Insight) -> Sheet:
-    headings = [Heading("head", "head"), Heading("seeds", "seeds"), *_group_headings(insight)]
+def insight_sheet(insight: Insight) -> Sheet:
+    """A row a head, a column a group: IoU and verdict; how to read them below."""
+    headings = [Column("head", "head"), Column("seeds", "seeds"), *_group_headings(insight)]
     rows = [
         [
             Cell(head),
@@ -161,21 +138,21 @@ def _seeds_cell(insight: Insight, head: str) -> Cell:
 
 def _verdict_cell(cell: Judged) -> Cell:
     verdict = cell.comparison.verdict if cell.comparison else "baseline"
-    return Cell(_percent(cell.iou.estimate), verdict, best=verdict == "solves")
+    return Cell(percent(cell.iou.estimate), verdict, best=verdict == "solves")
 
 
 def _differences(insight: Insight) -> Sheet:
-    level = f"{100 * insight.resampling.level:g} %"
+    level = level_text(insight.resampling.level)
     lowest = insight.comparisons * 2 / (insight.resampling.resamples + 1)
     headings = [
-        Heading("group", "group"),
-        Heading("head", "head"),
-        Heading("iou", "IoU", "%"),
-        Heading("deviation", "over seeds"),
-        Heading("difference", "difference", "points"),
-        Heading("p", "p-value"),
-        Heading("seeds", "pairs of seeds won"),
-        Heading("verdict", "verdict"),
+        Column("group", "group"),
+        Column("head", "head"),
+        Column("iou", "IoU", "%"),
+        Column("deviation", "over seeds"),
+        Column("difference", "difference", "points"),
+        Column("p", "p-value"),
+        Column("seeds", "pairs of seeds won"),
+        Column("verdict", "verdict"),
     ]
     rows = [
         [Cell(group), Cell(head), *_difference_cells(insight.cells[head, group])]
@@ -195,16 +172,16 @@ def _differences(insight: Insight) -> Sheet:
 
 
 def _difference_cells(cell: Judged) -> list[Cell]:
-    score = [Cell(_percent(cell.iou.estimate), _ends(cell.iou)), Cell(_over_seeds(cell.spread))]
+    score = [Cell(percent(cell.iou.estimate), ends(cell.iou)), Cell(_over_seeds(cell.spread))]
     if cell.comparison is None:
-        return [*score, *(Cell("–") for _ in range(3)), Cell("baseline")]
+        return [*score, *(Cell(ABSENT) for _ in range(3)), Cell("baseline")]
     return [*score, *_comparison_cells(cell.comparison)]
 
 
 def _comparison_cells(comparison: Comparison) -> list[Cell]:
     difference = comparison.difference
     return [
-        Cell(signed(100 * difference.estimate), _ends(difference)),
+        Cell(signed_points(difference.estimate), ends(difference)),
         Cell(fixed(comparison.holm_p_value, 3)),
         Cell(f"{comparison.seed_wins} of {comparison.seed_pairs}"),
         Cell(comparison.verdict, best=comparison.verdict == "solves"),
@@ -212,7 +189,7 @@ def _comparison_cells(comparison: Comparison) -> list[Cell]:
 
 
 def _by_seed(insight: Insight) -> Sheet:
-    headings = [Heading("head", "head"), Heading("seed", "seed"), *_group_headings(insight)]
+    headings = [Column("head", "head"), Column("seed", "seed"), *_group_headings(insight)]
     first = next(iter(insight.groups))
     rows = [
         [
@@ -227,23 +204,15 @@ def _by_seed(insight: Insight) -> Sheet:
 
 
 def _score_cell(iou: Interval) -> Cell:
-    return Cell(_percent(iou.estimate), _ends(iou))
+    return Cell(percent(iou.estimate), ends(iou))
 
 
-def _group_headings(insight: Insight) -> list[Heading]:
-    return [Heading(group, group, "IoU %") for group in insight.groups]
-
-
-def _percent(fraction: float) -> str:
-    return fixed(100 * fraction, 1)
-
-
-def _ends(interval: Interval) -> str:
-    return f"[{_percent(interval.low)}, {_percent(interval.high)}]"
+def _group_headings(insight: Insight) -> list[Column]:
+    return [Column(group, group, "IoU %") for group in insight.groups]
 
 
 def _over_seeds(spread: SeedSpread) -> str:
-    return f"n = {spread.n}" if spread.n == 1 else f"{_percent(spread.deviation)}, n = {spread.n}"
+    return f"n = {spread.n}" if spread.n == 1 else f"{percent(spread.deviation)}, n = {spread.n}"
 
 
 def _cell_json(cell: Judged) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from contextbench.report.tables.sheet import Cell, Sheet
+from contextbench.report.columns import Cell
+from contextbench.report.tables.sheet import Sheet
 from contextbench.system.text import one_line
 
 COLUMNS_AT_FULL_SIZE, COLUMNS_OF_ONE = 5, 7  # more are set smaller; across two columns of text
@@ -74,9 +75,8 @@ def _detailed(sheet: Sheet) -> list[bool]:
 
 
 def _alignments(sheet: Sheet) -> Iterator[str]:
-    for index, (heading, detailed) in enumerate(zip(sheet.headings, _detailed(sheet), strict=True)):
-        plain = "l" if index == 0 or heading.name in sheet.left else "r"
-        yield "r@{~}l" if detailed else plain
+    for index, detailed in enumerate(_detailed(sheet)):
+        yield "r@{~}l" if detailed else "l" if sheet.is_text(index) else "r"
 
 
 def _header(sheet: Sheet) -> Iterator[str]:
@@ -116,14 +116,13 @@ def _spanning(text: str, columns: int, alignment: str) -> str:
 
 
 def _row(sheet: Sheet, row: Sequence[Cell]) -> str:
-    numbers = sheet.footnotes
     cells: list[str] = []
     # What starts with a bracket would be read as the optional argument of the line's end before it.
     shield = "{}" if row[0].text.startswith("[") else ""
     for index, (cell, detailed) in enumerate(zip(row, _detailed(sheet), strict=True)):
         text = latex_text(cell.text)
         value = rf"\textbf{{{text}}}" if cell.best else text
-        marks = [r"\dagger"] * cell.tied + [str(numbers[note]) for note in cell.notes]
+        marks = [r"\dagger"] * cell.tied + [str(number) for number in sheet.numbers(cell)]
         mark = f"$^{{{','.join(marks)}}}$" if marks else ""
         if mark and index:
             mark = rf"\rlap{{{mark}}}"  # takes no room, so that numbers stay aligned

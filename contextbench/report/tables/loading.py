@@ -9,7 +9,8 @@ from rich.text import Text
 
 from contextbench.records.loading import LoaderRecord, Pace, WorkersPace
 from contextbench.records.runs import NOTABLE_WAIT
-from contextbench.report.tables.render import ConsoleTable, fixed
+from contextbench.report.tables.sheet import Sheet
+from contextbench.report.words import fixed, percent
 
 
 def images_per_second(paces: Sequence[Pace]) -> float:
@@ -65,27 +66,27 @@ def loading_console(record: LoaderRecord) -> Group:
     return Group(*(line for part in parts for line in (part, Text())))
 
 
-def _stage_table(record: LoaderRecord) -> ConsoleTable:
+def _stage_table(record: LoaderRecord) -> Sheet:
     times = {name: median(samples) for name, samples in record.stage_seconds.items()}
     times["all"] = sum(times.values())
     rows = [
-        [name, fixed(1e3 * seconds / record.batch, 1), fixed(record.batch / seconds, 1)]
+        [name, fixed(1e3 * seconds / record.batch), fixed(record.batch / seconds)]
         for name, seconds in times.items()
     ]
-    return ConsoleTable(["stage, one process", "ms/image", "images/s"], rows)
+    return Sheet.plain(["stage, one process", "ms/image", "images/s"], rows)
 
 
-def _worker_table(record: LoaderRecord) -> ConsoleTable:
+def _worker_table(record: LoaderRecord) -> Sheet:
     rows = [[str(each.workers), *_rates(each.loading, each.training)] for each in record.loaders]
     header = ["workers", "loading\nimages/s", "training\nimages/s", "waiting\nfor data %"]
     if not record.trainer:
-        return ConsoleTable(header[:2], [row[:2] for row in rows])
-    return ConsoleTable(header, [*rows, ["training alone", *_rates([], record.trainer)]])
+        return Sheet.plain(header[:2], [row[:2] for row in rows])
+    return Sheet.plain(header, [*rows, ["training alone", *_rates([], record.trainer)]])
 
 
 def _rates(loading: Sequence[Pace], training: Sequence[Pace]) -> list[str]:
     return [
-        fixed(images_per_second(loading), 1),
-        fixed(images_per_second(training), 1),
-        fixed(100 * wait_share(training), 0),
+        fixed(images_per_second(loading)),
+        fixed(images_per_second(training)),
+        percent(wait_share(training), 0),
     ]

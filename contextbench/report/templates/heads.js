@@ -27,17 +27,20 @@ function showHeads(form) {
 }
 
 function drawFront(plot) {
-  const front = plot.querySelector("[data-front]");
-  if (!front) return;
+  const [solid, dotted] = plot.querySelectorAll("[data-front]");
+  if (!solid) return;
   const points = [...plot.querySelectorAll(".point:not(.off)")]
-    .map(({ dataset }) => [Number(dataset.x), Number(dataset.y)])
-    .sort(([x1, y1], [x2, y2]) => x1 - x2 || y1 - y2);
-  let path = "";
-  let best = Infinity;
-  for (const [x, y] of points) {
-    if (y >= best) continue; // pixels count downwards: a lower one has a higher score
-    path += path ? `L${x},${best}L${x},${y}` : `M${x},${y}`;
-    best = y;
+    .map(({ dataset }) => ({ ...dataset, x: Number(dataset.x), y: Number(dataset.y) }))
+    .sort((one, other) => one.x - other.x || one.y - other.y);
+  const paths = { solid: "", dotted: "" };
+  let last = null;
+  for (const point of points) {
+    if (last && point.y >= last.y) continue; // pixels count downwards: a lower one is better
+    const kind = last && last.alike.split(" ").includes(point.head) ? "dotted" : "solid";
+    if (last) paths[kind] += `M${last.x},${last.y}L${point.x},${last.y}L${point.x},${point.y}`;
+    last = point;
   }
-  front.setAttribute("d", path && `${path}L${front.dataset.right},${best}`);
+  if (last) paths.solid += `M${last.x},${last.y}L${solid.dataset.right},${last.y}`;
+  solid.setAttribute("d", paths.solid);
+  dotted.setAttribute("d", paths.dotted);
 }

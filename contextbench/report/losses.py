@@ -1,4 +1,4 @@
-"""The loss of every head over training, over its seeds."""
+"""The loss of every head over training, over its seeds: smoothed curves, and where some end."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,43 +6,39 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from contextbench.report.figures.geometry import FloatArray
-from contextbench.report.figures.labels import name_ends, room_for
-from contextbench.report.figures.style import (
-    ONE_COLUMN,
-    head_style,
-    new_figure,
-    scale_axis,
-    style_axes,
-)
+from contextbench.report.collection import Histories
+from contextbench.report.geometry import FloatArray
+from contextbench.report.plots import Curve, Curves, Frame, curve_plot, is_wide
+from contextbench.report.words import counted, significant
 
 SMOOTHING = 20  # a curve is averaged over this part of its entries
 LOGARITHMIC = 3.0  # highest over lowest loss from which on the axis is logarithmic
+LABELS = ("Training step", "Main cross-entropy loss (nats)")
 
-Histories = Mapping[str, Mapping[int, list[dict[str, Any]]]]
-Curves = dict[str, dict[int, FloatArray]]  # head -> seed -> (2, entries): steps, losses
-
-
-class Band(NamedTuple):
-    """Seeds of one head at the steps that any of them logged; NaN where none has a loss."""
-
-    steps: FloatArray
-    mean: FloatArray
-    low: FloatArray
-    high: FloatArray
+Seeds = dict[str, dict[int, FloatArray]]  # head -> seed -> (2, entries): steps, losses
 
 
-def loss_curves(histories: Histories, title: str, *, width: float = ONE_COLUMN) -> Figure:
+class Losses(NamedTuple):
+    """Curves of the heads that have any, and sentences on what they are and lack."""
+
+    curves: Sequence[Curve]
+    sentences: Sequence[str]
+
+    def plot(self, frame: Frame) -> Curves:
+        """On an axis that is logarithmic where the losses span much."""
+        wide = is_wide((y for curve in self.curves for y in curve.y), LOGARITHMIC)
+        return curve_plot(self.curves, LABELS, frame, logarithmic=(False, wide))
+
+
+def losses_of(histories: Histories) -> Losses | None:
     """Smoothed main loss of every head: mean over seeds, and a band from lowest to highest.
 
     `histories`: head -> seed -> entries with `step` and `main`. The main term, because the
-    auxiliary terms differ from head to head. A loss that is not finite is a gap, named below the
-    figure, as are seeds that end before others.
+    auxiliary terms differ from head to head. A loss that is not finite is a gap, which a sentence
+    names, as are seeds that end before others. None without any finite loss.
     """
-    curves = {
+    raw = {
         head: {
             seed: curve
             for seed, entries in sorted(seeds.items())
@@ -50,24 +46,17 @@ def loss_curves(histories: Histories, title: str, *, width: float = ONE_COLUMN) 
         }
         for head, seeds in histories.items()
     }
-    longest = max(
-        (each.shape[1] for seeds in curves.values() for each in seeds.values()), default=0
-    )
-    window = max(1, longest // SMOOTHING)
-    smooth = {
-        head: [_smoothed(each, window) for each in seeds.values()] for head, seeds in curves.items()
-    }
-    bands = {head: _band(seeds) for head, seeds in smooth.items() if seeds}
-    height = 0.5 + max(1.9, room_for(len(bands)))
-    figure = new_figure(width, height, title, " ".join(_sentences(curves, window)))
-    axes = figure.subplots()
-    style_axes(axes, "Training step", "Main cross-entropy loss (nats)")
-    ends = {head: end for head, band in bands.items() if (end := _draw(axes, head, band))}
-    values = [y for band in bands.values() for y in band.mean.tolist() if not math.isnan(y)]
-    scale_axis(axes, "y", values, LOGARITHMIC)
-    axes.set_xlim(right=max((x for x, _ in ends.values()), default=None))
-    name_ends(figure, {axes: ends})
-    return figure
+    lengths = [each.shape[1] for seeds in raw.values() for each in seeds.values()]
+    if not lengths:
+        return None
+    window = max(1, max(lengths) // SMOOTHING)
+    bands = [
+        _band(head, [_smoothed(each, window) for each in seeds.values()])
+        for head, seeds in raw.items()
+        if seeds
+    ]
+    known = [band for band in bands if not np.isnan(band.y).all()]
+    return Losses(known, list(_sentences(raw, window))) if known else None
 
 
 def _curve(entries: Sequence[Any]) -> FloatArray:
@@ -101,7 +90,7 @@ def _smoothed(curve: FloatArray, window: int) -> FloatArray:
     return np.stack((steps, mean))
 
 
-def _band(seeds: Sequence[FloatArray]) -> Band:
+def _band(head: str, seeds: Sequence[FloatArray]) -> Curve:
     """Mean, lowest and highest of the seeds, each from its first to its last step."""
     steps = np.unique(np.concatenate([curve[0] for curve in seeds]))
     losses = np.stack([np.interp(steps, x, y, left=np.nan, right=np.nan) for x, y in seeds])
@@ -110,35 +99,28 @@ def _band(seeds: Sequence[FloatArray]) -> Band:
     np.divide(np.where(known, losses, 0.0).sum(0), known.sum(0), out=mean, where=known.any(0))
     low = np.where(known, losses, np.inf).min(axis=0)
     high = np.where(known, losses, -np.inf).max(axis=0)
-    return Band(steps, mean, *(np.where(known.any(0), end, np.nan) for end in (low, high)))
+    low, high = (np.where(known.any(0), end, np.nan) for end in (low, high))
+    return Curve(head, steps, mean, low, high, _tip(head, losses))
 
 
-def _draw(axes: Axes, head: str, band: Band) -> tuple[float, float] | None:
-    """A line in its band; returns its last point, None where there is none."""
-    known = np.flatnonzero(~np.isnan(band.mean))
-    if not known.size:
-        return None
-    style = head_style(head)
-    if (band.high > band.low).any():
-        axes.fill_between(
-            band.steps, band.low, band.high, color=style.colour, alpha=0.18, linewidth=0, zorder=2
-        )
-    axes.plot(
-        band.steps, band.mean, color=style.colour, linestyle=style.line, linewidth=1.0, zorder=3
-    )
-    return float(band.steps[known[-1]]), float(band.mean[known[-1]])
+def _tip(head: str, losses: FloatArray) -> str:
+    """The last loss that each seed has; their mean and range."""
+    last = [seed[~np.isnan(seed)][-1] for seed in losses if not np.isnan(seed).all()]
+    if not last:
+        return head
+    tip = f"{head}\nfinal loss {significant(float(np.mean(last)))}"
+    if len(last) == 1:
+        return tip
+    low, high = significant(float(min(last))), significant(float(max(last)))
+    return f"{tip} ({low}–{high} over {counted(len(last), 'seed')})"
 
 
-def _sentences(curves: Curves, window: int) -> Iterator[str]:
+def _sentences(curves: Seeds, window: int) -> Iterator[str]:
     """What the lines are, and where something is missing."""
     every = [each for seeds in curves.values() for each in seeds.values()]
-    spacings = np.concatenate([np.diff(each[0]) for each in every]) if every else np.empty(0)
-    spacing = float(np.median(spacings)) if spacings.size else math.nan
-    yield (
-        f"Moving average over {spacing * window:.0f} steps."
-        if spacing * window > 1
-        else "Not smoothed."
-    )
+    spacings = np.concatenate([np.diff(each[0]) for each in every])
+    span = float(np.median(spacings)) * window if spacings.size else 0.0
+    yield f"Moving average over {span:.0f} steps." if span > 1 else "Not smoothed."
     if any(len(seeds) > 1 for seeds in curves.values()):
         yield "Line: mean over the seeds; band: lowest to highest."
     gaps = list(_gaps(curves))
@@ -149,7 +131,7 @@ def _sentences(curves: Curves, window: int) -> Iterator[str]:
         yield f"Ended early, then left out of the mean: {', '.join(early)}."
 
 
-def _gaps(curves: Curves) -> Iterator[str]:
+def _gaps(curves: Seeds) -> Iterator[str]:
     for head, seeds in curves.items():
         for seed, (steps, losses) in seeds.items():
             lost = steps[np.isnan(losses)]
@@ -160,8 +142,8 @@ def _gaps(curves: Curves) -> Iterator[str]:
                 yield f"{head} seed {seed} ({share}, first at step {lost[0]:g})"
 
 
-def _early(curves: Curves) -> Iterator[str]:
-    last = max((steps[-1] for seeds in curves.values() for steps, _ in seeds.values()), default=0)
+def _early(curves: Seeds) -> Iterator[str]:
+    last = max(steps[-1] for seeds in curves.values() for steps, _ in seeds.values())
     for head, seeds in curves.items():
         for seed, (steps, _) in seeds.items():
             if steps[-1] < last:
