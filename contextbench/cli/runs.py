@@ -32,6 +32,7 @@ from contextbench.cli.shared import (
     RunArgument,
     SeedsOption,
     SetOption,
+    TrackOption,
     WorkersOption,
     console,
     execution_of,
@@ -81,6 +82,7 @@ def compare(
         int,
         typer.Option(min=0, metavar="N", help="Images to keep with predictions."),
     ] = 4,
+    track: TrackOption = None,
     fresh: FreshOption = False,
     retry_failed: RetryOption = False,
     dry_run: DryRunOption = False,
@@ -132,11 +134,12 @@ def compare(
         )
         jobs = JobOptions(partition, gpus, cpus, memory, time, array_width, restarts, sbatch)
         if launcher is not None:
-            with execution_of(out, "cpu", data_root, workers) as execution:
+            with execution_of(out, "cpu", data_root, workers, track=track) as execution:
                 collection = compare_as_jobs(launcher, jobs, settings, plan, execution, device)
         else:
             jobs.check_unused()
-            with execution_of(out, device, data_root, workers, shared=settings) as execution:
+            where = execution_of(out, device, data_root, workers, shared=settings, track=track)
+            with where as execution:
                 collection = comparison.compare(settings, plan, execution)
         if execution.world.is_main:
             print_comparison(collection, as_json)
@@ -153,6 +156,7 @@ def train(
     device: DeviceOption = "auto",
     overrides: SetOption = None,
     workers: WorkersOption = 0,
+    track: TrackOption = None,
     fresh: FreshOption = False,
     retry_failed: RetryOption = False,
     as_json: JsonOption = False,
@@ -168,7 +172,8 @@ def train(
 
         settings = load_protocol(protocol, overrides or ())
         chosen = heads_of(head)
-        with execution_of(out, device, data_root, workers, shared=settings) as execution:
+        where = execution_of(out, device, data_root, workers, shared=settings, track=track)
+        with where as execution:
             say_weights(settings, execution)
             setting = open_setting(settings, data_root)
             check_runnable(setting, chosen, execution)

@@ -54,6 +54,10 @@ SetOption = Annotated[
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run again what is on disk.")]
+TrackOption = Annotated[
+    str | None,
+    typer.Option("--track", metavar="NAME", help="Log trainings, too: tensorboard."),
+]
 RoundsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Rounds of latencies.")]
 PrecisionOption = Annotated[str, typer.Option(help="float32, tf32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -104,11 +108,12 @@ def execution_of(
     workers: int,
     *,
     shared: Protocol | None = None,
+    track: str | None = None,
 ) -> "AbstractContextManager[Execution]":
     """How and where to execute; `shared` is what several processes may train together."""
     from contextbench.training.execution import executing
 
-    return executing(out, device, data_root, workers, shared=shared)
+    return executing(out, device, data_root, workers, shared=shared, track=track)
 
 
 def device_of(name: str) -> "torch.device":

@@ -56,6 +56,7 @@ class Shared:
     device: str
     workers: int
     processes: int = 1  # of each job, which train together
+    track: str | None = None
 
     @contextmanager
     def executing(self, stop: StopRequest) -> Iterator[Execution]:
@@ -74,6 +75,7 @@ class Shared:
                 reporter=Reporter(None if world.is_main else Console(quiet=True)),
                 stop=stop,
                 world=world,
+                track=self.track,
             )
 
     def open(self) -> Setting:

@@ -80,6 +80,7 @@ def _campaign(
         data_root=execution.data_root,
         device=device,
         workers=execution.workers,
+        track=execution.track,
         processes=launcher.processes,
     )
     ledger = Ledger(jobs_folder(execution.out, setting.protocol), launcher.name)

@@ -2,15 +2,16 @@
 
     names:2f91c03c51d0a7e4,images:...,masks:...,labels:...,sampling:...
 
-A record holds those of the training and the evaluated split, joined by a slash, so that a message
-can say what differs. Datasets that are drawn have a single digest. Does not need torch.
+A record holds those of the training and the evaluated split, joined by a slash, and of the watched
+one where that chooses the weights, so that a message can say what differs. Datasets that are drawn
+have a single digest. Does not need torch.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
 
 _DIGITS = 16  # hexadecimal, 64 bits: two datasets of one name are equal by chance in 1 of 10^19
-_SPLITS = ("train", "evaluate")
+_SPLITS = ("train", "evaluate", "watch")
 
 
 def digest(parts: Iterable[bytes]) -> str:

@@ -75,6 +75,17 @@ class Protocol(Named):
     shared_backbone: Literal["frozen"] | None = Field(None, json_schema_extra=LATER)
     expected: Expectation | None = None
 
+    @property
+    def watched_split(self) -> str | None:
+        """The split that `train.watch` scores a part of."""
+        watch = self.train.watch
+        return None if watch is None else watch.split or self.dataset.evaluate
+
+    @property
+    def reported_splits(self) -> dict[str, str]:
+        """Key of this file -> the split that it has scored for tables."""
+        return {"dataset.evaluate": self.dataset.evaluate}
+
     def fingerprint(self, dataset_fingerprint: str, weights_digest: str | None = None) -> str:
         """Hex digest over all that changes what is measured, where the data lies left out.
 
@@ -84,6 +95,8 @@ class Protocol(Named):
         if weights_digest is not None:
             content["backbone"]["weights"] = f"sha256:{weights_digest}"
         del content["name"], content["expected"], content["dataset"]["root"]
+        if self.train.keep == "last":
+            content["train"].pop("watch", None)
         if self.train.ema is not None:
             content["train"]["ema_rule"] = averaging.RULE
         content["dataset_fingerprint"] = dataset_fingerprint

@@ -44,6 +44,18 @@ class LossConfig(Frozen):
     lovasz: Weight = Field(0.0, json_schema_extra=LATER)  # weight of Lovasz-Softmax, likewise
 
 
+class WatchConfig(Frozen):
+    """A part of a split that is scored while a model trains, in the settings of the evaluation.
+
+    After every `every` steps and after the last one: `images` of them, evenly spaced over `split`;
+    null is the split that is evaluated. Nothing of it reaches the weights but through `keep`.
+    """
+
+    every: Positive  # steps
+    images: Positive
+    split: str | None = None
+
+
 class TrainConfig(Frozen):
     crop: Size
     scale: tuple[Factor, Factor] = (0.5, 2.0)
@@ -69,6 +81,9 @@ class TrainConfig(Frozen):
     )  # decay of averaged weights, which grows to that (`averaging`)
     batch_norm: Literal["batch", "frozen"] = Field("batch", json_schema_extra=LATER)
     deterministic: bool = Field(False, json_schema_extra=LATER)
+    watch: WatchConfig | None = Field(None, json_schema_extra=LATER)
+    # Which weights a run ends with: of the last step, or of the highest watched mIoU.
+    keep: Literal["last", "best"] = Field("last", json_schema_extra=LATER)
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> Self:
@@ -77,6 +92,15 @@ class TrainConfig(Frozen):
                 raise ValueError(
                     f"{name} must be [low, high] with 0 < low <= high, got {[low, high]}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _watched_to_choose(self) -> Self:
+        if self.keep == "best" and self.watch is None:
+            raise ValueError(
+                "keep: best is that of the watched scores, and watch is not set: "
+                "watch: {every: STEPS, images: N, split: NAME}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,13 @@ class Segmenter(nn.Module):
         """What training changes: everything, or the head alone over a frozen backbone."""
         return self.head if self.frozen else self
 
+    def with_part(self, part: nn.Module) -> "Segmenter":
+        """The model with a copy of its trained part, such as an average of it, in its place."""
+        if isinstance(part, Segmenter):
+            return part
+        assert isinstance(part, ContextHead)
+        return Segmenter(self.backbone, part, frozen=True)
+
     def train(self, mode: bool = True) -> Self:
         """As any module, but that a frozen backbone stays in evaluation mode."""
         super().train(mode)

@@ -1,7 +1,8 @@
 """What one cell of a comparison was run with and came to, and where its files lie. No torch.
 
 runs/<protocol>/<head>/seed-<n>/   record.json areas.npz history.jsonl config.yaml
-                                   checkpoint.safetensors resume.pt
+                                   checkpoint.safetensors resume.pt; watch.jsonl where the
+                                   training was watched, tensorboard/ where it was tracked
 runs/<protocol>/profile.json       cost of every head, measured side by side
 runs/<protocol>/precision.json     number format and memory layout that all heads share
 """
@@ -27,6 +28,7 @@ from contextbench.records.stored import (
     fitting,
     read_record,
 )
+from contextbench.records.watched import Watched
 from contextbench.system.files import digest_of, quarantine
 from contextbench.system.naming import Name
 from contextbench.system.reading import exists
@@ -112,20 +114,24 @@ class RunRecord(Stored):
     steps: Count  # trained so far
     train_seconds: Seconds
     train_wait_seconds: Seconds | None = None  # of them, for data; None in records of before
+    watch_seconds: Seconds | None = None  # of the watched steps; None where none were watched
     evaluate_seconds: Seconds | None = None
     evaluated_images: Positive | None = None
     totals: ClassTotals | None = None
     legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
     weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
     digests: dict[Used, str] = {}  # file beside the record -> its SHA-256; {} in records of before
+    kept: Watched | None = None  # the step whose weights were kept; None: those of the last step
 
     @model_validator(mode="after")
     def _of_one_piece(self) -> Self:
         if self.status == "done" and self.failure is not None:
             raise ValueError("status done excludes a failure")
         classes = len(self.labels.classes)
-        if self.totals is not None and len(self.totals.labelled) != classes:
-            raise ValueError(f"totals are of {len(self.totals.labelled)} classes, not of {classes}")
+        watched = self.kept.totals if self.kept is not None else None
+        for totals in (self.totals, watched):
+            if totals is not None and len(totals.labelled) != classes:
+                raise ValueError(f"totals are of {len(totals.labelled)} classes, not of {classes}")
         return self
 
     @property

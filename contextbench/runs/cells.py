@@ -1,7 +1,7 @@
 """Cells, one head with one seed under one protocol each: their folders, locks and records."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -13,12 +13,14 @@ import torch
 from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol, weights_file
-from contextbench.data import LabelSet, SegmentationDataset, build_dataset
+from contextbench.data import LabelSet, SegmentationDataset, build_dataset, dataset_source
+from contextbench.data.part import Part
 from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import MisplacedError, RunRecord, cell_folder, existing_run
+from contextbench.runs.watching import watched_part
 from contextbench.system.files import clear_leftovers, digest_of
 from contextbench.system.locks import exclusive
 from contextbench.training.execution import Execution
@@ -46,6 +48,7 @@ class Setting:
     dataset_fingerprint: str
     fingerprint: str
     weights_digest: str | None = None  # of the file that `backbone.weights` names
+    watched: Part | None = None  # what trainings are watched on
 
     @property
     def labels(self) -> LabelSet:
@@ -96,17 +99,30 @@ class Cell:
 def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     """Open the protocol's splits.
 
-    Raises `DataError` for what is wrong with them, and `WeightsFileError` for a file of weights
-    that cannot be read.
+    Raises `DataError` for what is wrong with them, `WeightsFileError` for a file of weights that
+    cannot be read, and `ConfigError` for a part that cannot be watched.
     """
     config = protocol.dataset
     train_set = build_dataset(config, config.train, data_root)
     evaluate_set = build_dataset(config, config.evaluate, data_root)
+    opened = {config.train: train_set, config.evaluate: evaluate_set}
+    watched = _watched(protocol, opened, data_root)
     check_crops(train_set, protocol.train.crop, protocol.train.scale)
     digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
+    if watched is not None and protocol.train.keep == "best":
+        digest += f"/{watched.whole.fingerprint()}"  # which decides about the weights
     weights = weights_digest(protocol)
     fingerprint = protocol.fingerprint(digest, weights)
-    return Setting(protocol, train_set, evaluate_set, digest, fingerprint, weights)
+    return Setting(protocol, train_set, evaluate_set, digest, fingerprint, weights, watched)
+
+
+def _watched(
+    protocol: Protocol, opened: Mapping[str, SegmentationDataset], data_root: Path | None
+) -> Part | None:
+    if protocol.train.watch is None:
+        return None
+    source = dataset_source(protocol.dataset, data_root)
+    return watched_part(protocol, source.facts, opened, source.open)
 
 
 def weights_digest(protocol: Protocol) -> str | None:

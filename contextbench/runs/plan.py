@@ -4,6 +4,7 @@ Nothing is written and no data are needed: classes and official numbers of image
 a dataset. With the data at hand the plan also tells which cells are done.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from contextbench.models.precision import Precision
 from contextbench.records.runs import MisplacedError, cell_folder, read_run
 from contextbench.records.stored import RecordError
 from contextbench.runs.cells import Setting, WeightsFileError, open_setting
+from contextbench.runs.watching import check_watch
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training
 from contextbench.training.resume import NAME as RESUME
@@ -158,6 +160,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
     """
     _check_processes(protocol, wanted.processes)
     facts = dataset_source(protocol.dataset, execution.data_root).facts
+    check_watch(protocol, facts)
     setting, data_note = _opened(protocol, execution.data_root)
     train, evaluate = _splits(protocol, facts, setting)
     size, assumed = _image_size(protocol, facts, setting)
@@ -188,6 +191,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
             *data_note,
             *_weights_notes(protocol),
             *_average_notes(protocol),
+            *_watch_notes(protocol),
             *precision_note,
             *_cell_notes(heads),
             *_size_notes(setting),
@@ -360,6 +364,16 @@ def _average_notes(protocol: Protocol) -> Iterable[str]:
     if decay is not None:
         yield caution(decay, steps) or (
             f"Averaged weights: over the last {window(decay, steps):,.0f} steps or so of {steps:,}."
+        )
+
+
+def _watch_notes(protocol: Protocol) -> Iterable[str]:
+    watch, steps = protocol.train.watch, protocol.train.steps
+    if watch is not None:
+        times = math.ceil(steps / watch.every)
+        yield (
+            f"Watched: {watch.images:,} images of {protocol.watched_split} {times:,} times, which "
+            f"is not in the hours."
         )
 
 

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ from contextbench.records.runs import (
     read_run,
 )
 from contextbench.records.stored import RecordError, write_model
+from contextbench.records.watched import WATCHED, Watched, write_watched
 from contextbench.runs.cells import Cell, Setting, weights_digest
+from contextbench.runs.watching import Show, counter
 from contextbench.system.files import OutputError, digest_of, quarantine, write_text
 from contextbench.system.interrupt import Interrupted, RankError
 from contextbench.training.class_weights import ClassPixels, class_weights, counted
@@ -50,6 +53,8 @@ from contextbench.training.processes import ALONE
 from contextbench.training.resume import NAME as RESUME
 from contextbench.training.resume import Progress, saved_progress
 from contextbench.training.shared_backbone import train_together
+from contextbench.training.tracking import TRACKERS, TensorBoard
+from contextbench.training.watching import Watch, said
 
 
 def run_cell(cell: Cell, execution: Execution) -> RunRecord:
@@ -59,8 +64,7 @@ def run_cell(cell: Cell, execution: Execution) -> RunRecord:
     processes the first one writes, and all return the record. An error that only one of them met,
     and that the others wait for, is recorded by that one, and all raise `RankError`.
     """
-    run = _Run(cell, execution)
-    with _recorded(run):
+    with closing(_Run(cell, execution)) as run, _recorded(run):
         model = run.build()
         _train(run, model)
         run.keep(model)
@@ -76,8 +80,9 @@ def run_together(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]
     One backbone serves all of them, in training and in evaluation. A cell that fails is recorded
     and the others go on.
     """
-    runs = [_Run(cell, execution) for cell in cells]
-    with _recorded(*runs):
+    with ExitStack() as stack:
+        runs = [stack.enter_context(closing(_Run(cell, execution))) for cell in cells]
+        stack.enter_context(_recorded(*runs))
         trained = _train_together(runs)
         if trained:
             _evaluate_together(trained)
@@ -203,6 +208,8 @@ class _Run:
         self.progress: Progress | None = None  # of the training, once it has begun
         self.record: RunRecord | None = None
         self.weights_origin: str | None = None
+        self._tracked: TensorBoard | None = None
+        self._watched = -1  # steps in `watch.jsonl`, once this start has written it
         self._writes = execution.world.is_main
         if self._writes:
             write_text(self.folder / "config.yaml", _resolved_yaml(cell))
@@ -210,6 +217,11 @@ class _Run:
     @property
     def resume_path(self) -> Path:
         return self.folder / RESUME
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return 0 if self.progress is None else self.progress.step
 
     @property
     def result(self) -> RunRecord:
@@ -231,7 +243,8 @@ class _Run:
         self.weights_origin = model.backbone.origin
         return model
 
-    def recipe(self, model: Segmenter) -> Recipe:
+    def recipe(self, model: Segmenter, show: Show) -> Recipe:
+        """`show` is told how far a watched step is."""
         cell, execution = self.cell, self.execution
         return Recipe(
             config=cell.setting.protocol.train,
@@ -245,7 +258,42 @@ class _Run:
             criterion=_criterion(cell.setting, execution),
             world=execution.world,
             environment=environment(execution.device, execution.world),
+            watch=self._watch(show),
         )
+
+    def _watch(self, show: Show) -> Watch | None:
+        cell, execution = self.cell, self.execution
+        protocol, part = cell.setting.protocol, cell.setting.watched
+        config, split = protocol.train.watch, protocol.watched_split
+        if config is None or split is None or part is None:
+            return None
+        applied = partial(cell.predictor, device=execution.device)
+        count = counter(part, applied, execution, show)
+        return Watch(config, split, protocol.train.steps, count)
+
+    def follow(self, progress: Progress) -> None:
+        """Know how far training is, and tell whoever tracks it or reads its curve."""
+        self.progress = progress
+        if self._writes:
+            self._store_watched(progress.watched)
+        track = self.execution.track
+        if track is None or not self._writes:
+            return
+        if self._tracked is None:
+            batch = self.cell.setting.protocol.train.batch
+            self._tracked = TRACKERS[track](self.folder / track, batch)
+        self._tracked(progress)
+
+    def _store_watched(self, entries: Sequence[Watched]) -> None:
+        path = self.folder / WATCHED
+        if len(entries) != self._watched and (entries or path.exists()):
+            write_watched(path, entries)
+        self._watched = len(entries)
+
+    def close(self) -> None:
+        """Write nothing more."""
+        if self._tracked is not None:
+            self._tracked.close()
 
     def keep(self, model: Segmenter) -> None:
         """Write what training left."""
@@ -375,7 +423,7 @@ def _train(run: _Run, model: Segmenter) -> None:
     with execution.reporter.task(f"train {run.cell.head.name}", config.steps) as update:
 
         def show(progress: Progress) -> None:
-            run.progress = progress
+            run.follow(progress)
             recent = progress.history[-50:]
             if not recent:
                 return
@@ -385,35 +433,51 @@ def _train(run: _Run, model: Segmenter) -> None:
             waited = progress.wait_seconds / max(progress.seconds, 1e-9)
             if waited > NOTABLE_WAIT:
                 note += f", waiting for data {waited:.0%} of the time"
-            update(progress.step, note)
+            update(progress.step, note + said([progress]))
 
-        train(model, _batches(run), run.recipe(model), stop=execution.stop, on_flush=show)
+        def watching(note: str) -> None:
+            update(run.step, note)
+
+        recipe = run.recipe(model, watching)
+        train(model, _batches(run), recipe, stop=execution.stop, on_flush=show)
 
 
 def _train_together(runs: Sequence[_Run]) -> dict[_Run, Segmenter]:
     """The trained models of the runs that did not fail; they have one backbone."""
     execution, config = runs[0].execution, runs[0].cell.setting.protocol.train
+    with execution.reporter.task(f"train {_names(runs)}", config.steps) as update:
+
+        def watching(note: str) -> None:
+            update(min(run.step for run in runs), note)
+
+        def show(step: int, heads: int) -> None:
+            scores = said([run.known_progress() for run in prepared.values()])
+            update(step, f"{heads} heads{scores}")
+
+        prepared = _prepared(runs, watching)
+        arrived = train_together(
+            list(prepared),
+            _batches(runs[0]),
+            lambda training: _recorded(prepared[training]),
+            stop=execution.stop,
+            on_step=show,
+        )
+    for training in arrived:
+        with _recorded(prepared[training]):
+            prepared[training].keep(training.model)
+    return {prepared[each]: each.model for each in arrived if prepared[each].record is None}
+
+
+def _prepared(runs: Sequence[_Run], watching: Show) -> dict[Training, _Run]:
+    """Trainings on one backbone, of the runs that do not fail at once."""
     prepared: dict[Training, _Run] = {}
     backbone = None
     for run in runs:
         with _recorded(run):
             model = run.build(backbone)
             backbone = model.backbone
-            training = Training(model, run.recipe(model))
-            run.progress = training.progress
-            prepared[training] = run
-    with execution.reporter.task(f"train {_names(runs)}", config.steps) as update:
-        arrived = train_together(
-            list(prepared),
-            _batches(runs[0]),
-            lambda training: _recorded(prepared[training]),
-            stop=execution.stop,
-            on_step=lambda step, heads: update(step, f"{heads} heads"),
-        )
-    for training in arrived:
-        with _recorded(prepared[training]):
-            prepared[training].keep(training.model)
-    return {prepared[each]: each.model for each in arrived if prepared[each].record is None}
+            prepared[Training(model, run.recipe(model, watching), run.follow)] = run
+    return prepared
 
 
 def _evaluate(run: _Run, model: Segmenter) -> Areas:
@@ -503,12 +567,14 @@ def _record(
         steps=progress.step,
         train_seconds=progress.seconds,
         train_wait_seconds=progress.wait_seconds,
+        watch_seconds=progress.watch_seconds if progress.watched else None,
         evaluate_seconds=evaluate_seconds,
         evaluated_images=len(areas.names) if areas else None,
         totals=areas.totals() if areas else None,
         legs=progress.legs,
         weights_digest=setting.weights_digest,
         digests=run.digests() if status == "done" else {},
+        kept=progress.kept,
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from contextbench.records.watched import Watched
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,6 +43,14 @@ def scores(intersection: ArrayLike, predicted: ArrayLike, labelled: ArrayLike) -
         iou_per_class=tuple(iou.tolist()),
         absent=tuple(np.flatnonzero(union == 0).tolist()),
     )
+
+
+def watched_miou(entry: Watched) -> float:
+    """mIoU of a watched step; NaN where it has no counts, or no class is in them."""
+    totals = entry.totals
+    if totals is None:
+        return float("nan")
+    return scores(totals.intersection, totals.predicted, totals.labelled).miou
 
 
 def group_iou(

@@ -21,6 +21,7 @@ from contextbench.training.processes import (
     launched,
     own_device,
 )
+from contextbench.training.tracking import check_tracker
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Execution:
     stop: StopRequest = field(default_factory=StopRequest)
     save_seconds: float = 60.0
     world: World = ALONE
+    track: str | None = None  # a name of `TRACKERS`
 
 
 @contextmanager
@@ -46,12 +48,15 @@ def executing(
     *,
     shared: Protocol | None = None,
     quiet: bool = False,
+    track: str | None = None,
 ) -> Iterator[Execution]:
     """An execution that signals stop, with all processes that torchrun started.
 
     `shared` is what several processes may train together; `quiet` shows no progress. Raises
-    `ConfigError` for a device that cannot be used, and for several processes where they cannot be.
+    `ConfigError` for a device that cannot be used, for several processes where they cannot be, and
+    for a tracker that cannot.
     """
+    check_tracker(track)
     world = launched()
     if world.size > 1 and shared is None:
         raise ConfigError("this command runs in one process: start it without torchrun")
@@ -68,4 +73,5 @@ def executing(
             reporter=Reporter(Console(quiet=True) if silent else None),
             stop=stop,
             world=world,
+            track=track,
         )

@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,12 +27,14 @@ from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, parameter_groups
 from contextbench.records.provenance import now
 from contextbench.records.runs import Leg
+from contextbench.records.watched import Watched
 from contextbench.system.files import OutputError
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.losses import Criterion, loss_terms, weighted_sum
 from contextbench.training.processes import ALONE, World, no_way_back, synchronise_batch_norm
 from contextbench.training.resume import Identity, Progress, progress_in, usable_state, write_state
 from contextbench.training.waiting import BatchWait
+from contextbench.training.watching import Best, Watch
 from heads.interface import Features
 
 FLUSH_STEPS = 10  # losses are read back, and checked to be finite, once in so many steps
@@ -62,14 +64,16 @@ class Recipe:
     criterion: Criterion = field(default_factory=Criterion)
     world: World = ALONE
     environment: Mapping[str, Any] = field(default_factory=dict)  # told by each leg of the run
+    watch: Watch | None = None
 
 
 class Training:
     """One model on its way from its resume file, if there is one, to the last step.
 
     The model is moved to the device and changed in place. With `ema` it ends with the averaged
-    weights. Of several processes each has its own, and all call the same methods in the same order:
-    their models stay equal, but for the statistics of batch norms that are not synchronised.
+    weights, with `keep: best` with those of the highest watched score. Of several processes each
+    has its own, and all call the same methods in the same order: their models stay equal, but for
+    the statistics of batch norms that are not synchronised.
     """
 
     def __init__(
@@ -91,14 +95,16 @@ class Training:
         self.model = model
         self.recipe = recipe
         part = model.trained_part
-        self._trained = _Trained(part, optimizer, _averaged(part, recipe.config.ema))
+        self._trained = _Trained(part, optimizer, _averaged(part, recipe.config.ema), Best())
         self.progress = _resumed(self._trained, recipe)
+        if recipe.watch is not None:
+            recipe.watch.adopt(self.progress)
         self._before, self._leg = tuple(self.progress.legs), _leg(recipe, self.progress.step)
         self._note_leg()
-        if on_flush is not None:
-            on_flush(self.progress)
+        self._on_flush = on_flush or _unheard
+        self._on_flush(self.progress)
         self._parallel = world.parallel(model)
-        self._log = _LossLog(self.progress, on_flush, world)
+        self._log = _LossLog(self.progress, self._on_flush, world)
         self._last_save, self._saved_step = time.monotonic(), self.progress.step
 
     @property
@@ -146,12 +152,54 @@ class Training:
                 save_resume(self._trained, self.progress, recipe.identity, recipe.resume_path)
             self._last_save, self._saved_step = time.monotonic(), self.progress.step
 
+    @property
+    def watch_due(self) -> bool:
+        """Whether the weights of now are to be watched before the next step."""
+        watch = self.recipe.watch
+        return watch is not None and watch.due(self.progress)
+
+    def settle(self) -> None:
+        """Wait until the device has done all steps, and read back their losses.
+
+        Raises `TrainingError` where one is not finite.
+        """
+        began = time.monotonic()
+        self._log.flush()
+        self.progress.seconds += time.monotonic() - began
+
+    def seen(self) -> Segmenter:
+        """The model to watch: with the weights of now, as they would be if training ended here."""
+        part, average = self._trained.part, self._trained.average
+        self.recipe.world.spread(part if average is None else average.module)
+        if average is None:
+            return self.model
+        return self.model.with_part(average.module)
+
+    def note(self, entry: Watched) -> None:
+        """Add what was watched to the curve, and keep the weights where they are the best."""
+        trained, progress = self._trained, self.progress
+        progress.watched.append(entry)
+        progress.watch_seconds += entry.seconds
+        if self.recipe.config.keep == "best":
+            average = trained.average
+            trained.best.offer(entry, trained.part if average is None else average.module)
+            progress.kept = trained.best.kept
+        self._on_flush(progress)
+
     def finish(self) -> Progress:
-        """Store the state and put averaged weights in place."""
+        """Store the state and put the weights in place that the run ends with.
+
+        Raises `TrainingError` where the best are wanted, and no watched step has a score.
+        """
         self.save()
-        if self._trained.average is not None:
-            self._trained.part.load_state_dict(self._trained.average.module.state_dict())
-        self.recipe.world.spread(self._trained.part)
+        trained = self._trained
+        if self.recipe.config.keep == "best":
+            if trained.best.weights is None:
+                raise TrainingError(_nothing_kept(self.progress))
+            trained.part.load_state_dict(trained.best.weights)
+        elif trained.average is not None:
+            trained.part.load_state_dict(trained.average.module.state_dict())
+        self.recipe.world.spread(trained.part)
         return self.progress
 
     def _note_leg(self) -> None:
@@ -189,7 +237,13 @@ def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exc
     coming, world = iter(batches), training.recipe.world
     wait = BatchWait(training.recipe.device)
     tick = time.monotonic()
-    while not training.finished:
+    while True:
+        if training.watch_due:
+            training.settle()
+            watch([training])
+            tick = time.monotonic()
+        if training.finished:
+            break
         with wait:  # until every process has its batch
             batch, error = _loaded(coming)
             stopping, due, failed = world.agree(stop.requested, training.due, error is not None)
@@ -208,6 +262,25 @@ def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exc
         training.progress.wait_seconds += wait.seconds
         tick = now
     return None
+
+
+def watch(trainings: Sequence[Training]) -> None:
+    """Watch the weights of trainings that share one backbone, or of one, settled after one step.
+
+    What it takes is in no seconds of training. Raises `Interrupted`, with the state of all saved,
+    on request: whoever goes on watches that step first.
+    """
+    watcher = trainings[0].recipe.watch
+    assert watcher is not None
+    models = [each.seen() for each in trainings]
+    try:
+        entries = watcher.found(models, trainings[0].progress.step)
+    except Interrupted:
+        for each in trainings:
+            each.save()
+        raise
+    for each, entry in zip(trainings, entries, strict=True):
+        each.note(entry)
 
 
 def _loaded(coming: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
@@ -319,6 +392,7 @@ class _Trained:
     part: nn.Module  # of the model
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    best: Best
 
 
 class _Average(AveragedModel):
@@ -380,6 +454,7 @@ def save_resume(trained: _Trained, progress: Progress, identity: Identity, path:
         "model": trained.part.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "average": None if average is None else average.state_dict(),
+        "best": trained.best.weights,
     }
     write_state(path, identity, progress, content)
 
@@ -395,14 +470,16 @@ def _resumed(trained: _Trained, recipe: Recipe) -> Progress:
     trained.optimizer.load_state_dict(state["optimizer"])
     if trained.average is not None:
         trained.average.load_state_dict(state["average"])
-    return progress_in(state)
+    progress = progress_in(state)
+    trained.best.kept, trained.best.weights = progress.kept, state.get("best")
+    return progress
 
 
 class _LossLog:
     """Keeps losses on the device and reads them back in groups, so that a GPU is not stalled."""
 
     def __init__(
-        self, progress: Progress, on_flush: Callable[[Progress], None] | None, world: World
+        self, progress: Progress, on_flush: Callable[[Progress], None], world: World
     ) -> None:
         self._progress = progress
         self._on_flush = on_flush
@@ -427,8 +504,17 @@ class _LossLog:
                 self._progress.step = step
                 raise TrainingError(_not_finite(step, named))
             self._progress.history.append({"step": step, "lr": rate, **named})
-        if self._on_flush is not None:
-            self._on_flush(self._progress)
+        self._on_flush(self._progress)
+
+
+def _unheard(_progress: Progress) -> None:
+    """Nobody asks how far training is."""
+
+
+def _nothing_kept(progress: Progress) -> str:
+    reasons = [entry.failure.message for entry in progress.watched if entry.failure is not None]
+    why = reasons[-1] if reasons else "no watched image has a labelled pixel"
+    return f"train.keep: best, and no watched step has a score: {why}"
 
 
 def _not_finite(step: int, terms: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ from contextbench.config.differences import differences
 from contextbench.config.files import ConfigError
 from contextbench.config.fingerprints import differing
 from contextbench.records.runs import Leg
+from contextbench.records.watched import Watched
 from contextbench.system.files import is_sealed, quarantine, write_sealed
 
 NAME = "resume.pt"
@@ -40,6 +41,8 @@ class Progress:
 
     `wait_seconds` are those of `seconds` in which the device waited for data (see `BatchWait`);
     `legs` are the starts of the program that did the steps, but for the one that is at it.
+    `watched` are the scored steps, whose `watch_seconds` are in no other, and `kept` is that of
+    them whose weights are kept.
     """
 
     step: int = 0
@@ -47,6 +50,9 @@ class Progress:
     wait_seconds: float = 0.0
     history: list[Entry] = field(default_factory=list)
     legs: list[Leg] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
+    watch_seconds: float = 0.0
+    kept: Watched | None = None
 
 
 def write_state(path: Path, identity: Identity, progress: Progress, content: State) -> None:
@@ -59,6 +65,9 @@ def write_state(path: Path, identity: Identity, progress: Progress, content: Sta
         "wait_seconds": progress.wait_seconds,
         "history": progress.history,
         "legs": [leg.model_dump(mode="json") for leg in progress.legs],
+        "watched": [entry.model_dump(mode="json") for entry in progress.watched],
+        "watch_seconds": progress.watch_seconds,
+        "kept": None if progress.kept is None else progress.kept.model_dump(mode="json"),
     }
     write_sealed(path, lambda file: torch.save(state, file))
 
@@ -103,10 +112,17 @@ def _is_whole(state: Any) -> bool:
 
 
 def progress_in(state: State) -> Progress:
-    """What a state says of the steps before it."""
-    legs = [Leg.model_validate(leg) for leg in state["legs"]]
+    """What a state says of the steps before it; those of before say nothing of watched ones."""
+    kept = state.get("kept")
     return Progress(
-        state["step"], state["seconds"], state["wait_seconds"], list(state["history"]), legs
+        step=state["step"],
+        seconds=state["seconds"],
+        wait_seconds=state["wait_seconds"],
+        history=list(state["history"]),
+        legs=[Leg.model_validate(leg) for leg in state["legs"]],
+        watched=[Watched.model_validate(entry) for entry in state.get("watched", [])],
+        watch_seconds=state.get("watch_seconds", 0.0),
+        kept=None if kept is None else Watched.model_validate(kept),
     )
 
 

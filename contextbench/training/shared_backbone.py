@@ -10,13 +10,22 @@ the features of one batch and the activations of one head at a time.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
 from contextbench.system.interrupt import Interrupted, StopRequest
-from contextbench.training.loop import Batch, Batches, Part, Training, deterministic, device_parts
+from contextbench.training.loop import (
+    Batch,
+    Batches,
+    Part,
+    Training,
+    deterministic,
+    device_parts,
+    watch,
+)
 from contextbench.training.waiting import BatchWait
 
 P = ParamSpec("P")
@@ -44,8 +53,10 @@ def train_together(
     if not live:
         return []
     with deterministic(live[0].recipe.config.deterministic):
-        tick, first = time.monotonic(), min(each.progress.step for each in live)
+        first = min(each.progress.step for each in live)
         wait = BatchWait(live[0].recipe.device)
+        live = _watched(live, guard)
+        tick = time.monotonic()
         coming = _or_saved(wait.each(batches(first)), lambda: live, guard)
         for step, batch in enumerate(coming, first):
             due = [each for each in live if each.progress.step == step]
@@ -58,6 +69,9 @@ def train_together(
             tick = now
             live = [each for each in live if each not in failed]
             stopping = stop is not None and stop.requested
+            if not stopping and any(each.watch_due for each in live):
+                live = _watched(live, guard)
+                tick = time.monotonic()  # what stops before that goes on with it
             live = [each for each in live if _succeeds(guard, each, each.save, now=stopping)]
             if stopping:
                 raise Interrupted
@@ -66,6 +80,20 @@ def train_together(
             if on_step is not None:
                 on_step(step + 1, len(live))
         return [each for each in live if _succeeds(guard, each, each.finish)]
+
+
+def _watched(live: Sequence[Training], guard: Guard) -> list[Training]:
+    """What is left of `live` when the weights that are due are watched, at once after each step."""
+    due = [each for each in live if each.watch_due]
+    failed = [each for each in due if not _succeeds(guard, each, each.settle)]
+    ready = sorted((each for each in due if each not in failed), key=_steps)
+    for _, group in groupby(ready, _steps):
+        watch(list(group))
+    return [each for each in live if each not in failed]
+
+
+def _steps(training: Training) -> int:
+    return training.progress.step
 
 
 def _or_saved(
