@@ -220,9 +220,9 @@ def one_stop(world: World) -> tuple[str, int]:
     return raised, seen[-1]
 
 
-def grid(world: World, out: Path, stop: StopRequest | None = None):
+def grid(world: World, out: Path, stop: StopRequest | None = None, **train):
     """One cell of six steps below `out`, saved after every step."""
-    protocol = small.protocol(steps=6, batch=4, ema=0.9)
+    protocol = small.protocol(steps=6, batch=4, ema=0.9, **train)
     execution = dataclasses.replace(small.execution(out), world=world, stop=stop or StopRequest())
     setting = open_setting(protocol, None)
     return run_grid(setting, [small.head("fcn")], [0], Precision(), execution)
@@ -250,6 +250,7 @@ def checks(world: World, out: Path) -> None:
         "agreed": world.agree(world.rank == 1, False),
         "batch mean": world.batch_mean(torch.tensor(3.0), torch.tensor(1 + 4 * world.rank)),
         "records": grid(world, out / f"undisturbed-{world.rank}"),
+        "watched": grid(world, out / "watched", watch={"every": 4, "images": 3}),
     }
     training.synchronise_batch_norm = all_norms
     seen["first steps"] = first_steps(world)

@@ -29,6 +29,7 @@ from contextbench.models.build import build_model
 from contextbench.records.counts import read_areas
 from contextbench.records.history import read_history
 from contextbench.records.runs import read_run
+from contextbench.records.watched import read_watched
 from contextbench.training.processes import (
     ALONE,
     World,
@@ -165,6 +166,17 @@ def test_the_first_process_alone_writes(two):
 
 
 @pytest.mark.slow
+def test_watching_changes_no_bit_and_sees_what_the_run_ends_with(two):
+    """Each process has batch norms of its own on the CPU; those of the first one are kept."""
+    folder = two.out / "watched" / RUN
+    assert_same_run(folder, two.out / "undisturbed-0" / RUN)
+    first, last = read_watched(folder / "watch.jsonl", ranks.CLASSES)
+    assert (first.step, last.step) == (4, 6)
+    assert last.totals == read_run(folder / "record.json").totals
+    [[record], [other]] = [seen["watched"] for seen in two.seen]
+    assert record.totals == other.totals
+
+
 def test_a_record_says_how_many_processes_and_whose_batch_norm(two):
     [record] = two.seen[0]["records"]
     assert record.environment["processes"] == 2

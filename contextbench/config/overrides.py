@@ -33,7 +33,7 @@ def _replaced(
     first, *rest = keys
     if not rest:
         return {**content, first: value}
-    inner = content.get(first, {})
+    inner = {} if content.get(first) is None else content[first]  # null: a group that is not set
     if not isinstance(inner, Mapping):
         raise ConfigError(f"--set {given(override)}: {first!r} holds a value, not keys")
     return {**content, first: _replaced(inner, rest, value, override)}

@@ -30,6 +30,7 @@ from contextbench.report.figures.style import (
     Width,
     save,
 )
+from contextbench.report.figures.watched import watched_figure
 from contextbench.report.heat import BASELINE, class_heat, group_heat
 from contextbench.report.insight import Insight, InsightError
 from contextbench.report.looks import shortened
@@ -172,6 +173,10 @@ def _of_training(collection: Collection, width: float | None) -> Figures:
     if losses is not None:
         title = f"Training loss: {collection.subject}"
         yield "loss", loss_figure(losses, title, width=width or ONE_COLUMN)
+    title = f"mIoU while training: {collection.subject}"
+    watched = watched_figure(collection.watched, title, width=width or ONE_COLUMN)
+    if watched is not None:
+        yield "watched", watched
 
 
 def _of_examples(collection: Collection, examples: Examples | None, width: float | None) -> Figures:

@@ -21,6 +21,7 @@ from contextbench.records.history import read_history
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord, cell_folder, find_runs, read_run
 from contextbench.records.stored import RecordError
+from contextbench.records.watched import WATCHED, Watched, read_watched
 from contextbench.report.words import status_text
 from contextbench.statistics.intervals import Ranking, rank
 from contextbench.system.reading import exists
@@ -35,6 +36,10 @@ AreasOfRuns = Mapping[str, Mapping[int, Areas]]
 """head -> seed -> counts per image"""
 
 
+WatchedOfRuns = Mapping[str, Mapping[int, Sequence[Watched]]]
+"""head -> seed -> entries of `watch.jsonl`"""
+
+
 @dataclass(frozen=True)
 class Collection:
     """Runs of one protocol, with what lies beside their records, and what follows from them."""
@@ -44,6 +49,7 @@ class Collection:
     histories: Histories = field(default_factory=dict)
     areas: AreasOfRuns = field(default_factory=dict)
     warnings: Sequence[str] = ()  # files that could not be used, one sentence each
+    watched: WatchedOfRuns = field(default_factory=dict)
 
     @property
     def labels(self) -> LabelInfo:
@@ -162,6 +168,7 @@ def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -
     check_comparable(runs)
     histories: dict[str, dict[int, list[dict[str, Any]]]] = {}
     areas: dict[str, dict[int, Areas]] = {}
+    watched: dict[str, dict[int, list[Watched]]] = {}
     warnings = []
     for cell, run in cells.items():
         seeds = histories.setdefault(run.head_name, {})
@@ -169,10 +176,15 @@ def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -
             seeds[run.seed] = read_history(cell / "history.jsonl")
         except RecordError as error:
             warnings.append(f"no loss curve of {run.head_name} seed {run.seed}: {error}")
+        try:
+            curve = read_watched(cell / WATCHED, len(run.labels.classes))
+            watched.setdefault(run.head_name, {})[run.seed] = curve
+        except RecordError as error:
+            warnings.append(f"no watched scores of {run.head_name} seed {run.seed}: {error}")
         if run.totals is None:
             continue
         try:
             areas.setdefault(run.head_name, {})[run.seed] = read_areas(cell / "areas.npz", run)
         except RecordError as error:
             warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
-    return Collection(runs, profile, histories, areas, warnings)
+    return Collection(runs, profile, histories, areas, warnings, watched)

@@ -3,9 +3,10 @@
 Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, miou_max,
 miou_seed_sd` over seeds, `iou_<group>`, what resampling the test images says (below), costs of the
 profile's scope (`parameters` to `train_latency_ratio`; a ratio has ends `_low` and `_high` of an
-interval over rounds, and its `_level`), `train_seconds, train_device`, `status`
-(the worst of the seeds), `note` and `cost_note` (why scores or costs are missing), and what the
-numbers belong to (`dataset, protocol, device, input, latency_baseline, latency_rounds`).
+interval over rounds, and its `_level`), `train_seconds, train_device`, `weights` (which of
+those that training passed through are scored), `status` (the worst of the seeds), `note` and
+`cost_note` (why scores or costs are missing), and what the numbers belong to (`dataset, protocol,
+device, input, latency_baseline, latency_rounds`).
 
 `miou_low, miou_high` end the interval of mIoU over test images, `groups` are letters (heads that
 share one cannot be separated), `separable_from_best` and `holm_p_value` refer to the first row, and
@@ -32,6 +33,7 @@ from contextbench.records.runs import RunRecord, Status
 from contextbench.report.collection import run_note
 from contextbench.report.rankings import difference_to, statistics_of, typical_resolution
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
+from contextbench.report.weights import weights_text
 from contextbench.statistics.intervals import Ranking
 from contextbench.statistics.scores import Scores, group_iou, scores
 
@@ -212,6 +214,7 @@ def _outcome(name: str, runs: Sequence[RunRecord], profile: ProfileRecord | None
     return {
         "train_seconds": _mean(run.train_seconds for run in finished),
         "train_device": " and ".join(devices),
+        "weights": weights_text(runs),
         "status": max((run.status for run in runs), key=SEVERITY.__getitem__),
         "note": "; ".join(f"seed {run.seed}: {why}" for run in runs if (why := run_note(run))),
         "cost_note": _cost_note(name, profile),

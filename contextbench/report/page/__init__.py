@@ -21,6 +21,7 @@ from contextbench import __version__
 from contextbench.records.examples import Examples, read_examples
 from contextbench.report import words
 from contextbench.report.collection import Collection, collect
+from contextbench.report.figures.watched import Picture, watched_picture
 from contextbench.report.heat import Heat, class_heat, group_heat
 from contextbench.report.losses import Losses, losses_of
 from contextbench.report.page import marks as svg
@@ -155,6 +156,11 @@ class Comparison:
     def losses(self) -> Losses | None:
         histories = self.collection.histories
         return losses_of({name: histories[name] for name in self.marks if name in histories})
+
+    @cached_property
+    def watched(self) -> Picture | None:
+        title = f"mIoU while training: {self.collection.subject}"
+        return watched_picture(self.collection.watched, title)
 
     @cached_property
     def gallery(self) -> Gallery | None:

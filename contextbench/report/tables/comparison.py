@@ -21,6 +21,7 @@ from contextbench.report.columns import (
 from contextbench.report.comparison import GROUP_PREFIX, group_columns
 from contextbench.report.tables.printing import PrintedTable
 from contextbench.report.tables.sheet import DAGGER, Remark, Sheet
+from contextbench.report.weights import weights_sentence
 from contextbench.report.words import ABSENT, ends, fixed, level_text, p_value, percent
 from contextbench.statistics.intervals import Interval
 
@@ -241,6 +242,9 @@ def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
     if "miou" not in table:
         return []
     remarks = [Remark(_seed_sentence(table), ["miou_seed_sd"])]
+    weights = dict(zip(table["head"], table["weights"], strict=True))
+    if text := weights_sentence(weights):
+        remarks.append(Remark(text, ["miou"]))
     if not math.isnan(table["interval_level"].iloc[0]):
         remarks.append(Remark(_interval_sentence(table.iloc[0]), ["miou", "difference_to_best"]))
         text = "Group: these images do not separate heads that share a letter."
