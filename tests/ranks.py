@@ -176,7 +176,7 @@ def evaluated(world: World, count: int, broken: int | None = None):
     """Counts of an untrained model."""
     protocol = small.protocol()
     model = build_model(protocol, small.head("ppm"), CLASSES, seed=0)
-    predictor = Predictor([model], CPU, Precision(), protocol.evaluate, tuple(range(CLASSES)))
+    predictor = Predictor([model], CPU, Precision(), protocol.view(), tuple(range(CLASSES)))
     return evaluate(predictor, Images(count, broken), world=world)
 
 

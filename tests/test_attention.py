@@ -190,7 +190,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Trained for a step each, under a protocol that evaluates at two scales."""
     out = tmp_path_factory.mktemp("runs")
     protocol = small.protocol(steps=1)
-    evaluate = protocol.evaluate.model_copy(update={"scales": (0.5, 1.0), "flip": True})
+    evaluate = {"single": protocol.view().model_copy(update={"scales": (0.5, 1.0), "flip": True})}
     setting = open_setting(protocol.model_copy(update={"evaluate": evaluate}), None)
     options = {"ideal": {"ground_truth_regions": True}}
     heads = [

@@ -145,7 +145,9 @@ def test_a_wrong_option_of_any_head_is_refused_before_the_first_step(
 
 def test_views_that_no_model_can_see_are_refused_before_the_first_step() -> None:
     """Each scale is fine; that of a large image is 102 400 pixels high."""
-    protocol = small.protocol().model_copy(update={"evaluate": EvaluateConfig(scales=(1.0, 100))})
+    protocol = small.protocol().model_copy(
+        update={"evaluate": {"single": EvaluateConfig(scales=(1.0, 100))}}
+    )
     Workload(protocol, 13, (64, 64), None).check()
     with pytest.raises(ConfigError, match="an image of 1024x2048 becomes 102400x204800; at most"):
         Workload(protocol, 13, (1024, 2048), None).check()

@@ -21,6 +21,7 @@ from contextbench.records.history import write_history
 from contextbench.records.profiles import HeadCost, ProfileRecord
 from contextbench.records.runs import RunRecord, cell_folder, read_run
 from contextbench.records.stored import RecordError, write_model
+from contextbench.records.views import from_version_1
 from contextbench.report.collection import collect
 from contextbench.system.files import OutputError, write_text
 
@@ -49,7 +50,7 @@ def run(name: str = "fcn", seed: int = 0, **changes: object) -> RunRecord:
         "evaluated_images": 2,
         "totals": areas().totals(),
     }
-    return RunRecord.model_validate({**content, **changes})
+    return RunRecord.model_validate(from_version_1({**content, **changes}))
 
 
 def add(out: Path, record: RunRecord) -> Path:

@@ -482,8 +482,8 @@ def test_published_scores_are_printed_for_the_heads_of_the_plan(tmp_path: Path) 
     assert expected is not None
     assert f"source      {expected.source}" in lines
     assert f"GPU hours   {expected.gpu_hours}" in lines
-    assert f"expected    ppm {expected.scores['ppm']}" in lines
-    assert "            nothing published for ocnet" in lines
+    assert f"expected    single: ppm {expected.scores['single']['ppm']}" in lines
+    assert "            single: nothing published for ocnet" in lines
 
 
 def test_the_plan_as_json_has_base_units(tmp_path: Path) -> None:

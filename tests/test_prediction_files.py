@@ -22,7 +22,7 @@ from contextbench.records.runs import cell_folder
 from contextbench.runs import trained as inference
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
-from contextbench.runs.trained import Views, open_run, predict_files
+from contextbench.runs.trained import Changes, open_run, predict_files
 from contextbench.system.interrupt import Interrupted
 from tests import small
 from tests.data import trees
@@ -217,9 +217,9 @@ def test_a_folders_predictions_can_be_read_as_its_masks(tmp_path: Path) -> None:
 
 def test_files_hold_what_the_model_predicts(run: Path, tmp_path: Path) -> None:
     """Against the model called on each image, with views that the protocol does not have."""
-    views = Views(scales=(0.5, 1.0), flip=True, window=(48, 48))
+    changes = Changes(scales=(0.5, 1.0), flip=True, window=(48, 48))
     execution = small.execution(tmp_path)
-    done = predict_files(run, (), tmp_path / "out", execution, split="test", views=views)
+    done = predict_files(run, (), tmp_path / "out", execution, split="test", changes=changes)
     record, protocol, model = open_run(run, execution)
     config = EvaluateConfig(
         mode="slide", scales=(0.5, 1.0), flip=True, window=(48, 48), stride=(32, 32)
@@ -310,7 +310,7 @@ def test_other_settings_and_other_files_are_in_the_way(run: Path, tmp_path: Path
     image = trees.write_image(tmp_path / "x.png", (64, 64))
     predict_files(run, [image], out, execution)
     before = contents(out)
-    flipped = {"views": Views(flip=True)}
+    flipped = {"changes": Changes(flip=True)}
     with pytest.raises(OSError, match=r"x_mask\.png and 2 more: predicted by another run or with"):
         predict_files(run, [image], out, execution, **flipped)
     assert contents(out) == before

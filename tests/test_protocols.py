@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from contextbench.config.differences import differences
-from contextbench.config.files import configs_folder, names_in
+from contextbench.config.files import ConfigError, configs_folder, names_in
 from contextbench.config.protocols import Expectation, Protocol, load_protocol
 from contextbench.data import DATASETS, Facts, dataset_source
 from contextbench.data.transforms import check_crop
@@ -18,6 +18,7 @@ from heads import HEADS
 
 PROTOCOLS = {name: load_protocol(name) for name in names_in("protocols")}
 PAPERS = {name: protocol for name, protocol in PROTOCOLS.items() if protocol.expected is not None}
+VIEWS = [(name, view) for name, protocol in PAPERS.items() for view in protocol.evaluate]
 OWN = {"probe", "camvid-small"}  # recipes of this project
 DOCUMENT = Path(__file__).parents[1] / "docs" / "protocols.md"
 
@@ -26,7 +27,7 @@ WITHOUT = {
     "probe": "drawn here",
     "camvid": "no source has a recipe for it",
     "folder": "your own data",
-    "lip -ms": "its source averages the mirror image at one scale",
+    "lip multi": "its source averages the mirror image at one scale",
 }
 
 
@@ -197,42 +198,44 @@ def test_the_floor_of_the_learning_rate_is_the_published_one(name: str) -> None:
     assert train.lr * train.schedule.floor == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_windows_are_as_large_as_crops_and_overlap(name: str) -> None:
+@pytest.mark.parametrize(("name", "view"), VIEWS)
+def test_windows_are_as_large_as_crops_and_overlap(name: str, view: str) -> None:
     """By a third of the window, which is the stride of their sources, rounded up."""
-    config = PAPERS[name].evaluate
+    config = PAPERS[name].view(view)
     if config.window is not None and config.stride is not None:
         assert config.window == PAPERS[name].train.crop
         for window, stride in zip(config.window, config.stride, strict=True):
             assert stride == -(-2 * window // 3)
 
 
-MULTI_SCALE = [name for name in PAPERS if name.endswith("-ms")]
-
-
-@pytest.mark.parametrize("name", MULTI_SCALE)
-def test_multi_scale_protocols_differ_in_evaluation_alone(name: str) -> None:
-    """So that a run of the other one can be scored so, with the command that the file gives."""
-    config = PAPERS[name].evaluate
-    assert len(config.scales) > 1
-    assert config.flip
-    base = PAPERS.get(name.removesuffix("-ms"))
-    if base is None:
+@pytest.mark.parametrize("name", [name for name, view in VIEWS if view == "multi"])
+def test_views_differ_in_scales_and_flip_alone(name: str) -> None:
+    """But for the average of windows, where the file says so."""
+    protocol = PAPERS[name]
+    assert len(protocol.view("multi").scales) > 1
+    assert protocol.view("multi").flip
+    if list(protocol.evaluate) == ["multi"]:
         return
-    found = differences(base.model_dump(mode="json"), PAPERS[name].model_dump(mode="json"))
-    changed = {key for key in found if not key.startswith("expected.") and key != "name"}
-    averaged = "but with windows and scales averaged in logits" in head_of_file(name)
-    assert changed == {"evaluate.scales", "evaluate.flip", *["evaluate.average"] * averaged}
-    scales = ",".join(f"{scale:g}" for scale in config.scales)
-    assert f"evaluate RUN --data-root DATA --scales {scales} --flip " in head_of_file(name)
+    assert list(protocol.evaluate) == ["single", "multi"]
+    single, multi = (protocol.seen(view)["evaluate"] for view in protocol.evaluate)
+    averaged = "in view multi windows are averaged in probabilities" in head_of_file(name)
+    assert set(differences(single, multi)) == {"scales", "flip", *["average"] * averaged}
+
+
+@pytest.mark.parametrize("name", ["ade20k-r50-ms", "pascal-context-59-r101-openseg-ms"])
+def test_the_name_of_a_protocol_that_became_a_view_names_the_new_way(name: str) -> None:
+    base = name.removesuffix("-ms")
+    with pytest.raises(ConfigError, match=f"{name} is now the view multi of protocol {base}"):
+        load_protocol(name)
 
 
 @pytest.mark.parametrize("name", [name for name in PAPERS if "-r50" in name])
 def test_depths_differ_in_nothing_but_the_backbone(name: str) -> None:
     deeper = PAPERS[name.replace("-r50", "-r101")]
-    found = differences(PAPERS[name].model_dump(mode="json"), deeper.model_dump(mode="json"))
-    keys = {key for key in found if not key.startswith("expected.")}
-    assert keys == {"name", "backbone.name"}
+    for view in PAPERS[name].evaluate:
+        found = differences(PAPERS[name].seen(view), deeper.seen(view))
+        keys = {key for key in found if not key.startswith("expected.")}
+        assert keys == {"name", "backbone.name"}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -242,33 +245,38 @@ def test_names_say_backbone_and_views(name: str) -> None:
     assert depth is not None
     assert protocol.backbone.name == f"resnet{depth[1]}"
     assert protocol.backbone.output_stride == 8
-    assert (len(protocol.evaluate.scales) > 1) == name.endswith("-ms")
+    for view, config in protocol.evaluate.items():
+        assert (view, config.split) == ("multi" if len(config.scales) > 1 else "single", None)
 
 
 def test_every_dataset_has_both_backbones_and_both_evaluations_or_a_reason() -> None:
     variants = {re.sub(r"-r(50|101).*", "", name) for name in PAPERS}
     missing = {
-        f"{data} {views}".strip()
+        data if view == "single" else f"{data} {view}"
         for data in variants
-        for views in ("", "-ms")
-        if not all(f"{data}-{depth}{views}" in PAPERS for depth in ("r50", "r101"))
+        for view in ("single", "multi")
+        if not all((f"{data}-{depth}", view) in VIEWS for depth in ("r50", "r101"))
     }
     without = {name for name in DATASETS if name not in {p.dataset.name for p in PAPERS.values()}}
     assert missing | without == set(WITHOUT)
 
 
-def scored() -> list[tuple[str, str]]:
-    return [(name, head) for name, p in PAPERS.items() for head in expectation(p).scores]
+def scored() -> list[tuple[str, str, str]]:
+    return [
+        (name, view, head)
+        for name, view in VIEWS
+        for head in expectation(PAPERS[name]).scores.get(view, {})
+    ]
 
 
-@pytest.mark.parametrize(("name", "head"), scored())
-def test_expected_scores_are_published_for_the_recipe(name: str, head: str) -> None:
+@pytest.mark.parametrize(("name", "view", "head"), scored())
+def test_expected_scores_are_published_for_the_recipe(name: str, view: str, head: str) -> None:
     """A line of the file has the score and states nothing that the protocol does not have.
 
     But for what the protocol names: a deep stem, and epochs, whose steps another test computes.
     """
     assert head in HEADS
-    text = expectation(PAPERS[name]).scores[head]
+    text = expectation(PAPERS[name]).scores[view][head]
     parsed = re.fullmatch(r"(\d+\.\d+) mIoU \((.+)\)", text)
     assert parsed is not None
     origin, backbone, *_ = conditions = parsed[2].replace("dilated FCN, ", "").split(", ")
@@ -280,7 +288,7 @@ def test_expected_scores_are_published_for_the_recipe(name: str, head: str) -> N
         if line.source.startswith(ORIGINS[origin].source)
         and METHODS.get(line.cells["method"]) == head
         and printed(line, several) == parsed[1]
-        and departures(line, name, head) <= {"backbone.stem", "train.steps"}
+        and departures(line, name, view, head) <= {"backbone.stem", "train.steps"}
     ]
     assert lines
     assert any((line.status == "unverified") == ("unconfirmed" in text) for line in lines)
@@ -293,9 +301,9 @@ def printed(line: PublishedScore, several: bool) -> str:
     return cells.get("miou", cells.get("value", ""))
 
 
-def departures(line: PublishedScore, name: str, head: str) -> set[str]:
+def departures(line: PublishedScore, name: str, view: str, head: str) -> set[str]:
     """Keys for which the line states something else; epochs count only where they are the same."""
-    content = {**PAPERS[name].model_dump(mode="json"), "head": {"head": head}}
+    content = {**PAPERS[name].seen(view), "head": {"head": head}}
     flat: dict[str, Any] = {key: value for key, (value, _) in differences(content, {}).items()}
     found = {fact.key for fact in facts_of(line, flat) if not fact.same and fact.key != "head.head"}
     length = line.cells.get("iterations_or_epochs", "")
@@ -304,13 +312,13 @@ def departures(line: PublishedScore, name: str, head: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_conditions_of_expected_scores_are_those_of_the_protocol(name: str) -> None:
-    protocol = PAPERS[name]
-    for text in expectation(protocol).scores.values():
-        assert ("multi-scale + flip" in text) <= (len(protocol.evaluate.scales) > 1)
-        assert ("single scale" in text) <= (len(protocol.evaluate.scales) == 1)
-        assert ("windows" in text) <= (protocol.evaluate.mode == "slide")
+@pytest.mark.parametrize(("name", "view"), VIEWS)
+def test_conditions_of_expected_scores_are_those_of_the_view(name: str, view: str) -> None:
+    protocol, config = PAPERS[name], PAPERS[name].view(view)
+    for text in expectation(protocol).scores.get(view, {}).values():
+        assert ("multi-scale + flip" in text) <= (len(config.scales) > 1)
+        assert ("single scale" in text) <= (len(config.scales) == 1)
+        assert ("windows" in text) <= (config.mode == "slide")
         steps = re.search(r"\b(\d+)k\b", text)
         assert steps is None or int(steps[1]) * 1000 == protocol.train.steps
         epochs = re.search(r"\b(\d+) epochs", text)
@@ -345,36 +353,32 @@ def test_the_document_gives_the_reasons_why_a_protocol_is_missing() -> None:
 
 
 def table_lines() -> list[str]:
-    """One row for each recipe, with its multi-scale variant."""
+    """One row for each recipe, with the scores of its views."""
     header = (
         "| protocol | recipe of | lr | batch | crop | steps | scored | published mIoU, % | V100 h |"
     )
-    bases = [name for name in PAPERS if name.removesuffix("-ms") not in set(PAPERS) - {name}]
-    return [header, "|---|---|---:|---:|---|---:|---|---|---:|", *map(row, bases)]
+    return [header, "|---|---|---:|---:|---|---:|---|---|---:|", *map(row, PAPERS)]
 
 
 def row(name: str) -> str:
-    protocol, variant = PAPERS[name], PAPERS.get(f"{name}-ms")
-    train = protocol.train
-    label = f"`{name}`" if variant is None else f"`{name}`, `-ms`"
-    scores = score_range(protocol)
-    if variant is not None:
-        scores += f"; {score_range(variant)}"
+    protocol = PAPERS[name]
+    train, views = protocol.train, list(protocol.evaluate)
+    several = "" if views == ["single"] else f", {' and '.join(views)}"
     cells = (
-        label,
+        f"`{name}`",
         recipe_name(protocol),
         f"{train.lr:g}",
         str(train.batch),
         f"{train.crop[0]} x {train.crop[1]}",
         f"{train.steps:,}",
-        "windows" if protocol.evaluate.mode == "slide" else "whole",
-        scores,
+        ("windows" if protocol.view().mode == "slide" else "whole") + several,
+        "; ".join(score_range(protocol, view) for view in views),
         f"{v100_hours(protocol):.0f}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def score_range(protocol: Protocol) -> str:
-    values = [text.split()[0] for text in expectation(protocol).scores.values()]
+def score_range(protocol: Protocol, view: str) -> str:
+    values = [text.split()[0] for text in expectation(protocol).scores.get(view, {}).values()]
     ends = sorted({min(values, key=float), max(values, key=float)}, key=float) if values else ["–"]
     return " to ".join(ends)

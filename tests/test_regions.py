@@ -15,9 +15,10 @@ from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, ideal_regions
 from contextbench.records.history import read_history
 from contextbench.runs.cells import open_setting
+from contextbench.runs.evaluating import evaluate_runs
 from contextbench.runs.grid import run_grid
 from contextbench.runs.loaded import load
-from contextbench.runs.trained import Views, evaluate_runs, predict_files
+from contextbench.runs.trained import Changes, predict_files
 from contextbench.system.errors import UserError
 from heads import HEADS
 from heads.interface import Channels, ContextHead, Features, HeadOutput
@@ -138,7 +139,7 @@ def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
     assert (record.status, record.evaluated_images) == ("done", 3)
     folder = tmp_path / "tiny" / "ocr" / "seed-0"
     assert {"main", "aux"} < set(read_history(folder / "history.jsonl")[0])
-    scores = evaluate_runs([folder], execution, "val", Views((1.0, 1.5), True))
+    scores = evaluate_runs([folder], execution, split="val", changes=Changes((1.0, 1.5), True))
     assert scores["images"] == 3
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     with pytest.raises(UserError, match="cannot predict images without labels"):

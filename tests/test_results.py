@@ -20,8 +20,16 @@ from contextbench.records.profiles import (
     read_head_profile,
     read_profile,
 )
-from contextbench.records.runs import RunRecord, cell_folder, existing_run, find_runs, read_run
-from contextbench.records.stored import SCHEMA_VERSION, RecordError, write_model
+from contextbench.records.runs import (
+    RUN_VERSION,
+    RunRecord,
+    cell_folder,
+    existing_run,
+    find_runs,
+    read_run,
+)
+from contextbench.records.stored import RecordError, write_model
+from contextbench.records.views import from_version_1
 
 
 def run_record(**changes: Any) -> RunRecord:
@@ -41,7 +49,7 @@ def run_record(**changes: Any) -> RunRecord:
         "train_seconds": 0.1 + 0.2,  # not a short decimal
         "totals": ClassTotals(intersection=[2**40, 0], predicted=[2**40, 2], labelled=[2**40, 2]),
     }
-    return RunRecord(**{**content, **changes})
+    return RunRecord.model_validate(from_version_1({**content, **changes}))
 
 
 @pytest.fixture
@@ -100,10 +108,10 @@ def test_records_are_frozen_and_closed() -> None:
         run_record(miou=0.9)  # scores are computed from totals, never stored beside them
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, None])
+@pytest.mark.parametrize("version", [RUN_VERSION + 1, None])
 def test_other_schema_versions_are_refused(stored: Path, version: int | None) -> None:
     edited(stored, lambda content: content.update(schema_version=version))
-    message = rf"record\.json: schema version {version}, this release reads {SCHEMA_VERSION}"
+    message = rf"record\.json: schema version {version}, this release reads 1 and {RUN_VERSION}"
     with pytest.raises(RecordError, match=message):
         read_run(stored)
 
@@ -130,12 +138,20 @@ def test_a_corrupt_record_is_set_aside_so_that_the_cell_runs_again(
     assert existing_run(stored.parent) is None  # as if it had never run
 
 
+def totals_in(content: dict[str, Any]) -> dict[str, Any]:
+    totals: dict[str, Any] = content["views"]["single"]["totals"]
+    return totals
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
         (lambda content: content.pop("seed"), "seed"),
         (lambda content: content.update(status="perfect"), "status"),
-        (lambda content: content["totals"].update(labelled=[0.5, 1]), "labelled"),
+        (
+            lambda content: content["views"]["single"]["totals"].update(labelled=[0.5, 1]),
+            "labelled",
+        ),
     ],
 )
 def test_a_record_with_a_wrong_value_is_refused_by_name(

@@ -29,10 +29,12 @@ from contextbench.records.runs import MisplacedError, RunRecord, read_run
 from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
 from contextbench.runs import run as runner
+from contextbench.runs import views
 from contextbench.runs.cells import Cell, Setting, cell_lock, open_setting
 from contextbench.runs.grid import run_grid
 from contextbench.runs.plan import Wanted, plan_comparison
 from contextbench.runs.trained import finished_record
+from contextbench.runs.weights import description, load_trained, own_run
 from contextbench.system.files import (
     clear_leftovers,
     digest_of,
@@ -139,15 +141,15 @@ def test_what_the_data_failed_in_goes_on_from_there(
 def test_failed_evaluation_is_all_that_is_done_again(
     setting: Setting, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = runner.evaluate
+    real = views.evaluate
 
     def evaluate(*_arguments: Any, **_options: Any) -> None:
         raise DataError("b.png is cut off")
 
-    monkeypatch.setattr(runner, "evaluate", evaluate)
+    monkeypatch.setattr(views, "evaluate", evaluate)
     failed = run(setting, tmp_path)
     assert (failed.status, failed.steps) == ("failed", STEPS)
-    monkeypatch.setattr(runner, "evaluate", real)
+    monkeypatch.setattr(views, "evaluate", real)
     monkeypatch.setattr("contextbench.training.loop.train_step", None)  # calling it would fail
     record = run(setting, tmp_path, retry_failed=True)
     assert record.status == "done"
@@ -294,12 +296,12 @@ def test_weights_of_another_run_are_refused(done: Path, setting: Setting, tmp_pa
 
     def load() -> None:
         arguments = (setting.protocol, small.head(), 13, Precision(), torch.device("cpu"))
-        runner.load_trained(out / RUN, *arguments)
+        load_trained(out / RUN, *arguments)
 
     load()
     model = build_model(setting.protocol, small.head(), 13, seed=1)
-    about = runner._description(setting.protocol, small.head(), 13)
-    own = runner._own_run("fcn", 0, setting.fingerprint)
+    about = description(setting.protocol, small.head(), 13)
+    own = own_run("fcn", 0, setting.fingerprint)
     runner.save_checkpoint(path, model, {**about, **own, "seed": "1"})
     with pytest.raises(CheckpointError, match="of another run: seed is '1', expected '0'"):
         load()
@@ -312,7 +314,7 @@ def test_weights_of_earlier_versions_are_taken_and_that_is_said(
     done: Path, setting: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    about = runner._description(setting.protocol, small.head(), 13)
+    about = description(setting.protocol, small.head(), 13)
     save_file(load_file(done / RUN / path.name), path, metadata=about)
     load_checkpoint(path, build_model(setting.protocol, small.head(), 13, seed=0), about)
     assert "states neither its run nor a digest" in caplog.text

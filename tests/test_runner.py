@@ -22,6 +22,7 @@ from contextbench.records.runs import read_run
 from contextbench.runs import run as runner
 from contextbench.runs.cells import Cell, cell_lock, lock, open_setting
 from contextbench.runs.grid import run_grid
+from contextbench.runs.weights import load_trained
 from contextbench.system.files import OutputError
 from contextbench.system.interrupt import Interrupted
 from contextbench.system.locks import BusyError
@@ -225,7 +226,7 @@ def test_checkpoint_of_another_head_or_class_count_is_refused(setting, tmp_path)
     folder = tmp_path / "tiny" / "fcn" / "seed-0"
 
     def load(name, classes):
-        runner.load_trained(
+        load_trained(
             folder, setting.protocol, small.head(name), classes, Precision(), torch.device("cpu")
         )
 

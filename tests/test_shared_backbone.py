@@ -39,7 +39,10 @@ SIX = ("fcn", "ppm", "aspp", "ocnet", "encnet", "ocr")
 
 
 def frozen(evaluate=None, **train) -> Protocol:
-    changes = {"shared_backbone": "frozen", "evaluate": EvaluateConfig(**(evaluate or {}))}
+    changes = {
+        "shared_backbone": "frozen",
+        "evaluate": {"single": EvaluateConfig(**(evaluate or {}))},
+    }
     return small.protocol(**train).model_copy(update=changes)
 
 

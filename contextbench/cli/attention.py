@@ -10,6 +10,7 @@ from contextbench.cli.shared import (
     DeviceOption,
     JsonOption,
     RootOption,
+    ViewOption,
     console,
     execution_of,
     guarded,
@@ -43,6 +44,7 @@ def attend(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the figures and the raw values.")
     ] = Path("attention"),
+    view: ViewOption = None,
     data_root: RootOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -57,7 +59,8 @@ def attend(
         from contextbench.runs.attending import attend
 
         with execution_of(out, device, data_root, 0) as execution, execution.stop.at_once():
-            scene = attend(runs, image, _pixel(pixel), execution, class_name=class_name)
+            where = _pixel(pixel)
+            scene = attend(runs, image, where, execution, class_name=class_name, view=view)
         groups = [scene.sights] if compare else [[sight] for sight in scene.sights]
         paths = [path for group in groups for path in _write(scene, group, out)]
         if as_json:

@@ -56,9 +56,18 @@ def check_data(
     """
     with guarded():
         from contextbench.data.check import check_config
+        from contextbench.runs.cells import check_view_splits
 
-        config = load_protocol(protocol, overrides or ()).dataset
-        report = check_config(config, data_root, limit=limit, sheet=sheet, verify=verify)
+        settings = load_protocol(protocol, overrides or ())
+        check_view_splits(settings, data_root)
+        report = check_config(
+            settings.dataset,
+            data_root,
+            further=[settings.split(view) for view in settings.evaluate],
+            limit=limit,
+            sheet=sheet,
+            verify=verify,
+        )
         if as_json:
             print_json(report.as_dict())
         else:

@@ -11,7 +11,7 @@ import torch
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import names_in
 from contextbench.config.heads import HeadConfig
-from contextbench.config.protocols import load_protocol
+from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.data import DATASETS
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model
@@ -51,16 +51,26 @@ def _protocol_line(name: str) -> str:
     return (
         f"{protocol.dataset.name}, {protocol.backbone.name} at stride "
         f"{protocol.backbone.output_stride}, {protocol.train.steps} steps of "
-        f"{protocol.train.batch}{_views(protocol.evaluate)}"
+        f"{protocol.train.batch}{_views(protocol)}"
     )
 
 
-def _views(evaluate: EvaluateConfig) -> str:
-    """What is averaged over beside a single pass of each image."""
+def _views(protocol: Protocol) -> str:
+    """What is averaged over beside a single pass of each image, in which views."""
+    listed = {name: _averaged(config) for name, config in protocol.evaluate.items()}
+    if len(listed) == 1:
+        parts = next(iter(listed.values()))
+        return f"; evaluated with {parts}" if parts else ""
+    told = [f"{name} ({parts})" if parts else name for name, parts in listed.items()]
+    return f"; views {', '.join(told)}"
+
+
+def _averaged(evaluate: EvaluateConfig) -> str:
     scales = f"{len(evaluate.scales)} scales" if len(evaluate.scales) > 1 else ""
     windows = "windows" if evaluate.window else ""
-    parts = [part for part in (scales, "flip" if evaluate.flip else "", windows) if part]
-    return f"; evaluated with {', '.join(parts)}" if parts else ""
+    split = f"split {evaluate.split}" if evaluate.split else ""
+    parts = [scales, "flip" if evaluate.flip else "", windows, split]
+    return ", ".join(part for part in parts if part)
 
 
 def _protocol_lines() -> dict[str, str]:

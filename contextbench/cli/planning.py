@@ -1,7 +1,7 @@
 """Before and after runs: what a comparison would take, and why two scores differ."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from rich.text import Text
 from contextbench.cli.shared import (
     JsonOption,
     RunArgument,
+    ViewOption,
     console,
     guarded,
     print_json,
@@ -24,6 +25,7 @@ from contextbench.papers.published import refer
 from contextbench.report.words import ABSENT, fixed
 
 if TYPE_CHECKING:
+    from contextbench.measure.passes import Workload
     from contextbench.runs.plan import ComparisonPlan, HeadPlan
 
 DryRunOption = Annotated[
@@ -48,6 +50,7 @@ def explain(
             "FILE:LINE, of the files in results/published."
         ),
     ] = None,
+    view: ViewOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List every difference of recipe and protocol beside the difference in mIoU.
@@ -65,9 +68,9 @@ def explain(
         )
 
         if other is not None and published is None:
-            explanation = explain_runs(run, other)
+            explanation = explain_runs(run, other, view=view)
         elif published is not None and other is None:
-            explanation = explain_published(run, refer(published))
+            explanation = explain_published(run, refer(published), view=view)
         else:
             raise ConfigError("give either a second run or --published, not both or neither")
         if as_json:
@@ -104,18 +107,30 @@ def _facts(plan: "ComparisonPlan") -> list[tuple[str, str]]:
             f"weights {backbone.weights or 'none'}",
         ),
         ("training", _training(plan)),
-        ("evaluation", _evaluation(plan)),
+        *_evaluations(plan),
         ("device", f"{plan.device}; {plan.precision.dtype}, {plan.precision.memory_format}"),
     ]
     if expected is None:
         return facts
     facts.append(("source", expected.source))
     facts.append(("GPU hours", expected.gpu_hours or "not known"))
-    names = [head.name for head in plan.heads]
-    scores = [f"{name} {expected.scores[name]}" for name in names if name in expected.scores]
-    others = ", ".join(name for name in names if name not in expected.scores)
-    lines = [*scores, *([f"nothing published for {others}"] if others else [])]
-    return [*facts, *(("expected" if i == 0 else "", line) for i, line in enumerate(lines))]
+    return [*facts, *_expected(plan, expected.scores)]
+
+
+def _expected(
+    plan: "ComparisonPlan", scores: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """What is published of these heads, view by view."""
+    names, started = [head.name for head in plan.heads], False
+    for view in plan.protocol.evaluate:
+        known = scores.get(view, {})
+        lines = [f"{name} {known[name]}" for name in names if name in known]
+        if others := ", ".join(name for name in names if name not in known):
+            lines.append(f"nothing published for {others}")
+        seen = f"{view}: " if len(plan.protocol.evaluate) > 1 else ""
+        for line in lines:
+            yield "" if started else "expected", f"{seen}{line}"
+            started = True
 
 
 def _reasons(plan: "ComparisonPlan") -> Iterator[str]:
@@ -150,12 +165,23 @@ def _training(plan: "ComparisonPlan") -> str:
     )
 
 
-def _evaluation(plan: "ComparisonPlan") -> str:
-    config, work = plan.protocol.evaluate, plan.workload
+def _evaluations(plan: "ComparisonPlan") -> Iterator[tuple[str, str]]:
+    """A line for each view; where there are several, with its name and its images."""
+    several = len(plan.views) > 1
+    for name, view in plan.views.items():
+        split = view.split
+        images = "? images" if split.images is None else f"{split.images:,} images"
+        seen = f"{name}, {split.name}, {images}: " if several else ""
+        title = "evaluation" if name == plan.protocol.first_view else ""
+        yield title, f"{seen}{_evaluation(view.workload, plan.assumed_size)}"
+
+
+def _evaluation(work: "Workload", assumed_size: bool) -> str:
+    config = work.evaluate
     scales = ", ".join(f"{scale:g}" for scale in config.scales)
     windows = "" if config.window is None else f", windows of {_size(config.window)}"
     flip = ", flip" if config.flip else ""
-    guess = " (a guess: sizes differ)" if plan.assumed_size else ""
+    guess = " (a guess: sizes differ)" if assumed_size else ""
     passes = "one pass" if work.passes == 1 else f"work of {work.passes:.3g} passes"
     return (
         f"images of {_size(work.image_size)}{guess}, scale {scales}{windows}{flip}: {passes} of "

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
+from contextbench.cli.shared import (
+    JsonOption,
+    ViewOption,
+    console,
+    guarded,
+    listed,
+    print_json,
+    print_paths,
+)
 from contextbench.config.files import ConfigError, nearest
 from contextbench.records.examples import read_examples
 from contextbench.records.profiles import read_head_profile
@@ -34,6 +42,7 @@ def plot(
     formats: Annotated[
         str, typer.Option("--format", help="Of figures, with commas: png, svg, pdf.")
     ] = "png,svg",
+    view: ViewOption = None,
 ) -> None:
     """Make tables and figures again from records. Needs no device and no data.
 
@@ -47,7 +56,7 @@ def plot(
             profile = read_head_profile(results / "profile.json")
             print_paths(write_head_report(profile, out, formats=kinds))
             return
-        collection = collect(results)
+        collection = collect(results, view)
         examples = read_examples(results, len(collection.runs[0].labels.classes))
         print_paths(write_report(collection, examples, out, width=width, formats=kinds))
 
@@ -56,9 +65,11 @@ def report(
     results: Annotated[
         list[Path], typer.Argument(help="Folders, each with the runs of one protocol.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page, one HTML file.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page, one HTML file: report.html, report-VIEW.html."),
+    ] = None,
+    view: ViewOption = None,
 ) -> None:
     """Write one page that shows comparisons: ranking, costs, classes, examples, provenance.
 
@@ -69,7 +80,8 @@ def report(
     with guarded(resume=True):
         from contextbench.report.page import write_page
 
-        print_paths([write_page(results, out)])
+        page = out or Path("report.html" if view is None else f"report-{view}.html")
+        print_paths([write_page(results, page, view)])
 
 
 def insight(
@@ -80,6 +92,7 @@ def insight(
         Path | None, typer.Option("--out", "-o", help="Page (.md); its figure is written beside.")
     ] = None,
     baseline: Annotated[str, typer.Option(help="Head that the others are compared with.")] = "fcn",
+    view: ViewOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which head solves which group of classes, seed by seed, with intervals.
@@ -90,7 +103,7 @@ def insight(
         from contextbench.report.bundle import write_insight
         from contextbench.report.tables.insight import insight_json, insight_sheet
 
-        judged = judge(collect(results), baseline=baseline)
+        judged = judge(collect(results, view), baseline=baseline)
         written = [] if out is None else write_insight(judged, out)
         if as_json:
             print_json(insight_json(judged))

@@ -1,7 +1,8 @@
 """Commands that train, evaluate and use models."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +34,7 @@ from contextbench.cli.shared import (
     SeedsOption,
     SetOption,
     TrackOption,
+    ViewOption,
     WorkersOption,
     console,
     execution_of,
@@ -41,6 +43,7 @@ from contextbench.cli.shared import (
     heads_of,
     print_comparison,
     print_json,
+    print_notes,
     print_paths,
     scales_of,
     seeds_of,
@@ -52,7 +55,7 @@ from contextbench.report.collection import assemble
 from contextbench.system.files import write_json
 
 if TYPE_CHECKING:
-    from contextbench.runs.trained import Views
+    from contextbench.runs.trained import Changes
 
 ViewScales = Annotated[
     str | None, typer.Option(help="Scales of the image, with commas: 0.75,1,1.25.")
@@ -199,12 +202,23 @@ def evaluate(
         typer.Argument(help="Folder of a run, runs/PROTOCOL/HEAD/seed-N; several: their mean."),
     ],
     data_root: RootOption = None,
-    split: Annotated[str | None, typer.Option(help="Another split than the protocol's.")] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A view of the run; or the name of a new one, with its settings: kept with the "
+            "run. Without: the first one, and only printed.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Another split than the view's.")] = None,
     scales: ViewScales = None,
     flip: FlipOption = None,
     window: WindowOption = None,
     stride: StrideOption = None,
     device: DeviceOption = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Count a view again, also with other settings.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the scores to this JSON file.")
     ] = None,
@@ -212,16 +226,22 @@ def evaluate(
 ) -> None:
     """Evaluate trained runs again: with other scales, in windows, on another split, together.
 
-    Example: contextbench evaluate runs/camvid-small/ocr/seed-0 --split test --flip
+    Example: contextbench evaluate runs/camvid-small/ocr/seed-0 --view multi --scales 0.75,1,1.25
 
     Example: contextbench evaluate runs/probe/ocr/seed-0 runs/probe/ocnet/seed-0
     """
     with guarded():
-        from contextbench.runs.trained import evaluate_runs
+        from contextbench.runs.evaluating import evaluate_runs
 
-        views = _views(scales, flip, window, stride)
         with execution_of(runs[0], device, data_root, 0) as execution:
-            scored = evaluate_runs(runs, execution, split, views)
+            scored = evaluate_runs(
+                runs,
+                execution,
+                view=view,
+                split=split,
+                changes=_changes(scales, flip, window, stride),
+                fresh=fresh,
+            )
         if out is not None:
             write_json(out, scored)
         if as_json:
@@ -232,6 +252,7 @@ def evaluate(
         for name, value in scored["iou_per_class"].items():
             text = "absent" if value is None else f"{100 * value:6.2f} %"
             console.print(f"  {name:22} {text}", highlight=False, markup=False)
+        print_notes([_kept(scored)], console)
 
 
 def predict(
@@ -252,6 +273,7 @@ def predict(
     flip: FlipOption = None,
     window: WindowOption = None,
     stride: StrideOption = None,
+    view: ViewOption = None,
     device: DeviceOption = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
@@ -271,7 +293,7 @@ def predict(
 
         if (split is None) == (not images):
             raise ConfigError("predict needs image files or --split, one of the two")
-        views = _views(scales, flip, window, stride)
+        changes = _changes(scales, flip, window, stride)
         with execution_of(run, device, data_root, 0) as execution:
             done = predict_files(
                 run,
@@ -280,7 +302,8 @@ def predict(
                 execution,
                 split=split,
                 submission=submission,
-                views=views,
+                view=view,
+                changes=changes,
                 fresh=fresh,
             )
         if split is None:
@@ -295,12 +318,22 @@ def predict(
         )
 
 
-def _views(
+def _changes(
     scales: str | None, flip: bool | None, window: str | None, stride: str | None
-) -> "Views":
-    from contextbench.runs.trained import Views
+) -> "Changes":
+    from contextbench.runs.trained import Changes
 
-    return Views(scales_of(scales), flip, size_of(window, "--window"), size_of(stride, "--stride"))
+    sizes = size_of(window, "--window"), size_of(stride, "--stride")
+    return Changes(scales_of(scales), flip, *sizes)
+
+
+def _kept(scored: Mapping[str, Any]) -> str:
+    """Where scores are from now on."""
+    if scored["kept"]:
+        return f"view {scored['view']} is kept with the run: --view shows it in tables and figures"
+    if len(scored["runs"]) > 1:
+        return "these are the scores of the mean prediction, and kept nowhere"
+    return "this is printed only: with --view NAME it is kept as a view of the run"
 
 
 def _say_where(folder: Path, as_json: bool) -> None:

@@ -64,6 +64,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RetryOption = Annotated[
     bool, typer.Option("--retry-failed", help="Run cells recorded as failed again.")
 ]
+ViewOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which view of the evaluation; without: the first."),
+]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run: runs/PROTOCOL/HEAD/seed-N.")]
 
 

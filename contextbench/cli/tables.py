@@ -11,6 +11,7 @@ from contextbench.cli.shared import (
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    ViewOption,
     console,
     device_of,
     errors,
@@ -83,6 +84,7 @@ def table(
         Path | None,
         typer.Option("--out", "-o", help="Also write CSV, Markdown and LaTeX to this folder."),
     ] = None,
+    view: ViewOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a paper's table and this code's numbers side by side, or compare the runs of a folder.
@@ -104,19 +106,21 @@ def table(
                     "--rounds, --record, --precision and --device are for tables of papers; "
                     f"{what} is a folder"
                 )
-            _compare(Path(what), wanted)
+            _compare(Path(what), wanted, view)
             return
+        if view is not None:
+            raise ConfigError(f"--view is for folders of runs; {what} is a paper's table")
         if what not in names_in("tables") and not Path(what).exists():
             hint = nearest(what, names_in("tables"))
             raise ConfigError(f"{what!r} is neither a folder, a file nor a paper's table; {hint}")
         _beside_paper(what, record, (rounds, precision, device), wanted)
 
 
-def _compare(folder: Path, wanted: Wanted) -> None:
+def _compare(folder: Path, wanted: Wanted, view: str | None) -> None:
     from contextbench.report.tables.comparison import printed_comparison
 
-    collection = collect(folder)
-    _print(printed_comparison(collection.table, collection.notes), wanted)
+    collection = collect(folder, view)
+    _print(printed_comparison(collection.table, collection.notes, collection.ending), wanted)
     if wanted.for_programs or wanted.form is TableFormat.CONSOLE:
         print_notes(collection.notes, errors if wanted.for_programs else console)
 

@@ -33,6 +33,7 @@ from contextbench.runs.cells import (
 )
 from contextbench.runs.comparison import Plan, conclude, shared_precision
 from contextbench.runs.run import run_cell
+from contextbench.runs.views import with_views
 from contextbench.system.console import Reporter
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.interrupt import Interrupted, StopRequest
@@ -114,6 +115,7 @@ class CellJob:
     shared: Shared
     head: HeadConfig
     seed: int
+    retry_failed: bool = False  # views that failed, of a finished run
 
     def __call__(self) -> str:
         """The status of the record. Raises what keeps the cell from being recorded."""
@@ -133,6 +135,8 @@ class CellJob:
                 if record is None:
                     begun = execution.world.from_main(lambda: begun_precision(cell, execution))
                     record = run_cell(replace(cell, precision=begun), execution)
+                elif record.status == "done":
+                    record = with_views(cell, record, execution, retry_failed=self.retry_failed)
                 return record.status
 
 

@@ -19,6 +19,7 @@ from contextbench.runs.cells import (
     Setting,
     cell_lock,
     discard_state,
+    lacking,
     lock,
     open_setting,
     refuse_others,
@@ -101,7 +102,10 @@ def _submit_missing(campaign: Campaign, cells: Sequence[Watched]) -> None:
         missing = [each for each in cells if _is_free(campaign, each, states, locks)]
         if not missing:
             return
-        tasks = [CellJob(campaign.shared, each.cell.head, each.cell.seed) for each in missing]
+        retry = campaign.plan.retry_failed
+        tasks = [
+            CellJob(campaign.shared, each.cell.head, each.cell.seed, retry) for each in missing
+        ]
         jobs = campaign.launcher.submit(tasks, f"contextbench {name}")
         for watched, job in zip(missing, jobs, strict=True):
             _clear(campaign, watched, states)
@@ -125,8 +129,10 @@ def _is_free(
     if campaign.plan.fresh:
         return True
     refuse_others(watched.cell, campaign.execution)
-    record = stored_run(watched.cell, campaign.execution)
-    return record is None or (record.status != "done" and campaign.plan.retry_failed)
+    record, retry = stored_run(watched.cell, campaign.execution), campaign.plan.retry_failed
+    if record is None or (record.status != "done" and retry):
+        return True
+    return bool(lacking(record, watched.cell, retry_failed=retry))
 
 
 def _is_active(

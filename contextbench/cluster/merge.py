@@ -20,7 +20,7 @@ from contextbench.records.comparability import (
     check_comparable,
     warnings_for,
 )
-from contextbench.records.counts import read_areas
+from contextbench.records.counts import areas_of
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord, cell_folder, damage, find_runs, read_run
 from contextbench.records.stored import RecordError
@@ -30,11 +30,10 @@ from contextbench.system.files import OutputError, clear_leftovers, temporary_pr
 CELL_FILES = (
     "config.yaml",
     "history.jsonl",
-    "areas.npz",
     "checkpoint.safetensors",
     "resume.pt",
     "record.json",
-)
+)  # besides the counts of each view
 SHARED_FILES = ("precision.json", "class_pixels.json", "profile.json")
 EXAMPLES = "examples"
 
@@ -54,6 +53,12 @@ class _Cell:
     def place(self) -> Path:
         """Where it lies below the folder of runs."""
         return cell_folder(Path(), self.run.protocol_name, self.run.head_name, self.run.seed)
+
+    @property
+    def files(self) -> list[str]:
+        """What may lie in its folder."""
+        counts = [self.run.seen(view).counts_file for view in self.run.views]
+        return [*CELL_FILES, *counts]
 
 
 @dataclass
@@ -125,14 +130,16 @@ def _add(protocols: dict[str, _Joined], folder: Path) -> None:
 
 def _check_files(run: RunRecord, folder: Path) -> None:
     """Raise `RecordError` for files that are not those of the record."""
-    for name in run.digests:
+    for name in run.files:
         damaged = damage(folder, run, name) if (folder / name).exists() else None
         if damaged is not None:
             raise RecordError(damaged)
-    path = folder / "areas.npz"
-    if run.totals is not None and path.exists():
+    for view in run.views:
+        seen = run.seen(view)
+        if seen.totals is None or not (folder / seen.counts_file).exists():
+            continue
         try:
-            read_areas(path, run)
+            areas_of(folder, seen)
         except RecordError as error:
             raise RecordError(f"{error}; a run of this cell may be under way") from error
 
@@ -140,15 +147,12 @@ def _check_files(run: RunRecord, folder: Path) -> None:
 def _check_same(one: _Cell, other: _Cell) -> None:
     first, second = one.folders[0], other.folders[0]
     if one.run != other.run:
-        how = (
-            f"{_outcome(one.run)} there, {_outcome(other.run)} here"
-            if _outcome(one.run) != _outcome(other.run)
-            else "their records differ"
-        )
+        told = _outcome(one.run), _outcome(other.run)
+        how = "their records differ" if told[0] == told[1] else f"{told[0]} there, {told[1]} here"
         raise MergeError(
             f"{first} and {second} hold different runs of one cell: {how}. Move one of them away"
         )
-    for name in CELL_FILES:
+    for name in other.files:
         paths = [folder / name for folder in (*one.folders, second) if (folder / name).exists()]
         if len(paths) > 1 and _differ(paths[0], paths[-1]):
             raise MergeError(
@@ -157,7 +161,8 @@ def _check_same(one: _Cell, other: _Cell) -> None:
 
 
 def _outcome(run: RunRecord) -> str:
-    return f"{run.status} at step {run.steps}, finished {run.finished}"
+    views = f", views {', '.join(run.views)}" if run.views else ""
+    return f"{run.status} at step {run.steps}, finished {run.finished}{views}"
 
 
 def _check_fits(joined: _Joined, cell: _Cell) -> None:
@@ -197,9 +202,10 @@ def _copy(joined: _Joined, target: Path) -> list[str]:
     """Copy the cells of one protocol, and what else its machines agree on; what they do not."""
     for place, cell in joined.cells.items():
         (target / place).mkdir(parents=True)
-        for file in CELL_FILES:
+        for file in cell.files:
             found = [folder / file for folder in cell.folders if (folder / file).exists()]
             if found:
+                (target / place / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(found[0], target / place / file)
     shared = target / joined.name
     left = [file for file in SHARED_FILES if not _copy_shared(joined, file, shared)]

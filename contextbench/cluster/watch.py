@@ -10,7 +10,7 @@ from contextbench.cluster.log import last_error, last_line
 from contextbench.cluster.scheduler import JobState, Launcher
 from contextbench.cluster.summary import Phase, Row, shown
 from contextbench.records.runs import RunRecord
-from contextbench.runs.cells import Cell, cell_lock, stored_run
+from contextbench.runs.cells import Cell, cell_lock, lacking, stored_run
 from contextbench.runs.comparison import Plan
 from contextbench.runs.run import record_lost
 from contextbench.system.interrupt import Interrupted
@@ -115,8 +115,9 @@ def states_of(campaign: Campaign, cells: Iterable[Watched]) -> dict[str, JobStat
 
 def _look(campaign: Campaign, watched: Watched, state: JobState | None) -> None:
     """Bring what is known of a cell up to date; `state` is None without a job or news of it."""
-    record = stored_run(watched.cell, campaign.execution)
-    if record is not None:
+    record, retry = stored_run(watched.cell, campaign.execution), campaign.plan.retry_failed
+    left = lacking(record, watched.cell, retry_failed=retry) if record and watched.entry else []
+    if record is not None and not left:
         _close(campaign, watched, record)
     elif watched.entry is not None and state is None:
         return

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+NOT_SET = "(not set)"
+
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two nested mappings differ, with both values."""
     one, two = _flat(left), _flat(right)
-    missing = "(not set)"
-    pairs = {key: (one.get(key, missing), two.get(key, missing)) for key in {**one, **two}}
+    pairs = {key: (one.get(key, NOT_SET), two.get(key, NOT_SET)) for key in {**one, **two}}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 

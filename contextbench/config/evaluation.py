@@ -1,10 +1,15 @@
-"""How a trained model is scored."""
+"""How a trained model is scored: in views, each with a name and settings of its own."""
 
-from typing import Literal, Self
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from contextbench.config.frozen import LATER, Factor, Frozen, Side, Size
+
+SINGLE = "single"
+"""The view of settings that have no name."""
 
 
 class EvaluateConfig(Frozen):
@@ -12,8 +17,8 @@ class EvaluateConfig(Frozen):
 
     `size` first resizes every image to a fixed height and width, `short_side` to a length of the
     shorter side (the longer one at most `long_side`); `scales` are relative to that. Predictions
-    are always compared at the size of the mask. `average` is what windows and views are averaged
-    in.
+    are always compared at the size of the mask. `average` is what windows, scales and mirror images
+    are averaged in. `split` is that of the dataset unless it is given.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -25,6 +30,7 @@ class EvaluateConfig(Frozen):
     size: Size | None = Field(None, json_schema_extra=LATER)
     short_side: Side | None = Field(None, json_schema_extra=LATER)
     long_side: Side | None = Field(None, json_schema_extra=LATER)
+    split: str | None = Field(None, min_length=1, json_schema_extra=LATER)
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
@@ -48,3 +54,37 @@ class EvaluateConfig(Frozen):
 
 def _within(size: Size, limit: Size) -> bool:
     return size[0] <= limit[0] and size[1] <= limit[1]
+
+
+SETTINGS = tuple(EvaluateConfig.model_fields)
+
+
+def checked_view(name: str) -> str:
+    """`name`. Raises ValueError unless it can be that of a view: part of a file name and a key."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) is None:
+        raise ValueError("views are called by up to 64 letters, digits, - and _")
+    if name in SETTINGS:
+        raise ValueError(f"{name} is a setting, and cannot be the name of a view")
+    return name
+
+
+ViewName = Annotated[str, AfterValidator(checked_view)]
+
+
+def as_views(evaluate: Any) -> Any:
+    """Views by name; settings alone are those of the view `single`, which files may leave unsaid.
+
+    Raises ValueError where settings stand beside views. What is no mapping stays as it is.
+    """
+    if not isinstance(evaluate, Mapping):
+        return evaluate
+    views = [key for key, value in evaluate.items() if isinstance(value, Mapping | EvaluateConfig)]
+    settings = [key for key in evaluate if key not in views]
+    if not views:
+        return {SINGLE: evaluate}
+    if settings:
+        raise ValueError(
+            f"evaluate: {settings[0]} is a setting and {views[0]} a view: where views have names, "
+            f"settings stand in one of them, as in evaluate.{views[0]}.{settings[0]}"
+        )
+    return evaluate

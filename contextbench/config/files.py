@@ -82,21 +82,35 @@ def validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
         return model.model_validate(content)
     except ValidationError as error:
         items = error.errors()
-        lines = [_explain(model, item, source) for item in items[:MOST_FAULTS]]
+        lines = [_explain(model, content, item, source) for item in items[:MOST_FAULTS]]
         if len(items) > MOST_FAULTS:
             lines.append(f"{source}: and {len(items) - MOST_FAULTS} more")
         raise ConfigError("\n".join(lines)) from None
 
 
-def _explain(model: type[BaseModel], item: Any, source: str) -> str:
+def _explain(model: type[BaseModel], content: Mapping[str, Any], item: Any, source: str) -> str:
     location = [str(part) for part in item["loc"]]
-    key = given(".".join(location))
+    if location[-1:] == ["[key]"]:  # of a mapping, whose name comes before it
+        location.pop()
+    if not location:
+        return f"{source}: {reason_of(item)}"
+    key = given(".".join(_as_written(content, location)))
     if item["type"] == "extra_forbidden":
         allowed = _keys_at(model, location[:-1])
         return f"{source}: unknown key {key}; {nearest(location[-1], allowed)}"
     if item["type"] == "missing":
         return f"{source}: key {key} is missing"
     return f"{source}: key {key} is {given(item['input'])}: {reason_of(item)}"
+
+
+def _as_written(content: Any, location: Sequence[str]) -> list[str]:
+    """The keys of `location` that `content` has: a name that it leaves unsaid is none of them."""
+    if not location or not isinstance(content, Mapping):
+        return list(location)
+    first, *rest = location
+    if first in content or not rest:
+        return [first, *_as_written(content.get(first), rest)]
+    return _as_written(content, rest)
 
 
 def _keys_at(annotation: Any, location: Sequence[str]) -> list[str]:

@@ -130,6 +130,7 @@ def check_config(
     config: CheckedDataset,
     data_root: Path | None,
     *,
+    further: Sequence[str] = (),
     limit: int | None = None,
     sheet: Path | None = None,
     reporter: Reporter | None = None,
@@ -138,12 +139,13 @@ def check_config(
     """Check every split that exists, and write a contact sheet of the evaluated one to `sheet`.
 
     A split that is the union of others, such as trainval, is looked at only if the protocol uses
-    it. `limit` images spread over each split are read, None for all of them. `verify` reads all
-    files again and compares them with the digests that are remembered. Raises `DataError` for a
-    split of the protocol that is unknown or not there at all.
+    it; `further` splits are those of its views. `limit` images spread over each split are read,
+    None for all of them. `verify` reads all files again and compares them with the digests that
+    are remembered. Raises `DataError` for a split of the protocol that is unknown or not there at
+    all.
     """
     source = dataset_source(config, data_root)
-    used = (config.train, config.evaluate)
+    used = tuple(dict.fromkeys((config.train, config.evaluate, *further)))
     reports = []
     for split in _splits(source, used):
         opened = _opened(source, split, required=split in used)

@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.evaluation import SINGLE, EvaluateConfig
 from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import load_protocol
@@ -68,7 +68,7 @@ def profile_of_models(
     protocol = load_protocol(request.protocol, request.overrides)
     size = _image_size(request.image) if request.image else protocol.train.crop
     # What is asked for is a pass of this size, however the protocol evaluates.
-    whole = protocol.model_copy(update={"evaluate": EvaluateConfig()})
+    whole = protocol.model_copy(update={"evaluate": {SINGLE: EvaluateConfig()}})
     precision = precision_of(sampling.precision)
     work = Workload(whole, request.classes, size, images=None, precision=precision)
     work.check()

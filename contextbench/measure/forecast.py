@@ -19,7 +19,14 @@ from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.measure.counts import count_scopes
 from contextbench.measure.latency import forward_call, interleaved
-from contextbench.measure.passes import Workload, built, pass_call, predicted, training_call
+from contextbench.measure.passes import (
+    Workload,
+    built,
+    inference_bytes,
+    pass_call,
+    predicted,
+    training_call,
+)
 from contextbench.records.failures import Failure
 
 WARMUP = 1  # steps
@@ -36,10 +43,10 @@ class Forecast:
     parameters: int | None = None
     macs: int | None = None  # of a pass
     training_memory_bytes: int | None = None  # of each process
-    inference_memory_bytes: int | None = None
+    inference_memory_bytes: int | None = None  # in the view that takes most
     step_ms: Sequence[float] = ()  # of one process
     pass_ms: Sequence[float] = ()
-    hours: float | None = None  # of training and evaluating once, all processes at work
+    hours: float | None = None  # of training once and evaluating all views, all processes at work
     untimed: str | None = None  # why there are no times, though they were asked for
     failure: Failure | None = None  # why nothing is known
 
@@ -52,9 +59,10 @@ class Forecaster:
     `TIMING_SECONDS`.
     """
 
-    workload: Workload
+    workload: Workload  # in the first view, whose passes are counted and timed
     device: torch.device
     steps: int = 0
+    further: Sequence[Workload] = ()  # in the other views
 
     def forecast(self, head: HeadConfig) -> Forecast:
         """A head that fails has a reason; wrong options raise `ConfigError`."""
@@ -69,11 +77,12 @@ class Forecaster:
     def _predicted(self, head: HeadConfig) -> Forecast:
         found = predicted(self.workload, head)
         counts = found.counts["model"]
+        inference = [found.inference_bytes, *(inference_bytes(w, head) for w in self.further)]
         return Forecast(
             parameters=counts.parameters,
             macs=counts.macs,
             training_memory_bytes=found.training_bytes,
-            inference_memory_bytes=found.inference_bytes,
+            inference_memory_bytes=max(inference),
         )
 
     def _timed(self, forecast: Forecast, head: HeadConfig) -> Forecast:
@@ -88,9 +97,20 @@ class Forecaster:
             return replace(forecast, untimed=Failure.of(error).cause)
         work = self.workload
         milliseconds = work.protocol.train.steps * median(step_ms)
-        images = math.ceil((work.images or 0) / work.processes)
-        milliseconds += images * work.passes * median(pass_ms)
+        milliseconds += self._passes * median(pass_ms)
         return replace(forecast, step_ms=step_ms, pass_ms=pass_ms, hours=milliseconds / 3.6e6)
+
+    @property
+    def _passes(self) -> float:
+        """Of all images in all views, in each process; those of other sizes by their area."""
+        area = math.prod(self.workload.input_size)
+        return sum(
+            math.ceil((work.images or 0) / work.processes)
+            * work.passes
+            * math.prod(work.input_size)
+            / area
+            for work in (self.workload, *self.further)
+        )
 
     def _too_large(self, forecast: Forecast) -> str | None:
         needed = max(forecast.training_memory_bytes or 0, forecast.inference_memory_bytes or 0)

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
@@ -50,7 +51,7 @@ MEASURED = {"lr": 1e-6, "steps": 10**6}
 
 @dataclass(frozen=True)
 class Workload:
-    """How large everything is that runs under a protocol, and in what form."""
+    """How large everything is that runs under a protocol in one view, and in what form."""
 
     protocol: Protocol
     classes: int
@@ -59,6 +60,12 @@ class Workload:
     processes: int = 1  # that share each batch
     synchronised: bool = True  # whether several processes share statistics of batch norm: GPUs do
     precision: Precision = FLOAT32
+    view: str | None = None  # None: the first, whose costs are a comparison's
+
+    @property
+    def evaluate(self) -> EvaluateConfig:
+        """Settings of the view."""
+        return self.protocol.view(self.view)
 
     @property
     def share(self) -> int:
@@ -81,7 +88,7 @@ class Workload:
     @property
     def views(self) -> list[Size]:
         """Of an image, at each scale; mirror images have the same sizes."""
-        config = self.protocol.evaluate
+        config = self.evaluate
         return [view_size(self.image_size, config, scale) for scale in config.scales]
 
     @property
@@ -99,7 +106,7 @@ class Workload:
     def kept_bytes(self) -> int:
         """Scores (K, h, w) of an image that are held while its views are predicted."""
         views = self.views
-        if self.protocol.evaluate.window is None:
+        if self.evaluate.window is None:
             stride = self.protocol.backbone.output_stride
             cells = sum(math.ceil(h / stride) * math.ceil(w / stride) for h, w in views)
             return FLOAT_BYTES * self.classes * cells * self._mirrored
@@ -110,12 +117,13 @@ class Workload:
 
     def check(self) -> None:
         """Raise `ConfigError` for views that no model can see."""
-        for scale in self.protocol.evaluate.scales:
-            height, width = view_size(self.image_size, self.protocol.evaluate, scale)
+        for scale in self.evaluate.scales:
+            height, width = view_size(self.image_size, self.evaluate, scale)
             if height * width > LARGEST_VIEW:
                 given = "x".join(map(str, self.image_size))
+                name = self.view or self.protocol.first_view
                 raise ConfigError(
-                    f"evaluate.scales: at scale {scale:g} an image of {given} becomes "
+                    f"evaluate.{name}.scales: at scale {scale:g} an image of {given} becomes "
                     f"{height}x{width}; at most {LARGEST_VIEW:,} pixels are allowed"
                 )
 
@@ -133,14 +141,14 @@ class Workload:
 
     @property
     def _mirrored(self) -> int:
-        return 1 + self.protocol.evaluate.flip
+        return 1 + self.evaluate.flip
 
     def _input(self, view: Size) -> Size:
-        window = self.protocol.evaluate.window
+        window = self.evaluate.window
         return view if window is None else (min(window[0], view[0]), min(window[1], view[1]))
 
     def _windows(self, view: Size) -> int:
-        stride = self.protocol.evaluate.stride
+        stride = self.evaluate.stride
         if stride is None:
             return 1
         sides = zip(view, self._input(view), stride, strict=True)
@@ -185,13 +193,23 @@ def pass_call(work: Workload, head: HeadConfig, device: torch.device) -> Call:
 def predicted(work: Workload, head: HeadConfig) -> Predicted:
     """Counts and memory of a head. Raises `ConfigError` for wrong options."""
     model = built(work, head, "meta")
-    image = torch.empty(1, 3, *work.input_size, device="meta")
-    inference = predict_inference(model, image, precision=work.precision)
+    inference = _inference_bytes(work, model)
     return Predicted(
         counts=count_scopes(model.backbone, model.head, work.input_size),
         training_bytes=_training_bytes(work, model, head),
-        inference_bytes=inference.peak_bytes + work.kept_bytes,
+        inference_bytes=inference,
     )
+
+
+def inference_bytes(work: Workload, head: HeadConfig) -> int:
+    """Peak of a pass with the scores that are held. Raises as `predicted` does."""
+    return _inference_bytes(work, built(work, head, "meta"))
+
+
+def _inference_bytes(work: Workload, model: Segmenter) -> int:
+    image = torch.empty(1, 3, *work.input_size, device="meta")
+    inference = predict_inference(model, image, precision=work.precision)
+    return inference.peak_bytes + work.kept_bytes
 
 
 def built(work: Workload, head: HeadConfig, device: str = "cpu") -> Segmenter:

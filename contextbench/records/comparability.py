@@ -40,8 +40,44 @@ def check_comparable(runs: Sequence[RunRecord]) -> None:
     for run in runs[1:]:
         if run.fingerprint != runs[0].fingerprint:
             raise MixedProtocolsError(_protocol_difference(runs[0], run))
+    _check_views(runs)
     for name, same_head in by_head(runs).items():
         _check_head(name, same_head)
+
+
+def views_of(runs: Iterable[RunRecord]) -> list[str]:
+    """Names of the views that runs were evaluated in, the first of each among them."""
+    return list(dict.fromkeys(name for run in runs for name in (run.first_view, *run.views)))
+
+
+def seen_in(runs: Sequence[RunRecord]) -> str:
+    """The view that runs are seen in, for a caption; empty where it is the only one."""
+    return f", view {runs[0].view_name}" if len(views_of(runs)) > 1 else ""
+
+
+def _check_views(runs: Sequence[RunRecord]) -> None:
+    """Refuse runs whose view of one name was set differently, or is of different data."""
+    first, *others = [run for run in runs if run.view is not None] or runs[:1]
+    for run in others:
+        one, other = first.view, run.view
+        if one is None or other is None or one.fingerprint == other.fingerprint:
+            continue
+        known = [key for key in one.settings if key in other.settings]  # others came later
+        pairs = ({key: v.settings[key] for key in known} | {"split": v.split} for v in (one, other))
+        listed = _differences(*pairs) or "  its data or the code's protocol version"
+        raise MixedProtocolsError(
+            f"runs cannot share a table of view {first.view_name}: {_cell(first)} and {_cell(run)} "
+            f"differ in\n{listed}"
+        )
+
+
+def seen_protocol(run: RunRecord) -> dict[str, Any]:
+    """The recorded protocol as if the view that the run is seen in were its only evaluation."""
+    content, view = dict(run.protocol), run.view
+    settings = {key: value for key, value in run.evaluate_settings.items() if key != "split"}
+    if view is not None and isinstance(content.get("dataset"), dict):
+        content["dataset"] = {**content["dataset"], "evaluate": view.split}
+    return {**content, "evaluate": settings}
 
 
 def by_head(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -148,7 +184,7 @@ def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
 def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
     left, right = (
         {
-            **run.protocol,
+            **seen_protocol(run.seen(None)),
             "dataset_fingerprint": run.dataset_fingerprint,
             "weights_digest": run.weights_digest,
         }

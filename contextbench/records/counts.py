@@ -49,7 +49,7 @@ def write_areas(path: Path, areas: Areas) -> None:
 
 
 def read_areas(path: Path, run: RunRecord | None = None) -> Areas:
-    """Read per-image counts, which are those of `run` where it is given.
+    """Read per-image counts, which are those of `run` in its view where it is given.
 
     Raises `RecordError` where they are missing, corrupt, impossible or those of another run.
     """
@@ -62,6 +62,11 @@ def read_areas(path: Path, run: RunRecord | None = None) -> Areas:
     if run is not None and areas.totals() != run.totals:
         raise RecordError(f"{path}: the counts do not add up to those of record.json")
     return areas
+
+
+def areas_of(folder: Path, run: RunRecord) -> Areas:
+    """Counts of the view that `run` is seen in, from its folder. Raises as `read_areas` does."""
+    return read_areas(folder / run.counts_file, run)
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], run: RunRecord | None) -> None:

@@ -1,8 +1,8 @@
 """What one cell of a comparison was run with and came to, and where its files lie. No torch.
 
-runs/<protocol>/<head>/seed-<n>/   record.json areas.npz history.jsonl config.yaml
-                                   checkpoint.safetensors resume.pt; watch.jsonl where the
-                                   training was watched, tensorboard/ where it was tracked
+runs/<protocol>/<head>/seed-<n>/   record.json areas.npz areas/<view>.npz history.jsonl
+                                   config.yaml checkpoint.safetensors resume.pt; watch.jsonl where
+                                   the training was watched, tensorboard/ where it was tracked
 runs/<protocol>/profile.json       cost of every head, measured side by side
 runs/<protocol>/precision.json     number format and memory layout that all heads share
 """
@@ -11,33 +11,32 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PrivateAttr, model_validator
 
+from contextbench.config.evaluation import SINGLE, ViewName, as_views
 from contextbench.records.classes import ClassTotals, LabelInfo
 from contextbench.records.failures import Failure
 from contextbench.records.formats import Format
 from contextbench.records.stored import (
-    SCHEMA_VERSION,
     Count,
     Free,
     Part,
-    Positive,
     RecordError,
     Seconds,
     Stored,
     fitting,
     read_record,
 )
+from contextbench.records.views import ViewResult, counts_file, from_version_1
 from contextbench.records.watched import Watched
 from contextbench.system.files import digest_of, quarantine
 from contextbench.system.naming import Name
 from contextbench.system.reading import exists
 
 COMPARISON_FILES = ("table.csv", "profile.json", "precision.json")
-Used = Literal["areas.npz", "checkpoint.safetensors"]
-"""Files that a finished run is used with, besides its record."""
-AREAS: Used = "areas.npz"
-CHECKPOINT: Used = "checkpoint.safetensors"
+RUN_VERSION = 2
+"""Of `record.json`: 1 had one evaluation and no views."""
+CHECKPOINT: Literal["checkpoint.safetensors"] = "checkpoint.safetensors"
 NOTABLE_WAIT = 0.1  # part of the training time spent waiting for data from which on it is said
 Status = Literal["done", "failed", "out_of_memory", "interrupted"]
 
@@ -51,7 +50,8 @@ def _recorded_head(head: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recorded_protocol(protocol: dict[str, Any]) -> dict[str, Any]:
-    return fitting(_Protocol, protocol)
+    """With its views by name. Raises ValueError as `fitting` and `as_views` do."""
+    return fitting(_Protocol, {**protocol, "evaluate": as_views(protocol.get("evaluate", {}))})
 
 
 class _Head(Part):
@@ -73,7 +73,7 @@ class _Protocol(Part):
     dataset: _Dataset | None = None
     backbone: dict[str, Any] = {}
     train: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
+    evaluate: dict[ViewName, dict[str, Any]] = {}
 
 
 Head = Annotated[dict[str, Any], AfterValidator(_recorded_head)]
@@ -96,16 +96,20 @@ class Leg(Stored):
 
 
 class RunRecord(Stored):
-    """One cell of a comparison: one head, one seed, one protocol."""
+    """One cell of a comparison: one head, one seed, one protocol, in one or several views.
 
-    schema_version: int = SCHEMA_VERSION
+    Totals, images and seconds of evaluation are those of the view that is `seen`: the first unless
+    another one was chosen.
+    """
+
+    schema_version: int = RUN_VERSION
     status: Status
     failure: Failure | None = None
     protocol: Protocol  # resolved
     head: Head  # resolved, with `name`
     seed: Count
-    fingerprint: str  # of the protocol
-    dataset_fingerprint: str
+    fingerprint: str  # of the protocol with its first view
+    dataset_fingerprint: str  # of the training split and that of the first view
     labels: LabelInfo
     precision: Format  # dtype and memory_format that were used
     environment: Free
@@ -115,13 +119,12 @@ class RunRecord(Stored):
     train_seconds: Seconds
     train_wait_seconds: Seconds | None = None  # of them, for data; None in records of before
     watch_seconds: Seconds | None = None  # of the watched steps; None where none were watched
-    evaluate_seconds: Seconds | None = None
-    evaluated_images: Positive | None = None
-    totals: ClassTotals | None = None
+    views: dict[ViewName, ViewResult] = {}  # of a finished run: those that were evaluated
     legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
     weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
-    digests: dict[Used, str] = {}  # file beside the record -> its SHA-256; {} in records of before
+    digests: dict[Literal["checkpoint.safetensors"], str] = {}  # SHA-256; {} in records of before
     kept: Watched | None = None  # the step whose weights were kept; None: those of the last step
+    _seen: str | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _of_one_piece(self) -> Self:
@@ -129,10 +132,64 @@ class RunRecord(Stored):
             raise ValueError("status done excludes a failure")
         classes = len(self.labels.classes)
         watched = self.kept.totals if self.kept is not None else None
-        for totals in (self.totals, watched):
+        for totals in (*(view.totals for view in self.views.values()), watched):
             if totals is not None and len(totals.labelled) != classes:
                 raise ValueError(f"totals are of {len(totals.labelled)} classes, not of {classes}")
         return self
+
+    def seen(self, view: str | None) -> Self:
+        """The same record, seen in a view, which it may lack; None: in the first."""
+        record = self.model_copy()
+        record._seen = view
+        return record
+
+    @property
+    def first_view(self) -> str:
+        return next(iter(self.protocol.get("evaluate", ())), SINGLE)
+
+    @property
+    def view_name(self) -> str:
+        """The view that this record is seen in."""
+        return self._seen or self.first_view
+
+    @property
+    def view(self) -> ViewResult | None:
+        """What the run came to in the view that it is seen in; None: it was not evaluated so."""
+        return self.views.get(self.view_name)
+
+    @property
+    def totals(self) -> ClassTotals | None:
+        return self.view.totals if self.view else None
+
+    @property
+    def evaluated_images(self) -> int | None:
+        return self.view.evaluated_images if self.view else None
+
+    @property
+    def evaluate_seconds(self) -> float | None:
+        return self.view.evaluate_seconds if self.view else None
+
+    @property
+    def evaluate_settings(self) -> dict[str, Any]:
+        """Of the view that it is seen in, as they were recorded; {} where nothing is known."""
+        if self.view is not None:
+            return dict(self.view.settings)
+        return dict(self.protocol.get("evaluate", {}).get(self.view_name, {}))
+
+    @property
+    def counts_file(self) -> str:
+        """Of the view that it is seen in, below the run's folder."""
+        return counts_file(self.view_name, self.first_view)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that a finished run is used with, where the record states their SHA-256."""
+        counts = {
+            counts_file(name, self.first_view): view.digest
+            for name, view in self.views.items()
+            if view.digest is not None
+        }
+        return {CHECKPOINT: self.digests[CHECKPOINT], **counts} if self.digests else counts
 
     @property
     def wait_share(self) -> float | None:
@@ -156,12 +213,12 @@ def cell_folder(out: Path, protocol: str, head: str, seed: int) -> Path:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read a `record.json`.
+    """Read a `record.json`, one of before there were views as a record of the view `single`.
 
     Raises `RecordError` when corrupt or of another schema version, and `MisplacedError` for the
     record of another head or seed than its folder is for.
     """
-    record = read_record(RunRecord, path)
+    record = read_record(RunRecord, path, {1: from_version_1})
     _check_place(record, path.parent)
     return record
 
@@ -191,9 +248,9 @@ def _check_place(record: RunRecord, folder: Path) -> None:
     )
 
 
-def damage(folder: Path, record: RunRecord, name: Used) -> str | None:
+def damage(folder: Path, record: RunRecord, name: str) -> str | None:
     """What is wrong with a file that `record` states the digest of; None where nothing is known."""
-    path, digest = folder / name, record.digests.get(name)
+    path, digest = folder / name, record.files.get(name)
     if digest is None:
         return None
     try:

@@ -1,5 +1,6 @@
 """What records are made of: closed models, numbers within limits, and the reading of files."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,8 +13,10 @@ from contextbench.system.files import write_text
 from contextbench.system.reading import check_plain, given, read_json, why
 
 SCHEMA_VERSION = 1
+"""Of all records but those of runs, which have their own."""
 R = TypeVar("R", bound=BaseModel)
 V = TypeVar("V")
+Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -62,12 +65,19 @@ def write_model(path: Path, record: BaseModel) -> None:
     write_text(path, record.model_dump_json(indent=1) + "\n")
 
 
-def read_record(model: type[R], path: Path) -> R:
+def read_record(model: type[R], path: Path, older: Mapping[int, Convert] = {}) -> R:
+    """A record of the model's schema version, or of one that `older` converts.
+
+    Raises `RecordError` naming what is wrong with the file.
+    """
     content = content_of(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if type(version) is not int or version != SCHEMA_VERSION:
-        found = f"schema version {given(version)}"
-        raise RecordError(f"{path}: {found}, this release reads {SCHEMA_VERSION}")
+    current = model.model_fields["schema_version"].default
+    if type(version) is int and version in older:
+        content = older[version](content)
+    elif type(version) is not int or version != current:
+        known = " and ".join(str(each) for each in (*older, current))
+        raise RecordError(f"{path}: schema version {given(version)}, this release reads {known}")
     return valid(model, content, path)
 
 

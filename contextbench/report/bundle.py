@@ -63,13 +63,16 @@ def write_report(
 ) -> list[Path]:
     """Write `table.csv`, `table.md`, `per_class.csv` and `figures/NAME.FORMAT`; return the paths.
 
+    Those of a view other than the first are `table-VIEW.csv`, `figures-VIEW/NAME.FORMAT` and so on.
     `width` is that of the figures, in columns of a paper; None: as each of them needs. Without
     `formats` nothing is drawn. A figure whose numbers do not exist is left out. What goes wrong in
     drawing is added to `failures`, and the figures after it are drawn; without `failures` it is
     raised. Raises as `comparison_table` does, and `OutputError` when a file cannot be written.
     """
     printed = printed_comparison(collection.table, collection.notes)
-    csv, markdown, classes = (folder / n for n in ("table.csv", "table.md", "per_class.csv"))
+    end = collection.ending
+    names = (f"table{end}.csv", f"table{end}.md", f"per_class{end}.csv")
+    csv, markdown, classes = (folder / name for name in names)
     write_text(csv, printed.csv())
     write_csv(collection.per_class, classes)
     per_class = sheet_markdown(per_class_sheet(collection.per_class))
@@ -79,7 +82,7 @@ def write_report(
     for group in _figures(collection, examples, width) if formats else ():
         try:
             for name, figure in group:
-                written += save(figure, folder / "figures", name, formats)
+                written += save(figure, folder / f"figures{end}", name, formats)
         except (OutputError, Interrupted):
             raise
         except Exception as error:

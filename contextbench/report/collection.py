@@ -7,16 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contextbench.config.protocols import unknown_view
 from contextbench.config.sampling import Sampling
 from contextbench.records.classes import LabelInfo
 from contextbench.records.comparability import (
     by_head,
     check_comparable,
     sampling_of,
+    seen_in,
     uncounted_operators,
+    views_of,
     warnings_for,
 )
-from contextbench.records.counts import Areas, read_areas
+from contextbench.records.counts import Areas, areas_of
 from contextbench.records.history import read_history
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord, cell_folder, find_runs, read_run
@@ -42,7 +45,7 @@ WatchedOfRuns = Mapping[str, Mapping[int, Sequence[Watched]]]
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs of one protocol, with what lies beside their records, and what follows from them."""
+    """Runs of one protocol in one view, what lies beside their records, what follows from them."""
 
     runs: Sequence[RunRecord]
     profile: ProfileRecord | None = None
@@ -57,16 +60,41 @@ class Collection:
         return self.runs[0].labels
 
     @property
+    def view(self) -> str:
+        """The one that the runs are seen in."""
+        return self.runs[0].view_name
+
+    @property
+    def further_views(self) -> list[str]:
+        """Those of the runs but for the first."""
+        first = {run.first_view for run in self.runs}
+        return [view for view in views_of(self.runs) if view not in first]
+
+    @property
+    def ending(self) -> str:
+        """What names of files have beyond those of the first view."""
+        return "" if self.view == self.runs[0].first_view else f"-{self.view}"
+
+    @property
+    def view_notes(self) -> list[str]:
+        """What is seen, in a sentence, where there is more than one view."""
+        views, first = views_of(self.runs), self.runs[0].first_view
+        if len(views) < 2:
+            return []
+        costs = "" if self.view == first else f" Costs and examples are those of {first}."
+        return [f"Scores are those of view {self.view}, one of {', '.join(views)}.{costs}"]
+
+    @property
     def sampling(self) -> Sampling:
         """Which images belong together."""
         return sampling_of(self.runs[0])
 
     @property
     def subject(self) -> str:
-        """Dataset and protocol, as a title."""
+        """Dataset and protocol, and the view where there are several, as a title."""
         dataset = self.runs[0].protocol.get("dataset")
         name = dataset.get("name") if isinstance(dataset, dict) else None
-        protocol = f"protocol {self.runs[0].protocol_name}"
+        protocol = f"protocol {self.runs[0].protocol_name}{seen_in(self.runs)}"
         return f"{name}, {protocol}" if name else protocol
 
     @property
@@ -106,7 +134,8 @@ class Collection:
     def cautions(self) -> list[str]:
         """What limits the comparison, one sentence each: of the records, then of the ranking."""
         ranked = [self._ranked] if isinstance(self._ranked, str) else self._ranked.cautions
-        found = (*warnings_for(self.runs, self.profile), *self.warnings, *ranked)
+        own = (*self.view_notes, *warnings_for(self.runs, self.profile))
+        found = (*own, *self.warnings, *ranked)
         return list(dict.fromkeys(found))
 
     @property
@@ -134,10 +163,11 @@ class Collection:
             return f"no intervals: {error}"
 
 
-def collect(folder: Path) -> Collection:
+def collect(folder: Path, view: str | None = None) -> Collection:
     """What lies below `folder`: runs of one protocol and, in it, their profile.
 
-    Raises `RecordError` where there are no runs, or one cannot be read or occurs twice, and
+    All is seen in `view`, the first unless named. Raises `RecordError` where there are no runs, or
+    one cannot be read or occurs twice, `ConfigError` for a view that no run has, and
     `MixedProtocolsError` for runs that do not measure the same thing. Missing or unusable areas
     are a warning: there are no intervals then.
     """
@@ -146,24 +176,40 @@ def collect(folder: Path) -> Collection:
         raise RecordError(f"{folder}: there is no record.json below this folder")
     costs = folder / "profile.json"
     profile = read_profile(costs) if exists(costs) else None
-    return _collected({cell: read_run(cell / "record.json") for cell in folders}, profile)
+    cells = {cell: read_run(cell / "record.json") for cell in folders}
+    return _collected(cells, profile, view, str(folder))
 
 
-def assemble(out: Path, runs: Sequence[RunRecord], profile: ProfileRecord | None) -> Collection:
+def assemble(
+    out: Path, runs: Sequence[RunRecord], profile: ProfileRecord | None, view: str | None = None
+) -> Collection:
     """`runs` that lie below `out`, with their histories and areas. Raises as `collect` does."""
     cells = {cell_folder(out, r.protocol_name, r.head_name, r.seed): r for r in runs}
-    return _collected(cells, profile)
+    return _collected(cells, profile, view, str(out))
 
 
 def run_note(run: RunRecord) -> str:
     """Why a run has no scores; empty where it has them."""
     if run.status == "done":
-        return "" if run.totals is not None else "not evaluated"
+        return "" if run.totals is not None else _unscored(run)
     outcome = f"{status_text(run.status)} at step {run.steps}"
     return f"{outcome} ({run.failure.cause})" if run.failure else outcome
 
 
-def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -> Collection:
+def _unscored(run: RunRecord) -> str:
+    """Why a finished run has no scores in the view that it is seen in."""
+    failure = run.view.failure if run.view is not None else None
+    seen = "" if run.view_name == run.first_view else f" in view {run.view_name}"
+    return f"not evaluated{seen}{f' ({failure.cause})' if failure else ''}"
+
+
+def _collected(
+    cells: Mapping[Path, RunRecord], profile: ProfileRecord | None, view: str | None, source: str
+) -> Collection:
+    known = views_of(cells.values())
+    if view is not None and view not in known:
+        raise unknown_view(view, known, f"{source}: what was evaluated there")
+    cells = {cell: run.seen(view) for cell, run in cells.items()}
     runs = list(cells.values())
     check_comparable(runs)
     histories: dict[str, dict[int, list[dict[str, Any]]]] = {}
@@ -184,7 +230,7 @@ def _collected(cells: Mapping[Path, RunRecord], profile: ProfileRecord | None) -
         if run.totals is None:
             continue
         try:
-            areas.setdefault(run.head_name, {})[run.seed] = read_areas(cell / "areas.npz", run)
+            areas.setdefault(run.head_name, {})[run.seed] = areas_of(cell, run)
         except RecordError as error:
             warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
     return Collection(runs, profile, histories, areas, warnings, watched)

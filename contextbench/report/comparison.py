@@ -6,7 +6,7 @@ profile's scope (`parameters` to `train_latency_ratio`; a ratio has ends `_low` 
 interval over rounds, and its `_level`), `train_seconds, train_device`, `weights` (which of
 those that training passed through are scored), `status` (the worst of the seeds), `note` and
 `cost_note` (why scores or costs are missing), and what the numbers belong to (`dataset, protocol,
-device, input, latency_baseline, latency_rounds`).
+view, device, input, latency_baseline, latency_rounds`).
 
 `miou_low, miou_high` end the interval of mIoU over test images, `groups` are letters (heads that
 share one cannot be separated), `separable_from_best` and `holm_p_value` refer to the first row, and
@@ -74,6 +74,7 @@ def comparison_table(
         **_resampling(ranking),
         dataset=dataset_name(runs[0]),
         protocol=runs[0].protocol_name,
+        view=runs[0].view_name,
         **_provenance(profile),
     )
 

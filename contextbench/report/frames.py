@@ -51,14 +51,15 @@ class ImageCounts(Mapping[str, Mapping[int, Areas]]):
         return pd.concat(parts, ignore_index=True)[["head", "seed", "image", "class", *COUNTS]]
 
 
-def read_results(folder: str | Path) -> pd.DataFrame:
+def read_results(folder: str | Path, *, view: str | None = None) -> pd.DataFrame:
     """The comparison of the runs below `folder`, one row a head, best mIoU first.
 
-    Base units and fractions; the columns are those of `table.csv`. What limits the comparison is in
-    `.attrs["notes"]`, one sentence each. Raises `RecordError` where there are no runs or one cannot
-    be read, `MixedProtocolsError` for runs that do not measure the same thing.
+    Scores are those of `view`, the first unless named. Base units and fractions; the columns are
+    those of `table.csv`. What limits the comparison is in `.attrs["notes"]`, one sentence each.
+    Raises `RecordError` where there are no runs or one cannot be read, `ConfigError` for a view
+    that no run has, `MixedProtocolsError` for runs that do not measure the same thing.
     """
-    return results_frame(collect(Path(folder)))
+    return results_frame(collect(Path(folder), view))
 
 
 def results_frame(collection: Collection) -> pd.DataFrame:
@@ -68,12 +69,12 @@ def results_frame(collection: Collection) -> pd.DataFrame:
     return table
 
 
-def read_counts(folder: str | Path) -> ImageCounts:
-    """The counts per image of all evaluated runs below `folder`.
+def read_counts(folder: str | Path, *, view: str | None = None) -> ImageCounts:
+    """The counts per image of all runs below `folder` that were evaluated in `view`.
 
     Raises as `read_results` does, and `RecordError` where an evaluated run has no usable counts.
     """
-    collection = collect(Path(folder))
+    collection = collect(Path(folder), view)
     scored = [run for run in collection.runs if run.totals is not None]
     if not scored:
         raise RecordError(f"{folder}: no run below this folder was evaluated")

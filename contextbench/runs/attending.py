@@ -17,8 +17,9 @@ from contextbench.evaluation.attention import AttentionError, attention_maps, pr
 from contextbench.records.attention import AttentionMap, cell_box, no_attention, sums_to_one
 from contextbench.records.examples import ByteArray
 from contextbench.records.runs import RunRecord, read_run
+from contextbench.records.settings import recorded_protocol
 from contextbench.records.stored import RecordError
-from contextbench.runs.trained import open_run, stored_dataset
+from contextbench.runs.trained import open_run, seen_config, stored_dataset
 from contextbench.training.execution import Execution
 
 TOP = 3  # parts of a vector that are named
@@ -100,23 +101,28 @@ def attend(
     execution: Execution,
     *,
     class_name: str | None = None,
+    view: str | None = None,
 ) -> Scene:
     """What `pixel` (y, x) of an image attends to in the runs of these folders, in their order.
 
     `image` is as `find_image` takes it, with the dataset of the first run. The influence is on the
-    logit of `class_name`, else on that of the class each run predicts. Raises `UserError`s for what
-    is not there, and `RecordError` for runs that do not have the same classes.
+    logit of `class_name`, else on that of the class each run predicts. What differs from the
+    evaluation is told of `view`, the first unless named; images are of its split unless told.
+    Raises `UserError`s for what is not there, and `RecordError` for runs that do not have the same
+    classes.
     """
     records = [read_run(_record(folder)) for folder in folders]
     classes = _shared_classes(folders, records)
     target = train_id(class_name, classes)
     dataset = stored_dataset(folders[0], records[0])
+    split = _seen(folders[0], records[0], view).split
+    dataset = dataset.model_copy(update={"evaluate": split or dataset.evaluate})
     name, pixels = find_image(image, dataset, execution.data_root)
     sights = []
     for folder, label in zip(folders, run_labels(folders, records), strict=True):
         execution.stop.check()
         try:
-            sights.append(_sight(folder, label, name, pixels, pixel, execution, target))
+            sights.append(_sight(folder, label, name, pixels, pixel, execution, target, view))
         except DataError as error:
             raise AttentionError(f"{folder}: {error}") from error
     return Scene(name, pixels.permute(1, 2, 0).numpy(), sights)
@@ -199,6 +205,7 @@ def _sight(
     pixel: tuple[int, int],
     execution: Execution,
     target: int | None,
+    view: str | None,
 ) -> Sight:
     record, protocol, model = open_run(folder, execution)
     classes = record.labels.classes
@@ -213,13 +220,18 @@ def _sight(
         target=predicted if target is None else target,
     )
     size = (image.shape[-2], image.shape[-1])
-    return Sight(folder, label, classes[predicted], size, maps, _settings(protocol.evaluate))
+    settings = _settings(seen_config(record, protocol, view))
+    return Sight(folder, label, classes[predicted], size, maps, settings)
+
+
+def _seen(folder: Path, record: RunRecord, view: str | None) -> EvaluateConfig:
+    return seen_config(record, recorded_protocol(record, str(folder)), view)
 
 
 def _settings(config: EvaluateConfig) -> list[str]:
     usual = EvaluateConfig().model_dump(mode="json")
     given = config.model_dump(mode="json").items()
-    others = [f"{name} {value}" for name, value in given if value != usual[name]]
+    others = [f"{n} {value}" for n, value in given if value != usual[n] and n != "split"]
     if not others:
         return []
     return [

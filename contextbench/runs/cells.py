@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from contextbench.config.files import ConfigError
+from contextbench.config.differences import NOT_SET, differences
+from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol, weights_file
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset, dataset_source
@@ -23,8 +24,12 @@ from contextbench.records.runs import MisplacedError, RunRecord, cell_folder, ex
 from contextbench.runs.watching import watched_part
 from contextbench.system.files import clear_leftovers, digest_of
 from contextbench.system.locks import exclusive
+from contextbench.system.reading import given
 from contextbench.training.execution import Execution
 from contextbench.training.resume import NAME as RESUME
+from contextbench.training.resume import (
+    NOT_COMPARED as UNCOMPARED,
+)
 from contextbench.training.resume import (
     DamagedError,
     named_differences,
@@ -44,9 +49,7 @@ class Setting:
 
     protocol: Protocol
     train_set: SegmentationDataset
-    evaluate_set: SegmentationDataset
-    dataset_fingerprint: str
-    fingerprint: str
+    evaluated: Mapping[str, SegmentationDataset]  # split -> its images, for all views
     weights_digest: str | None = None  # of the file that `backbone.weights` names
     watched: Part | None = None  # what trainings are watched on
 
@@ -58,13 +61,52 @@ class Setting:
     def num_classes(self) -> int:
         return len(self.labels.classes)
 
+    @property
+    def evaluate_set(self) -> SegmentationDataset:
+        """What the first view is evaluated on."""
+        return self.seen_set(None)
+
+    def seen_set(self, view: str | None) -> SegmentationDataset:
+        """What a view is evaluated on."""
+        return self.evaluated[self.protocol.split(view)]
+
+    @cached_property
+    def dataset_fingerprint(self) -> str:
+        return self.seen_data(None)
+
+    def seen_data(self, view: str | None) -> str:
+        """Fingerprint of the training split and a view's."""
+        train, evaluated = self._fingerprints
+        watched = ""
+        if self.watched is not None and self.protocol.train.keep == "best":
+            watched = f"/{self.watched.whole.fingerprint()}"  # which decides about the weights
+        return f"{train}/{evaluated[self.protocol.split(view)]}{watched}"
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, dict[str, str]]:
+        """Of the training split and, by name, of those that are evaluated."""
+        evaluated = {name: each.fingerprint() for name, each in self.evaluated.items()}
+        return self.train_set.fingerprint(), evaluated
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the training and the first view."""
+        return self.view_fingerprint(None)
+
+    def view_fingerprint(self, view: str | None) -> str:
+        return self.protocol.fingerprint(self.seen_data(view), self.weights_digest, view)
+
     @cached_property
     def sizes(self) -> ImageSizes:
-        """Of the evaluated images. Raises `DataError` where none has a size."""
-        return image_sizes(self.evaluate_set)
+        """Of the images of the first view. Raises `DataError` where none has a size."""
+        return self.seen_sizes(None)
+
+    def seen_sizes(self, view: str | None) -> ImageSizes:
+        """Of the images of a view. Raises as `sizes` does."""
+        return image_sizes(self.seen_set(view))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One head with one seed, and the number format it shares with all others."""
 
@@ -76,9 +118,16 @@ class Cell:
     def folder(self, out: Path) -> Path:
         return cell_folder(out, self.setting.protocol.name, self.head.name, self.seed)
 
-    def predictor(self, models: Sequence[Segmenter], device: torch.device) -> Predictor:
-        """`models`, which are on `device`, under the protocol's evaluation settings."""
-        config, mirrored = self.setting.protocol.evaluate, self.setting.labels.mirrored
+    @property
+    def first_view(self) -> str:
+        """Its name."""
+        return self.setting.protocol.first_view
+
+    def predictor(
+        self, models: Sequence[Segmenter], device: torch.device, view: str | None = None
+    ) -> Predictor:
+        """`models`, which are on `device`, under the settings of a view, the first unless named."""
+        config, mirrored = self.setting.protocol.view(view), self.setting.labels.mirrored
         return Predictor(models, device, self.precision, config, mirrored)
 
     @property
@@ -89,7 +138,7 @@ class Cell:
             "fingerprint": setting.fingerprint,
             "dataset_fingerprint": setting.dataset_fingerprint,
             "weights_digest": setting.weights_digest,
-            "protocol": setting.protocol.model_dump(mode="json", exclude={"dataset": {"root"}}),
+            "protocol": setting.protocol.seen(),
             "head": self.head.model_dump(mode="json"),
             "seed": self.seed,
             "precision": {"dtype": precision.dtype, "memory_format": precision.memory_format},
@@ -102,18 +151,16 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     Raises `DataError` for what is wrong with them, `WeightsFileError` for a file of weights that
     cannot be read, and `ConfigError` for a part that cannot be watched.
     """
+    check_view_splits(protocol, data_root)
     config = protocol.dataset
     train_set = build_dataset(config, config.train, data_root)
-    evaluate_set = build_dataset(config, config.evaluate, data_root)
-    opened = {config.train: train_set, config.evaluate: evaluate_set}
-    watched = _watched(protocol, opened, data_root)
+    splits = dict.fromkeys(protocol.split(view) for view in protocol.evaluate)
+    evaluated = {split: build_dataset(config, split, data_root) for split in splits}
+    watched = _watched(protocol, {config.train: train_set, **evaluated}, data_root)
     check_crops(train_set, protocol.train.crop, protocol.train.scale)
-    digest = f"{train_set.fingerprint()}/{evaluate_set.fingerprint()}"
-    if watched is not None and protocol.train.keep == "best":
-        digest += f"/{watched.whole.fingerprint()}"  # which decides about the weights
-    weights = weights_digest(protocol)
-    fingerprint = protocol.fingerprint(digest, weights)
-    return Setting(protocol, train_set, evaluate_set, digest, fingerprint, weights, watched)
+    setting = Setting(protocol, train_set, evaluated, weights_digest(protocol), watched)
+    assert setting.fingerprint  # reads the data, whose faults are to come up here
+    return setting
 
 
 def _watched(
@@ -123,6 +170,18 @@ def _watched(
         return None
     source = dataset_source(protocol.dataset, data_root)
     return watched_part(protocol, source.facts, opened, source.open)
+
+
+def check_view_splits(protocol: Protocol, data_root: Path | None) -> None:
+    """Raise `ConfigError` for a view on a split that the dataset is known not to have."""
+    known = dataset_source(protocol.dataset, data_root).facts.splits
+    for view, config in protocol.evaluate.items():
+        if known and config.split is not None and config.split not in known:
+            raise ConfigError(
+                f"protocol {protocol.name}: key 'evaluate.{view}.split': dataset "
+                f"{protocol.dataset.name} has no split {given(config.split)}; "
+                f"{nearest(config.split, known)}"
+            )
 
 
 def weights_digest(protocol: Protocol) -> str | None:
@@ -195,11 +254,65 @@ def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
     _check_same_cell(record, cell, folder)
     head = cell.head.model_dump(mode="json")
     if record.fingerprint == cell.setting.fingerprint and record.head == head:
+        _check_same_views(record, cell, folder)
         return None if record.status == "interrupted" else record
+    different = named_differences(_identity_of(record), cell.identity)
     raise ConfigError(
-        f"{folder} holds a run of another configuration: "
-        f"{named_differences(_identity_of(record), cell.identity)}. Choose another --out, or "
-        "--fresh to replace it"
+        f"{folder} holds a run of another configuration: {different}. Choose another --out, or "
+        f"--fresh to replace it{_instead(record, cell)}"
+    )
+
+
+def lacking(record: RunRecord, cell: Cell, *, retry_failed: bool = False) -> list[str]:
+    """Views of the cell's protocol that a finished run has yet to be evaluated in."""
+    if record.status != "done":
+        return []
+    found = record.views
+    return [
+        view
+        for view in cell.setting.protocol.evaluate
+        if view not in found or (retry_failed and found[view].failure is not None)
+    ]
+
+
+def _check_same_views(record: RunRecord, cell: Cell, folder: Path) -> None:
+    """Raise `ConfigError` for a view that was evaluated with other settings than it has now."""
+    setting = cell.setting
+    for view in setting.protocol.evaluate:
+        found = record.views.get(view)
+        if found is None or found.fingerprint == setting.view_fingerprint(view):
+            continue
+        was = {view: {**found.settings, "split": found.split}}
+        now = setting.protocol.view(view).model_dump(mode="json")
+        wanted = {view: {**now, "split": setting.protocol.split(view)}}
+        told = [
+            f"evaluate.{key} was {one}, is {other}"
+            for key, (one, other) in differences(was, wanted).items()
+            if one != NOT_SET
+        ]
+        cause = ", ".join(told) or "its data or the version of the protocol differ"
+        raise ConfigError(
+            f"{folder} was evaluated in another view of the name {view}: {cause}. Give the view of "
+            f"the protocol another name: that costs no training, and {view} stays as it is"
+        )
+
+
+def _instead(record: RunRecord, cell: Cell) -> str:
+    """What costs no training, where nothing but the first view is another one."""
+    was, wanted = _identity_of(record), cell.identity
+    shared = [{**each["protocol"], "evaluate": {}} for each in (was, wanted)]
+    rest = [
+        key
+        for key, values in differences(*shared).items()
+        if NOT_SET not in values and not key.startswith(UNCOMPARED)
+    ]
+    same_data = was["dataset_fingerprint"] == wanted["dataset_fingerprint"]
+    if rest or not same_data or record.head != wanted["head"]:
+        return ""
+    first = record.first_view
+    return (
+        f". Or leave the first view, {first}, as it was, and add a further one with these "
+        "settings, as in --set evaluate.NAME.flip=true: that costs no training"
     )
 
 
@@ -269,6 +382,11 @@ def _identity_of(record: RunRecord) -> dict[str, Any]:
         "fingerprint": record.fingerprint,
         "dataset_fingerprint": record.dataset_fingerprint,
         "weights_digest": record.weights_digest,
-        "protocol": record.protocol,
+        "protocol": {**record.protocol, "evaluate": _without_split(record)},
         "head": record.head,
     }
+
+
+def _without_split(record: RunRecord) -> dict[str, Any]:
+    first = record.protocol["evaluate"][record.first_view]
+    return {key: value for key, value in first.items() if key != "split"}

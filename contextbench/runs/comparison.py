@@ -93,21 +93,25 @@ def check_runnable(setting: Setting, heads: Sequence[HeadConfig], execution: Exe
 
     Raises `ConfigError` for heads that cannot be built and views that no model can see.
     """
-    workload(setting, Precision(), execution).check()
+    for view in setting.protocol.evaluate:
+        workload(setting, Precision(), execution, view).check()
     check_heads(setting.protocol, heads, setting.num_classes)
 
 
-def workload(setting: Setting, precision: Precision, execution: Execution) -> Workload:
-    """What runs under the setting in each process."""
+def workload(
+    setting: Setting, precision: Precision, execution: Execution, view: str | None = None
+) -> Workload:
+    """What runs under the setting in each process, in a view, the first unless named."""
     world = execution.world
     return Workload(
         protocol=setting.protocol,
         classes=setting.num_classes,
-        image_size=setting.sizes.median,
-        images=len(setting.evaluate_set),
+        image_size=setting.seen_sizes(view).median,
+        images=len(setting.seen_set(view)),
         processes=world.size,
         synchronised=batch_norm_of_all(world, execution.device),
         precision=precision,
+        view=view,
     )
 
 
@@ -140,6 +144,8 @@ def conclude(
             collection = _with_notes(assemble(execution.out, runs, profile), notes)
             folder, formats = execution.out / protocol.name, FIGURES if plan.figures else ()
             write_report(collection, examples, folder, formats=formats, failures=undrawn)
+            for view in collection.further_views:
+                write_report(assemble(execution.out, runs, profile, view), None, folder, formats=())
         return _with_notes(collection, undrawn)
 
     with lock(execution, protocol):

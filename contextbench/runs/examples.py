@@ -23,7 +23,7 @@ from contextbench.records.examples import (
 )
 from contextbench.records.stored import RecordError
 from contextbench.runs.cells import Cell, Setting
-from contextbench.runs.run import trained_model
+from contextbench.runs.weights import trained_model
 from contextbench.statistics.disagreement import disputed_pixel
 from contextbench.training.execution import Execution
 

@@ -23,7 +23,8 @@ from contextbench.runs.cells import (
     refuse_others,
     stored_run,
 )
-from contextbench.runs.run import run_cell, run_together, with_areas
+from contextbench.runs.run import run_cell, run_together
+from contextbench.runs.views import with_views
 from contextbench.system.locks import BusyError
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training
@@ -95,7 +96,7 @@ def _run_missing(
             record = None if fresh else world.from_main(partial(stored_run, cell, execution))
             if record is not None and (record.status == "done" or not retry_failed):
                 say(f"{label}: {record.status} already")
-                records[label] = world.from_main(partial(with_areas, cell, record, execution))
+                records[label] = with_views(cell, record, execution, retry_failed=retry_failed)
                 continue
             say(label)
             precision = world.from_main(partial(_make_ready, cell, record, fresh, execution))
@@ -132,7 +133,8 @@ def _run_cells(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
 
 def _check_same_data(setting: Setting, world: World) -> None:
     """Raise `ConfigError` where a process opened other data than the first one did."""
-    fingerprints = world.together(lambda: setting.fingerprint)
+    views = setting.protocol.evaluate
+    fingerprints = world.together(lambda: [setting.view_fingerprint(view) for view in views])
     other = [rank for rank, each in enumerate(fingerprints) if each != fingerprints[0]]
     if other:
         raise ConfigError(

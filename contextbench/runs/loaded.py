@@ -20,7 +20,7 @@ from contextbench.models.segmenter import Segmenter
 from contextbench.records.attention import AttentionMap
 from contextbench.records.runs import RunRecord
 from contextbench.runs.attending import train_id
-from contextbench.runs.trained import Views, finite, open_run, predictor_of
+from contextbench.runs.trained import Changes, finite, open_run, predictor_of, seen_config
 from contextbench.training.execution import Execution
 
 
@@ -51,6 +51,7 @@ class Model:
         self,
         image: GivenImage,
         *,
+        view: str | None = None,
         scales: Sequence[float] | None = None,
         flip: bool | None = None,
         window: tuple[int, int] | None = None,
@@ -58,10 +59,12 @@ class Model:
     ) -> NDArray[np.uint8]:
         """Train ids (H, W) at the size of the image, as `contextbench predict` writes them.
 
-        With the settings of the run's evaluation, but for those that are given. Raises `DataError`
-        for an image that cannot be taken as it is, `ConfigError` for settings that do not fit.
+        With the settings of a view of the run, the first unless named, but for those that are
+        given. Raises `DataError` for an image that cannot be taken as it is, `ConfigError` for a
+        view that there is not and settings that do not fit.
         """
-        config = Views(scales, flip, window, stride).applied_to(self.protocol.evaluate)
+        seen = seen_config(self.record, self.protocol, view)
+        config = Changes(scales, flip, window, stride).applied_to(seen)
         predictor = predictor_of(self.record, self.segmenter, config, self.device)
         pixels = pixels_of(image)
         with finite(name_of(image)):
@@ -74,7 +77,7 @@ class Model:
         At the size of the image they would take 4 K H W bytes; `predict` resizes them bilinearly,
         without aligned corners, a strip at a time. Raises `DataError` as `predict` does.
         """
-        predictor = predictor_of(self.record, self.segmenter, self.protocol.evaluate, self.device)
+        predictor = predictor_of(self.record, self.segmenter, self.protocol.view(), self.device)
         pixels = pixels_of(image)
         with finite(name_of(image)):
             logits = predictor.logits(pixels)

@@ -16,7 +16,7 @@ from contextbench.config.averaging import caution, window
 from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol, weights_file
-from contextbench.data import DataError, Facts, dataset_source
+from contextbench.data import DataError, Facts, SegmentationDataset, dataset_source
 from contextbench.data.paired import MissingFiles
 from contextbench.evaluation.prediction import view_size
 from contextbench.measure.choose import stored_choice
@@ -27,7 +27,7 @@ from contextbench.models.device import device_name
 from contextbench.models.precision import Precision
 from contextbench.records.runs import MisplacedError, cell_folder, read_run
 from contextbench.records.stored import RecordError
-from contextbench.runs.cells import Setting, WeightsFileError, open_setting
+from contextbench.runs.cells import Setting, WeightsFileError, check_view_splits, open_setting
 from contextbench.runs.watching import check_watch
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training
@@ -83,6 +83,14 @@ class SplitPlan:
 
 
 @dataclass(frozen=True)
+class ViewPlan:
+    """A view: its images, and what an evaluation of one of them is."""
+
+    split: SplitPlan
+    workload: Workload
+
+
+@dataclass(frozen=True)
 class HeadPlan:
     """One head: its cells and what one of them will take."""
 
@@ -103,7 +111,7 @@ class ComparisonPlan:
     workload: Workload
     dataset: str
     train: SplitPlan
-    evaluate: SplitPlan
+    views: Mapping[str, "ViewPlan"]
     assumed_size: bool  # the size of images is a guess: they differ, and none is here
     device: str
     timed_steps: int
@@ -113,6 +121,11 @@ class ComparisonPlan:
     @property
     def protocol(self) -> Protocol:
         return self.workload.protocol
+
+    @property
+    def evaluate(self) -> SplitPlan:
+        """Of the first view."""
+        return self.views[self.protocol.first_view].split
 
     @property
     def precision(self) -> Precision:
@@ -140,6 +153,10 @@ class ComparisonPlan:
             "classes": work.classes,
             "train": asdict(self.train),
             "evaluate": asdict(self.evaluate),
+            "views": {
+                name: {**asdict(view.split), **view.workload.as_dict()}
+                for name, view in self.views.items()
+            },
             "epochs": self.epochs,
             "assumed_size": self.assumed_size,
             **work.as_dict(),
@@ -161,28 +178,22 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
     _check_processes(protocol, wanted.processes)
     facts = dataset_source(protocol.dataset, execution.data_root).facts
     check_watch(protocol, facts)
+    check_view_splits(protocol, execution.data_root)
     setting, data_note = _opened(protocol, execution.data_root)
-    train, evaluate = _splits(protocol, facts, setting)
-    size, assumed = _image_size(protocol, facts, setting)
     precision, precision_note = _precision(protocol, execution)
-    workload = Workload(
-        protocol=protocol,
-        classes=len(facts.labels.classes),
-        image_size=size,
-        images=evaluate.images,
-        processes=wanted.processes,
-        precision=precision,
-    )
-    workload.check()
+    views = _views(protocol, facts, setting, wanted.processes, precision)
+    workload = views[protocol.first_view].workload
+    assumed = _image_size(protocol, facts, setting, None)[1]
     check_heads(protocol, wanted.heads, workload.classes)
     steps = TIMED_STEPS if wanted.time_steps is None else wanted.time_steps
-    forecaster = Forecaster(workload, execution.device, steps)
+    further = [view.workload for view in list(views.values())[1:]]
+    forecaster = Forecaster(workload, execution.device, steps, further)
     heads = _heads(forecaster, wanted, execution, setting)
     return ComparisonPlan(
         workload=workload,
         dataset=facts.name,
-        train=train,
-        evaluate=evaluate,
+        train=_split(protocol.dataset.train, facts, setting.train_set if setting else None),
+        views=views,
         assumed_size=assumed,
         device=device_name(execution.device),
         timed_steps=steps,
@@ -196,7 +207,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
             *_cell_notes(heads),
             *_size_notes(setting),
             MEMORY_NOTE,
-            *_time_notes(heads, workload),
+            *_time_notes(heads, [view.workload for view in views.values()]),
         ],
     )
 
@@ -243,23 +254,44 @@ def _opened(protocol: Protocol, data_root: Path | None) -> tuple[Setting | None,
         return None, [f"With these files compare would stop: {error}"]
 
 
-def _splits(
-    protocol: Protocol, facts: Facts, setting: Setting | None
-) -> tuple[SplitPlan, SplitPlan]:
-    names = protocol.dataset.train, protocol.dataset.evaluate
-    if setting is None:
-        one, other = (SplitPlan(name, facts.splits.get(name), official=True) for name in names)
-        return one, other
-    counts = len(setting.train_set), len(setting.evaluate_set)
-    one, other = (SplitPlan(*pair, official=False) for pair in zip(names, counts, strict=True))
-    return one, other
+def _views(
+    protocol: Protocol,
+    facts: Facts,
+    setting: Setting | None,
+    processes: int,
+    precision: Precision,
+) -> dict[str, ViewPlan]:
+    """Every view. Raises `ConfigError` for one that no model can see."""
+    views = {}
+    for name in protocol.evaluate:
+        split = _split(protocol.split(name), facts, setting.seen_set(name) if setting else None)
+        work = Workload(
+            protocol=protocol,
+            classes=len(facts.labels.classes),
+            image_size=_image_size(protocol, facts, setting, name)[0],
+            images=split.images,
+            processes=processes,
+            precision=precision,
+            view=name,
+        )
+        work.check()
+        views[name] = ViewPlan(split, work)
+    return views
 
 
-def _image_size(protocol: Protocol, facts: Facts, setting: Setting | None) -> tuple[Size, bool]:
-    """Of the median evaluated image, and whether that is a guess."""
+def _split(name: str, facts: Facts, dataset: SegmentationDataset | None) -> SplitPlan:
+    if dataset is None:
+        return SplitPlan(name, facts.splits.get(name), official=True)
+    return SplitPlan(name, len(dataset), official=False)
+
+
+def _image_size(
+    protocol: Protocol, facts: Facts, setting: Setting | None, view: str | None
+) -> tuple[Size, bool]:
+    """Of the median image of a view, and whether that is a guess."""
     if setting is not None:
-        return setting.sizes.median, False
-    config = protocol.evaluate
+        return setting.seen_sizes(view).median, False
+    config = protocol.view(view)
     known = facts.size or config.size
     if known is not None:
         return known, False
@@ -389,28 +421,30 @@ def _size_notes(setting: Setting | None) -> Iterable[str]:
         yield f"{setting.sizes.described}; all this is for the median."
 
 
-def _time_notes(heads: Sequence[HeadPlan], work: Workload) -> Iterable[str]:
+def _time_notes(heads: Sequence[HeadPlan], works: Sequence[Workload]) -> Iterable[str]:
     """What the hours are made of; nothing where there are none."""
+    work = works[0]
     if work.protocol.shared_backbone is not None:
         yield "All heads train on one pass of the backbone: together they take less than the sum."
     timed = next((head.forecast for head in heads if head.forecast.step_ms), None)
     if timed is None:
         return
     count = len(timed.step_ms)
-    passes = "" if work.passes == 1 else f" x {work.passes:.3g} passes, smaller ones by their area"
-    images = "" if work.images is None else f" + {work.images:,} images{passes} x ms of a pass"
+    images = "".join(map(_images_text, works))
     yield (
         f"Hours of a cell: {work.protocol.train.steps:,} steps x ms of a step{images}. These are "
         f"medians of {count} after one that is not counted, on generated images. Loading of data "
         "is not in them."
     )
+    if len(works) > 1:
+        yield "Passes of other sizes than the first view's count by their area."
     ratio = max(_spread(head.forecast.step_ms) for head in heads)
     if ratio > UNSTEADY:
         yield (
             f"The slowest timed step took {ratio:.1f} times as long as the fastest of the same "
             "head: with other work on this device the hours are too many."
         )
-    if work.images is None:
+    if any(each.images is None for each in works):
         yield "How many images are evaluated is not known: hours are those of training alone."
     if work.processes > 1:
         yield "Images are shared by the processes; what these exchange is not in the hours."
@@ -425,3 +459,11 @@ def _head_dict(head: HeadPlan) -> dict[str, Any]:
     failure = head.forecast.failure
     forecast["failure"] = None if failure is None else failure.model_dump()
     return {"name": head.name, "cells": {str(k): v for k, v in head.cells.items()}, **forecast}
+
+
+def _images_text(work: Workload) -> str:
+    """What the images of a view add to the hours."""
+    if work.images is None:
+        return ""
+    passes = "" if work.passes == 1 else f" x {work.passes:.3g} passes, smaller ones by their area"
+    return f" + {work.images:,} images{passes} x ms of a pass"

@@ -1,47 +1,39 @@
 """Cells from configuration to record: trained, evaluated, and recorded whatever happens."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 import yaml
 
 from contextbench.config.files import ConfigError
-from contextbench.config.heads import HeadConfig
-from contextbench.config.protocols import Protocol
 from contextbench.data.stream import train_loader, train_stream
-from contextbench.evaluation.counting import evaluate, evaluate_each
 from contextbench.models.backbone import Backbone
 from contextbench.models.build import build_model, loss_weights
-from contextbench.models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from contextbench.models.precision import Precision
+from contextbench.models.checkpoint import save_checkpoint
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.classes import LabelInfo
-from contextbench.records.counts import Areas, read_areas, write_areas
+from contextbench.records.counts import Areas, write_areas
 from contextbench.records.failures import Failure
 from contextbench.records.history import write_history
 from contextbench.records.provenance import now
 from contextbench.records.runs import (
-    AREAS,
     CHECKPOINT,
     NOTABLE_WAIT,
     RunRecord,
     Status,
-    Used,
-    damage,
     existing_run,
-    read_run,
 )
-from contextbench.records.stored import RecordError, write_model
+from contextbench.records.stored import write_model
+from contextbench.records.views import COUNTS
 from contextbench.records.watched import WATCHED, Watched, write_watched
 from contextbench.runs.cells import Cell, Setting, weights_digest
+from contextbench.runs.views import evaluated, evaluated_each, evaluated_further, result_of
 from contextbench.runs.watching import Show, counter
-from contextbench.system.files import OutputError, digest_of, quarantine, write_text
+from contextbench.runs.weights import description, own_run
+from contextbench.system.files import OutputError, digest_of, write_text
 from contextbench.system.interrupt import Interrupted, RankError
 from contextbench.training.class_weights import ClassPixels, class_weights, counted
 from contextbench.training.environment import environment
@@ -49,7 +41,6 @@ from contextbench.training.execution import Execution
 from contextbench.training.failures import failure_of, is_out_of_memory
 from contextbench.training.loop import Batches, Recipe, Training, train
 from contextbench.training.losses import Criterion
-from contextbench.training.processes import ALONE
 from contextbench.training.resume import NAME as RESUME
 from contextbench.training.resume import Progress, saved_progress
 from contextbench.training.shared_backbone import train_together
@@ -60,6 +51,8 @@ from contextbench.training.watching import Watch, said
 def run_cell(cell: Cell, execution: Execution) -> RunRecord:
     """Train, evaluate and record one cell. Raises `Interrupted` after recording that status.
 
+    A run is finished when it is evaluated in its first view; further views come after that, so that
+    what ends one of them leaves a finished run that lacks it.
     Errors of the run itself end up in the record; a full disk raises `OutputError`. Of several
     processes the first one writes, and all return the record. An error that only one of them met,
     and that the others wait for, is recorded by that one, and all raise `RankError`.
@@ -68,10 +61,10 @@ def run_cell(cell: Cell, execution: Execution) -> RunRecord:
         model = run.build()
         _train(run, model)
         run.keep(model)
-        began = time.monotonic()
-        areas = _evaluate(run, model)
-        run.finish(areas, time.monotonic() - began)
-    return run.result
+        run.finish(*evaluated(cell, model, cell.first_view, execution))
+    if run.result.status != "done":
+        return run.result
+    return evaluated_further({cell: (run.result, model)}, execution)[cell]
 
 
 def run_together(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]:
@@ -80,63 +73,20 @@ def run_together(cells: Sequence[Cell], execution: Execution) -> list[RunRecord]
     One backbone serves all of them, in training and in evaluation. A cell that fails is recorded
     and the others go on.
     """
+    trained: dict[_Run, Segmenter] = {}
     with ExitStack() as stack:
         runs = [stack.enter_context(closing(_Run(cell, execution))) for cell in cells]
         stack.enter_context(_recorded(*runs))
         trained = _train_together(runs)
         if trained:
             _evaluate_together(trained)
-    return [run.result for run in runs]
-
-
-def with_areas(cell: Cell, record: RunRecord, execution: Execution) -> RunRecord:
-    """A finished record, counts per image beside it: counted again where they are damaged.
-
-    That takes the checkpoint and no training, and is said; the record says the same as before.
-    Where it cannot be done, or the counts are others by now, all stays as it is, and that is said.
-    """
-    folder, say = cell.folder(execution.out), execution.reporter.say
-    reason = _areas_damage(folder, record)
-    if reason is None:
-        return record
-    say(f"{reason}; counting again with the checkpoint")
-    try:
-        areas = _counted_again(cell, record, execution)
-    except (Interrupted, OutputError):
-        raise
-    except Exception as error:
-        say(f"no intervals of this run, --fresh trains it again: {Failure.of(error).cause}")
-        return record
-    if areas.totals() != record.totals:
-        say("no intervals of this run: here the checkpoint gives other counts than it is recorded")
-        return record
-    if (folder / AREAS).exists():
-        quarantine(folder / AREAS, reason)
-    write_areas(folder / AREAS, areas)
-    digests = {**record.digests, AREAS: digest_of(folder / AREAS)} if record.digests else {}
-    mended = record.model_copy(update={"digests": digests})
-    write_model(folder / "record.json", mended)
-    return mended
-
-
-def _areas_damage(folder: Path, record: RunRecord) -> str | None:
-    """What is wrong with the counts per image of a record that has totals."""
-    if record.totals is None:
-        return None
-    if AREAS in record.digests:
-        return damage(folder, record, AREAS)
-    try:
-        same = read_areas(folder / AREAS).totals() == record.totals
-    except RecordError as error:
-        return Failure.of(error).message
-    return None if same else f"{folder / AREAS}: the counts do not add up to those of record.json"
-
-
-def _counted_again(cell: Cell, record: RunRecord, execution: Execution) -> Areas:
-    cell = replace(cell, precision=Precision(**record.precision))  # type: ignore[arg-type]
-    alone = replace(execution, world=ALONE)
-    model = trained_model(cell, execution)  # before anything is written
-    return _evaluate(_Run(cell, alone), model)
+    finished = {
+        run.cell: (run.result, model)
+        for run, model in trained.items()
+        if run.result.status == "done"
+    }
+    records = evaluated_further(finished, execution)
+    return [records.get(run.cell, run.result) for run in runs]
 
 
 def record_lost(
@@ -157,44 +107,6 @@ def record_lost(
     record = _record(run, status, Failure.of(error), None, None).model_copy(update=known)
     write_model(run.folder / "record.json", record)
     return record
-
-
-def load_trained(
-    folder: Path,
-    protocol: Protocol,
-    head: HeadConfig,
-    num_classes: int,
-    precision: Precision,
-    device: torch.device,
-) -> Segmenter:
-    """The trained model in a cell's folder, in evaluation mode.
-
-    Raises `CheckpointError` for weights that are damaged, of another model, or of another run than
-    the record beside them, and `RecordError` where that cannot be read.
-    """
-    model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
-    about, path = _description(protocol, head, num_classes), folder / "record.json"
-    record = read_run(path) if path.exists() else None
-    own = _own_run(record.head_name, record.seed, record.fingerprint) if record else {}
-    load_checkpoint(folder / CHECKPOINT, model, about, own)
-    damaged = damage(folder, record, CHECKPOINT) if record else None
-    if damaged is not None:
-        raise CheckpointError(damaged)
-    model.to(device).to(memory_format=precision.torch_memory_format)
-    return model.eval()
-
-
-def trained_model(cell: Cell, execution: Execution) -> Segmenter:
-    """The model that a cell left. Raises as `load_trained` does."""
-    setting = cell.setting
-    return load_trained(
-        cell.folder(execution.out),
-        setting.protocol,
-        cell.head,
-        setting.num_classes,
-        cell.precision,
-        execution.device,
-    )
 
 
 class _Run:
@@ -301,15 +213,15 @@ class _Run:
             cell = self.cell
             write_history(self.folder / "history.jsonl", self.known_progress().history)
             about = {
-                **_description(cell.setting.protocol, cell.head, cell.setting.num_classes),
-                **_own_run(cell.head.name, cell.seed, cell.setting.fingerprint),
+                **description(cell.setting.protocol, cell.head, cell.setting.num_classes),
+                **own_run(cell.head.name, cell.seed, cell.setting.fingerprint),
             }
             save_checkpoint(self.folder / CHECKPOINT, model, about)
 
     def finish(self, areas: Areas, seconds: float) -> None:
         """Write the counts, which took so long, and then that all is done."""
         if self._writes:
-            write_areas(self.folder / AREAS, areas)
+            write_areas(self.folder / COUNTS, areas)
         self._conclude("done", areas=areas, evaluate_seconds=seconds)
         if self._writes:
             self.resume_path.unlink(missing_ok=True)
@@ -333,10 +245,10 @@ class _Run:
         self.progress.legs[-1:] = [leg.model_copy(update=done) for leg in self.progress.legs[-1:]]
         return self.progress
 
-    def digests(self) -> dict[Used, str]:
-        """Of the files that a finished run is used with."""
-        names = [name for name in (CHECKPOINT, AREAS) if (self.folder / name).exists()]
-        return {name: digest_of(self.folder / name) for name in names}
+    def weights(self) -> dict[Literal["checkpoint.safetensors"], str]:
+        """The digest of the checkpoint, where there is one."""
+        path = self.folder / CHECKPOINT
+        return {CHECKPOINT: digest_of(path)} if path.exists() else {}
 
     def _conclude(
         self,
@@ -480,53 +392,16 @@ def _prepared(runs: Sequence[_Run], watching: Show) -> dict[Training, _Run]:
     return prepared
 
 
-def _evaluate(run: _Run, model: Segmenter) -> Areas:
-    predictor = run.cell.predictor([model], run.execution.device)
-    with _counting(run) as show:
-        return evaluate(
-            predictor, run.cell.setting.evaluate_set, world=run.execution.world, progress=show
-        )
-
-
 def _evaluate_together(trained: Mapping[_Run, Segmenter]) -> None:
     """Evaluate all at once or, where one of them fails, each alone: it fails by itself then."""
-    began = time.monotonic()
-    areas = _areas_of_each(trained)
-    if areas is None:
-        for run, model in trained.items():
-            began = time.monotonic()
-            with _recorded(run):
-                run.finish(_evaluate(run, model), time.monotonic() - began)
-        return
-    seconds = (time.monotonic() - began) / len(trained)
-    for run, counts in zip(trained, areas, strict=True):
-        run.finish(counts, seconds)
-
-
-def _areas_of_each(trained: Mapping[_Run, Segmenter]) -> list[Areas] | None:
-    runs = list(trained)
-    cell, device = runs[0].cell, runs[0].execution.device
-    predictor = cell.predictor(list(trained.values()), device)
-    try:
-        with _counting(*runs) as show:
-            return evaluate_each(predictor, cell.setting.evaluate_set, progress=show)
-    except Interrupted:
-        raise
-    except Exception:  # it comes again where it belongs
-        return None
-
-
-@contextmanager
-def _counting(*runs: _Run) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many images are evaluated, and stops on request."""
-    execution, images = runs[0].execution, len(runs[0].cell.setting.evaluate_set)
-    with execution.reporter.task(f"evaluate {_names(runs)}", images) as update:
-
-        def show(done: int, _total: int) -> None:
-            execution.stop.check()
-            update(done, "")
-
-        yield show
+    execution = next(iter(trained)).execution
+    cells = {run.cell: model for run, model in trained.items()}
+    view = next(iter(cells)).first_view
+    counts = evaluated_each(cells, view, execution)
+    for run, model in trained.items():
+        with _recorded(run):
+            own = counts.get(run.cell) or evaluated(run.cell, model, view, execution)
+            run.finish(*own)
 
 
 def _names(runs: Iterable[_Run]) -> str:
@@ -541,6 +416,7 @@ def _record(
     evaluate_seconds: float | None,
 ) -> RunRecord:
     cell, setting, execution = run.cell, run.cell.setting, run.execution
+    view, counts, seconds = cell.first_view, run.folder / COUNTS, evaluate_seconds
     labels, progress = setting.labels, run.known_progress()
     return RunRecord(
         status=status,
@@ -568,28 +444,12 @@ def _record(
         train_seconds=progress.seconds,
         train_wait_seconds=progress.wait_seconds,
         watch_seconds=progress.watch_seconds if progress.watched else None,
-        evaluate_seconds=evaluate_seconds,
-        evaluated_images=len(areas.names) if areas else None,
-        totals=areas.totals() if areas else None,
+        views={} if areas is None else {view: result_of(cell, view, areas, seconds, counts)},
         legs=progress.legs,
         weights_digest=setting.weights_digest,
-        digests=run.digests() if status == "done" else {},
+        digests=run.weights() if status == "done" else {},
         kept=progress.kept,
     )
-
-
-def _description(protocol: Protocol, head: HeadConfig, num_classes: int) -> dict[str, str]:
-    """What a checkpoint states about its model, and what is compared when it is loaded."""
-    return {
-        "head": head.head,
-        "num_classes": str(num_classes),
-        "backbone": protocol.backbone.name,
-    }
-
-
-def _own_run(head: str, seed: int, fingerprint: str) -> dict[str, str]:
-    """What a checkpoint states about the run that it belongs to."""
-    return {"run": head, "seed": str(seed), "fingerprint": fingerprint}
 
 
 def _resolved_yaml(cell: Cell) -> str:

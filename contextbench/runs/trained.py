@@ -1,4 +1,4 @@
-"""Using a trained run: scores under other evaluation settings, and masks of new images."""
+"""Using a trained run: its model, the settings it is evaluated with, masks of new images."""
 
 import hashlib
 import json
@@ -9,16 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import read_mapping, validated
-from contextbench.config.protocols import DatasetConfig, Protocol
+from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.data.base import DataError, Picture
 from contextbench.data.pictures import read_image
-from contextbench.evaluation.counting import evaluate
 from contextbench.evaluation.files import Format, Overlays, PredictionFolder, Submitted
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
@@ -26,8 +24,8 @@ from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
 from contextbench.records.stored import RecordError
-from contextbench.runs.run import load_trained
-from contextbench.statistics.scores import group_iou, scores
+from contextbench.runs.views import settings_of
+from contextbench.runs.weights import load_trained
 from contextbench.training.execution import Execution
 
 
@@ -68,14 +66,34 @@ def stored_precision(record: RunRecord) -> Precision:
     return Precision(**{key: each for key, each in record.precision.items() if key in known})  # type: ignore[arg-type]
 
 
+def seen_config(record: RunRecord, protocol: Protocol, view: str | None) -> EvaluateConfig:
+    """Settings of a view that a run was evaluated in, or its protocol has; None: the first.
+
+    Raises `ConfigError` for a view that is neither.
+    """
+    if view is None or (view in protocol.evaluate and view not in record.views):
+        return protocol.view(view)
+    if view not in record.views:
+        known = {**protocol.evaluate, **record.views}
+        raise unknown_view(view, known, f"{record.head_name}, seed {record.seed},")
+    found = record.views[view]
+    split = None if found.split == protocol.dataset.evaluate else found.split
+    return validated(EvaluateConfig, {**found.settings, "split": split}, f"view {view}")
+
+
 @dataclass(frozen=True)
-class Views:
-    """What an evaluation changes of a protocol's; None leaves it."""
+class Changes:
+    """What an evaluation changes of a view's settings; None leaves it."""
 
     scales: Sequence[float] | None = None
     flip: bool | None = None
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return any(getattr(self, field.name) is not None for field in fields(self))
 
     def applied_to(self, config: EvaluateConfig) -> EvaluateConfig:
         """`config` with the changes. Raises `ConfigError` where they do not fit together."""
@@ -94,68 +112,6 @@ class Views:
         return applied.model_copy(update={"stride": (height, width)})
 
 
-def evaluate_runs(
-    folders: Sequence[Path], execution: Execution, split: str | None, views: Views
-) -> dict[str, Any]:
-    """Scores of a run, or of the mean prediction of several, as fractions, by name.
-
-    Classes absent from the split are None. Raises `RecordError` for runs of different classes or
-    data, besides what `open_run` raises.
-    """
-    opened = [open_run(folder, execution) for folder in folders]
-    record, protocol, _ = opened[0]
-    _check_ensemble(folders, [each for each, _, _ in opened])
-    split = split or protocol.dataset.evaluate
-    config = views.applied_to(protocol.evaluate)
-    dataset = _source(folders[0], record, execution).open(split)
-    predictor = Predictor(
-        [model for _, _, model in opened],
-        execution.device,
-        stored_precision(record),
-        config,
-        dataset.labels.mirrored,
-    )
-    name = " + ".join(f"{each.head_name} seed {each.seed}" for each, _, _ in opened)
-    with execution.reporter.task(f"evaluate {name}", len(dataset)) as update:
-
-        def show(done: int, _total: int) -> None:
-            execution.stop.check()
-            update(done, "")
-
-        areas = evaluate(predictor, dataset, progress=show)
-    result = scores(areas.intersection.sum(0), areas.predicted.sum(0), areas.labelled.sum(0))
-    groups = {name: tuple(ids) for name, ids in record.labels.groups.items()}
-    return {
-        "head": record.head_name,
-        "runs": [str(folder) for folder in folders],
-        "split": split,
-        "images": len(areas.names),
-        **config.model_dump(mode="json"),
-        "miou": _number(result.miou),
-        "pixel_accuracy": _number(result.pixel_accuracy),
-        "mean_accuracy": _number(result.mean_accuracy),
-        "frequency_weighted_iou": _number(result.frequency_weighted_iou),
-        "iou_per_class": {
-            name: _number(value)
-            for name, value in zip(record.labels.classes, result.iou_per_class, strict=True)
-        },
-        "iou_per_group": {
-            name: _number(value) for name, value in group_iou(result.iou_per_class, groups).items()
-        },
-    }
-
-
-def _check_ensemble(folders: Sequence[Path], records: Sequence[RunRecord]) -> None:
-    first = records[0]
-    for folder, record in zip(folders, records, strict=True):
-        same = (record.labels.classes, record.protocol["dataset"], record.precision)
-        if same != (first.labels.classes, first.protocol["dataset"], first.precision):
-            raise RecordError(
-                f"{folder} and {folders[0]} cannot predict together: their classes, datasets or "
-                "number formats differ"
-            )
-
-
 class Predicted(NamedTuple):
     """The files of one image, and whether they were there already."""
 
@@ -171,7 +127,8 @@ def predict_files(
     *,
     split: str | None = None,
     submission: bool = False,
-    views: Views = Views(),
+    view: str | None = None,
+    changes: Changes = Changes(),
     fresh: bool = False,
 ) -> list[Predicted]:
     """Write what a run predicts of image files, or of `split` of its dataset, labels or not.
@@ -189,9 +146,9 @@ def predict_files(
     if split is None:
         pictures = [Picture(path.stem, partial(read_image, path)) for path in images]
     else:
-        pictures = _source(folder, record, execution).images(split)
+        pictures = source_of(folder, record, execution).images(split)
     form = _submitted(folder, record, execution) if submission else _overlays(record)
-    config = views.applied_to(protocol.evaluate)
+    config = changes.applied_to(seen_config(record, protocol, view))
     predictor = predictor_of(record, _model(folder, record, execution), config, execution.device)
     target = PredictionFolder(out, form, _origin(folder, record, config, form))
     target.check([picture.name for picture in pictures], replace=fresh)
@@ -220,7 +177,7 @@ def _predict(picture: Picture, predictor: Predictor, target: PredictionFolder) -
 def predictor_of(
     record: RunRecord, model: Segmenter, config: EvaluateConfig, device: torch.device
 ) -> Predictor:
-    """How a run predicts, its number format and its mirrored classes, with the given views."""
+    """How a run predicts, its number format and its mirrored classes, with the given settings."""
     return Predictor([model], device, stored_precision(record), config, _mirrored(record))
 
 
@@ -237,11 +194,11 @@ def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Forma
     """A word that is the same for the same weights, settings and format, wherever they lie."""
     with (folder / "checkpoint.safetensors").open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = [weights, record.precision, config.model_dump(mode="json"), repr(form)]
+    facts = [weights, record.precision, settings_of(config), repr(form)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _source(folder: Path, record: RunRecord, execution: Execution) -> Source:
+def source_of(folder: Path, record: RunRecord, execution: Execution) -> Source:
     """The dataset of a run. Raises `RecordError` where its classes are others by now."""
     source = dataset_source(stored_dataset(folder, record), execution.data_root)
     now = source.facts.labels.classes
@@ -265,7 +222,7 @@ def stored_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
 
 def _submitted(folder: Path, record: RunRecord, execution: Execution) -> Submitted:
     """Raises `DataError` where the dataset has no submission format."""
-    facts = _source(folder, record, execution).facts
+    facts = source_of(folder, record, execution).facts
     if facts.submission is None:
         raise DataError(
             f"{facts.name} has no submission format: no server or toolkit takes predictions of "
@@ -281,7 +238,3 @@ def _overlays(record: RunRecord) -> Overlays:
 def _mirrored(record: RunRecord) -> tuple[int, ...]:
     labels = record.labels
     return LabelSet(tuple(labels.classes), tuple(labels.palette), swap=tuple(labels.swap)).mirrored
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

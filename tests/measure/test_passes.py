@@ -95,7 +95,9 @@ def test_many_steps_stay_within_the_schedule_and_finite() -> None:
 def test_costs_are_those_of_the_largest_pass(
     evaluate: dict[str, Any], size: tuple[int, int]
 ) -> None:
-    protocol = small.protocol().model_copy(update={"evaluate": EvaluateConfig(**evaluate)})
+    protocol = small.protocol().model_copy(
+        update={"evaluate": {"single": EvaluateConfig(**evaluate)}}
+    )
     record = profile_models(work(protocol), [small.head()], Timing(0, 0, CPU))
     assert record.input == f"1x3x{size[0]}x{size[1]}"
     assert record.workload["passes"] == work(protocol).passes

@@ -10,6 +10,7 @@ from contextbench.records.examples import Examples
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadCost, ProfileRecord, ScopeCounts
 from contextbench.records.runs import RunRecord, Status
+from contextbench.records.views import from_version_1
 
 CLASSES = [
     "background", "local_brick", "local_moss", "scene_a", "scene_b", "size_small", "size_large",
@@ -68,24 +69,25 @@ def run(
 ) -> RunRecord:
     """A record; scores come from `iou` per class or from `totals`, and are missing without."""
     counts = totals_of(iou) if iou is not None else totals
-    return RunRecord(
-        status=status,
-        failure=failure,
-        protocol=dict(protocol),
-        head={"name": head, "head": head, "options": dict(options or {})},
-        seed=seed,
-        fingerprint=fingerprint,
-        dataset_fingerprint=dataset_fingerprint,
-        labels=labels,
-        precision=dict(precision),
-        environment={"device": device, "commit": "0123456789ab"},
-        started="2025-01-01T00:00:00+00:00",
-        finished="2025-01-01T00:01:00+00:00",
-        steps=400 if status == "done" else 120,
-        train_seconds=train_seconds,
-        evaluated_images=images,
-        totals=counts,
-    )
+    content = {
+        "status": status,
+        "failure": failure,
+        "protocol": dict(protocol),
+        "head": {"name": head, "head": head, "options": dict(options or {})},
+        "seed": seed,
+        "fingerprint": fingerprint,
+        "dataset_fingerprint": dataset_fingerprint,
+        "labels": labels,
+        "precision": dict(precision),
+        "environment": {"device": device, "commit": "0123456789ab"},
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T00:01:00+00:00",
+        "steps": 400 if status == "done" else 120,
+        "train_seconds": train_seconds,
+        "evaluated_images": images,
+        "totals": counts,
+    }
+    return RunRecord.model_validate(from_version_1(content))
 
 
 def class_iou(head: str, seed: int) -> list[float]:

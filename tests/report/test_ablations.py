@@ -229,7 +229,7 @@ def stored(out: Path, protocol: Protocol, rows: Mapping[str, float], **changes: 
         each = areas(rows[head.name])
         run = records.run(
             head.name,
-            protocol=protocol.model_dump(mode="json"),
+            protocol=protocol.seen(),
             fingerprint=protocol.fingerprint("dddd"),
             totals=each.totals(),
         ).model_copy(update={"head": head.model_dump(mode="json"), **changes})
@@ -255,7 +255,7 @@ def test_rows_are_read_from_the_cells_of_comparisons(tmp_path: Path) -> None:
 def test_failed_cells_and_lost_areas_are_told(tmp_path: Path) -> None:
     protocol = load_protocol("probe")
     failure = records.failed("fcn").failure
-    failed = {"status": "failed", "failure": failure, "totals": None, "steps": 7}
+    failed = {"status": "failed", "failure": failure, "views": {}, "steps": 7}
     stored(tmp_path, protocol, {"fcn": 0.5}, **failed)
     stored(tmp_path, protocol, {"encnet": 0.7})
     (cell_folder(tmp_path, "probe", "encnet", 0) / "areas.npz").unlink()

@@ -217,18 +217,19 @@ class Comparison:
         return CostPlots(cost, label_of(cost), is_logarithmic(table, cost), pictures, caption)
 
 
-def write_page(folders: Sequence[Path], out: Path) -> Path:
+def write_page(folders: Sequence[Path], out: Path, view: str | None = None) -> Path:
     """Write the page of one comparison a folder to the file `out`; return it.
 
+    All are seen in `view`, each in its first one unless named.
     Raises `RecordError` for folders without records that can be used, `MixedProtocolsError` for a
     folder with several protocols, and `OutputError` when the file cannot be written.
     """
-    write_text(out, render_page([_part(folder) for folder in folders]))
+    write_text(out, render_page([_part(folder, view) for folder in folders]))
     return out
 
 
-def _part(folder: Path) -> tuple[Collection, Examples | None]:
-    collection = collect(folder)
+def _part(folder: Path, view: str | None) -> tuple[Collection, Examples | None]:
+    collection = collect(folder, view)
     return collection, read_examples(folder, len(collection.labels.classes))
 
 

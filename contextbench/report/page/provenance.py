@@ -9,7 +9,7 @@ from typing import Any
 from contextbench.config.differences import differences
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
-from contextbench.records.comparability import by_head, part_of_protocol
+from contextbench.records.comparability import by_head, part_of_protocol, seen_protocol
 from contextbench.records.profiles import ProfileRecord
 from contextbench.records.runs import RunRecord
 from contextbench.report.collection import Collection
@@ -40,7 +40,7 @@ def provenance(collection: Collection) -> Provenance:
     runs = collection.runs
     commands, remark = _commands(runs)
     return Provenance(
-        protocol=_sections(runs[0].protocol),
+        protocol=_sections(seen_protocol(runs[0])),
         heads=[_head_entry(group[0]) for group in by_head(runs).values()],
         environment=[
             ("runs", _environment(runs)),
@@ -150,6 +150,8 @@ def _commands(runs: Sequence[RunRecord]) -> tuple[list[str], str]:
         *(part for setting in settings for part in ("--set", setting)),
     ]  # fmt: skip
     report = ["contextbench", "report", f"runs/{name}", "-o", "report.html"]
+    if runs[0].view_name != runs[0].first_view:
+        report += ["--view", runs[0].view_name]
     return [shlex.join(compare), shlex.join(report)], remark
 
 

@@ -90,7 +90,7 @@ def legend_of(
 def _measurement(protocol: Protocol, rows: Sequence[RowRuns], ranking: Ranking | None) -> str:
     train = protocol.train
     text = (
-        f"Measured: {protocol.dataset.name} {protocol.dataset.evaluate}, "
+        f"Measured: {protocol.dataset.name} {protocol.split()}, "
         f"{protocol.backbone.name}, {train.steps} steps of {train.batch} images (protocol "
         f"{protocol.name}); mean over seeds"
     )
@@ -116,7 +116,7 @@ def _different(found: Sequence[PublishedScore], protocol: Protocol) -> tuple[str
     """Which of data, split and backbone have other names in print than here; recipes always do."""
     same = {
         "data": all(_plain(protocol.dataset.name) in _plain(score.dataset) for score in found),
-        "split": all(_plain(score.split) == _plain(protocol.dataset.evaluate) for score in found),
+        "split": all(_plain(score.split) == _plain(protocol.split()) for score in found),
         "backbone": all(
             _plain(score.backbone).removesuffix("d8") == _plain(protocol.backbone.name)
             for score in found

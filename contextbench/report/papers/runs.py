@@ -6,7 +6,8 @@ from pathlib import Path
 
 from contextbench.config.differences import differences
 from contextbench.papers.ablations import Variant
-from contextbench.records.counts import Areas, read_areas
+from contextbench.records.comparability import seen_protocol
+from contextbench.records.counts import Areas, areas_of
 from contextbench.records.runs import RunRecord, cell_folder, read_run
 from contextbench.records.stored import RecordError
 from contextbench.report.collection import run_note
@@ -64,7 +65,7 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
             missing[seed] = run_note(run)
             continue
         try:
-            areas[seed] = read_areas(folder / "areas.npz", run)
+            areas[seed] = areas_of(folder, run)
         except RecordError as error:
             missing[seed] = _one_line(str(error))
     if set(missing.values()) == {"not run"} and len(missing) == len(seeds):
@@ -77,9 +78,9 @@ def _checked(run: RunRecord, variant: Variant, path: Path) -> RunRecord:
     expected = protocol.fingerprint(run.dataset_fingerprint, run.weights_digest)
     if run.fingerprint == expected and run.head == head:
         return run
-    content = protocol.model_dump(mode="json", exclude={"dataset": {"root"}})
+    content = protocol.seen()
     different = differences(
-        {"protocol": run.protocol, "head": run.head}, {"protocol": content, "head": head}
+        {"protocol": seen_protocol(run), "head": run.head}, {"protocol": content, "head": head}
     )
     listed = ", ".join(f"{key} was {was}, is {now}" for key, (was, now) in different.items())
     cause = listed or "the version of the protocol differs"

@@ -36,12 +36,17 @@ LATENCIES = ("latency_ms", "latency_ratio", "train_latency_ms", "train_latency_r
 Row = Any  # of a frame: what it holds is told by the column
 
 
-def printed_comparison(table: pd.DataFrame, warnings: Sequence[str] = ()) -> PrintedTable:
-    """A frame of `comparison_table` or `cost_table`; `warnings` stand with it."""
+def printed_comparison(
+    table: pd.DataFrame, warnings: Sequence[str] = (), end: str = ""
+) -> PrintedTable:
+    """A frame of `comparison_table` or `cost_table`; `warnings` stand with it.
+
+    `end` is what names have beyond those of the first view.
+    """
     first = table.iloc[0]
     fitting = ("miou", "miou_seed_sd", *group_columns(table), "parameters", "macs", "latency_ratio")
     return PrintedTable(
-        name="table",
+        name=f"table{end}",
         frame=table,
         label="head",
         known=printable(table),
@@ -50,7 +55,7 @@ def printed_comparison(table: pd.DataFrame, warnings: Sequence[str] = ()) -> Pri
         counts=COUNTS,
         of_page=[name for name in fitting if name in table and _has_values(table, name)],
         warnings=warnings,
-        reference=str(first["protocol"]),
+        reference=f"{first['protocol']}{end}",
     )
 
 

@@ -17,11 +17,17 @@ from rich.text import Text
 
 from contextbench.config.differences import differences
 from contextbench.config.fingerprints import named
-from contextbench.config.protocols import Protocol
+from contextbench.config.protocols import Protocol, unknown_view
 from contextbench.papers.published import PublishedScore
 from contextbench.papers.recipes import Fact, facts_of, score_for
-from contextbench.records.comparability import dataset_name, sampling_of
-from contextbench.records.counts import Areas, read_areas
+from contextbench.records.comparability import (
+    dataset_name,
+    sampling_of,
+    seen_in,
+    seen_protocol,
+    views_of,
+)
+from contextbench.records.counts import Areas, areas_of
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.stored import RecordError
 from contextbench.report.rankings import difference_to, draws_of
@@ -95,13 +101,20 @@ class Explanation:
         return content
 
 
-def explain_runs(first: Path, second: Path, resampling: Resampling = Resampling()) -> Explanation:
+def explain_runs(
+    first: Path,
+    second: Path,
+    resampling: Resampling = Resampling(),
+    view: str | None = None,
+) -> Explanation:
     """What differs between two run folders, with the paired interval of their difference in mIoU.
 
+    Both are seen in `view`, each in its first one unless named.
     There is an interval only where both were evaluated on the same images with the same labels.
-    Raises `RecordError` for a folder without a readable record.
+    Raises `RecordError` for a folder without a readable record, `ConfigError` for a view that a run
+    does not have.
     """
-    one, other = _run(first), _run(second)
+    one, other = _run(first, view), _run(second, view)
     judged = _compared((first, one), (second, other), resampling)
     miou = _miou(one), _miou(other)
     recipe = _differences(one, other)
@@ -121,14 +134,17 @@ def explain_runs(first: Path, second: Path, resampling: Resampling = Resampling(
 
 
 def explain_published(
-    folder: Path, published: PublishedScore, resampling: Resampling = Resampling()
+    folder: Path,
+    published: PublishedScore,
+    resampling: Resampling = Resampling(),
+    view: str | None = None,
 ) -> Explanation:
     """What a run and a published score have in common, what differs, and what nobody knows.
 
     The interval is that of the run's own mIoU: the counts of the published one are not known.
-    Raises `RecordError` for a folder without a readable record.
+    Raises as `explain_runs` does.
     """
-    run = _run(folder)
+    run = _run(folder, view)
     recipe = _flat_recipe(run)
     facts = facts_of(published, recipe)
     theirs, miou = score_for(published, recipe), _miou(run)
@@ -170,7 +186,9 @@ def recipe_of(run: RunRecord) -> dict[str, Any]:
         "head": head,
         "seed": run.seed,
         "classes": run.labels.classes,
-        "dataset_fingerprint": named(run.dataset_fingerprint),
+        "dataset_fingerprint": named(
+            run.view.dataset_fingerprint if run.view else run.dataset_fingerprint
+        ),
         "evaluated_images": run.evaluated_images,
         "number_format": run.precision,
         "environment": environment,
@@ -240,12 +258,14 @@ def _short(key: str) -> str:
 
 
 def _protocol(run: RunRecord) -> dict[str, Any]:
-    content = {key: value for key, value in run.protocol.items() if key not in ("name", "expected")}
+    """As recorded, with the evaluation of the view that the run is seen in alone."""
+    seen = seen_protocol(run)
+    content = {key: value for key, value in seen.items() if key not in ("name", "expected")}
     try:
-        known = Protocol.model_validate(run.protocol).model_dump(mode="json")
+        known = Protocol.model_validate(seen).seen()
     except ValidationError:  # of another release: as it was recorded
         return content
-    del known["name"], known["expected"], known["dataset"]["root"]
+    del known["name"], known["expected"]
     return known
 
 
@@ -261,16 +281,21 @@ def _flat_recipe(run: RunRecord) -> dict[str, Any]:
     return {key: value for key, (value, _) in differences(recipe_of(run), {}).items()}
 
 
-def _run(folder: Path) -> RunRecord:
+def _run(folder: Path, view: str | None) -> RunRecord:
     path = folder / "record.json"
     if not exists(path):
         raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
-    return read_run(path)
+    run = read_run(path)
+    if view is not None and view not in views_of([run]):
+        raise unknown_view(view, views_of([run]), str(folder))
+    return run.seen(view)
 
 
 def _title(folder: Path, run: RunRecord) -> str:
     """A run by its folder, which alone tells two of one head and seed apart."""
-    return f"{folder}: {run.head_name}, seed {run.seed}, protocol {run.protocol_name}"
+    return (
+        f"{folder}: {run.head_name}, seed {run.seed}, protocol {run.protocol_name}{seen_in([run])}"
+    )
 
 
 def _miou(run: RunRecord) -> float | None:
@@ -343,7 +368,7 @@ def _areas(folder: Path, run: RunRecord) -> Areas:
     if run.totals is None:
         cause = f" ({run.failure.cause})" if run.failure else ""
         raise RecordError(f"{folder} has no scores: it is recorded as {run.status}{cause}")
-    return read_areas(folder / "areas.npz", run)
+    return areas_of(folder, run)
 
 
 def _check_same_images(one: Areas, other: Areas) -> None:
