@@ -103,25 +103,37 @@ def test_hand_made_counts() -> None:
         frequency_weighted_iou=7 / 11 * 6 / 9 + 4 / 11 * 2 / 5,
         iou_per_class=result.iou_per_class,
         absent=(2,),
+        stray=0,
     )
     for name in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "absent"):
         assert getattr(result, name) == pytest.approx(getattr(expected, name)), name
     assert result.iou_per_class == pytest.approx((6 / 9, 2 / 5, math.nan), nan_ok=True)
 
 
-def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
-    """It is present in the predictions: IoU 0 enters the mean; it has no accuracy of its own."""
+def test_a_class_that_is_only_predicted_is_left_out_and_its_pixels_counted() -> None:
+    """No label can show how well it is found; the class that it was taken from loses 3 pixels."""
     result = scores([5, 0], [5, 3], [8, 0])
-    assert result.iou_per_class == (5 / 8, 0.0)
-    assert result.miou == 5 / 16
-    assert result.mean_accuracy == 5 / 8
-    assert result.absent == ()
+    assert result.iou_per_class == pytest.approx((5 / 8, math.nan), nan_ok=True)
+    assert result.miou == result.mean_accuracy == 5 / 8
+    assert (result.absent, result.stray) == ((1,), 3)
+
+
+def test_ten_stray_pixels_of_five_million_cost_as_little_as_they_are() -> None:
+    right = np.full(19, 256_000)
+    right[18] = 0
+    labelled = right + 80_000 * (right > 0)
+    guessed = labelled.copy()
+    stray = guessed.copy()
+    stray[0], stray[18] = stray[0] - 10, 10
+    before, after = (scores(right, each, labelled) for each in (guessed, stray))
+    assert abs(before.miou - after.miou) < 1e-5
+    assert (before.stray, after.stray) == (0, 10)
 
 
 def test_images_are_summed_before_dividing() -> None:
     """One confusion over the split: (3 + 1) / (4 + 4), not the mean of 3/4 and 1/4."""
-    per_image = scores([[3, 0], [1, 0]], [[3, 1], [1, 1]], [[4, 0], [2, 0]])
-    assert per_image == scores([4, 0], [4, 2], [6, 0])
+    per_image = scores([[3, 0], [1, 0]], [[3, 1], [1, 1]], [[3, 1], [2, 0]])
+    assert per_image == scores([4, 0], [4, 2], [5, 1])
 
 
 def test_counts_are_summed_in_int64() -> None:
@@ -131,7 +143,7 @@ def test_counts_are_summed_in_int64() -> None:
     odd = 2**53
     result = scores([odd, 0], [odd, 1], [odd + 1, 0])
     assert result.pixel_accuracy == pytest.approx(1.0)
-    assert result.iou_per_class[1] == 0.0
+    assert result.stray == 1
 
 
 def test_nothing_labelled_is_nan_without_a_warning() -> None:

@@ -79,6 +79,13 @@ COMMANDS = {
         "reports:insight",
         "Show which head solves which group of classes, seed by seed, with intervals.",
     ),
+    "power": Command(
+        "inference:power", "Say how many seeds and images would show a difference between heads."
+    ),
+    "aggregate": Command(
+        "inference:aggregate",
+        "Rank heads over several protocols: mean rank, mean difference to a baseline.",
+    ),
     "merge": Command("clusters:merge", "Join the runs of several machines in a new folder."),
     "list": Command("inspection:list_names", "List what exists, one line each."),
     "doctor": Command(

@@ -71,6 +71,7 @@ SCORES = (
     Column("miou_seed_sd", "over seeds", scale=100),
     Column("groups", "group"),
     Column("difference_to_best", "difference", "points", 100, decimals=1, short="diff."),
+    Column("models_groups", "these models"),
     Column("holm_p_value", "p-value", decimals=3, extra=True),
     Column("pixel_accuracy", "pixel accuracy", "%", 100, "high", 1, short="pixel acc."),
     Column("mean_accuracy", "mean accuracy", "%", 100, "high", 1, extra=True),

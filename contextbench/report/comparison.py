@@ -8,11 +8,14 @@ those that training passed through are scored), `status` (the worst of the seeds
 `cost_note` (why scores or costs are missing), and what the numbers belong to (`dataset, protocol,
 view, device, input, latency_baseline, latency_rounds`).
 
-`miou_low, miou_high` end the interval of mIoU over test images, `groups` are letters (heads that
-share one cannot be separated), `separable_from_best` and `holm_p_value` refer to the first row, and
-`difference_to_best` is this head minus the first row, between `difference_low, difference_high`.
-How they were made is in `interval_level, interval_resamples, interval_images, interval_block`;
-`smallest_difference` is the median over pairs of what these images could show.
+`miou_low, miou_high` end the interval of mIoU of these models over test images. Over other
+trainings and other images are `groups`, letters (heads that share one are not separated; empty
+without a verdict), `separable_from_best` and `holm_p_value`, which refer to the first row, and
+`difference_to_best`, this head minus the first row, between `difference_low, difference_high`.
+`models_groups` to `models_holm_p_value` say the same of the trained models over images alone, and
+`verdict` is one sentence on all heads. How they were made is in `interval_level,
+interval_resamples, interval_images, interval_block`; `smallest_difference` is the median over pairs
+of what as many trainings and images show.
 """
 
 import math
@@ -33,6 +36,7 @@ from contextbench.records.runs import RunRecord, Status
 from contextbench.report.collection import run_note
 from contextbench.report.rankings import difference_to, statistics_of, typical_resolution
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
+from contextbench.report.verdicts import MODELS, models_columns, verdict_sentence
 from contextbench.report.weights import weights_text
 from contextbench.statistics.intervals import Ranking
 from contextbench.statistics.scores import Scores, group_iou, scores
@@ -41,7 +45,7 @@ GROUP_PREFIX = "iou_"  # of columns with the mean IoU of a group of classes
 MEASURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
 RESAMPLED = (
     "miou_low", "miou_high", "groups", "separable_from_best", "difference_to_best",
-    "difference_low", "difference_high", "holm_p_value",
+    "difference_low", "difference_high", "holm_p_value", "models_groups", *MODELS,
 )  # fmt: skip
 RESAMPLING = (
     "interval_level", "interval_resamples", "interval_images", "interval_block",
@@ -71,6 +75,7 @@ def comparison_table(
     heads = [str(head) for head in table["head"]]
     statistics = pd.DataFrame([_statistics(head, heads[0], ranking) for head in heads])
     return table.join(statistics.astype({"separable_from_best": "boolean"})).assign(
+        verdict=verdict_sentence(ranking) if ranking else "",
         **_resampling(ranking),
         dataset=dataset_name(runs[0]),
         protocol=runs[0].protocol_name,
@@ -139,15 +144,24 @@ def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
 def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]:
     """The columns of one head that come from resampling; empty where it is not ranked."""
     ranked = statistics_of(ranking, head)
-    columns = {**dict.fromkeys(RESAMPLED, math.nan), "groups": "", "separable_from_best": None}
+    columns = {
+        **dict.fromkeys(RESAMPLED, math.nan),
+        "groups": "",
+        "models_groups": "",
+        "separable_from_best": None,
+    }
     if ranking is None or ranked is None:
         return columns
     columns.update(miou_low=ranked.miou.low, miou_high=ranked.miou.high, groups=ranked.groups)
+    columns.update(models_groups=ranked.models_groups)
     if head == best:
-        columns.update(separable_from_best=False, difference_to_best=0.0)
+        judged = False if ranked.groups else None
+        columns.update(separable_from_best=judged, difference_to_best=0.0)
     elif statistics_of(ranking, best):
         columns.update(difference_columns(ranking, head, best, "difference_to_best"))
-        columns["separable_from_best"] = ranking.pair(head, best).separated
+        pair = ranking.pair(head, best)
+        columns.update(models_columns(pair, best))
+        columns["separable_from_best"] = pair.separated if pair.tested else None
     return columns
 
 

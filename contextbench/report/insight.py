@@ -1,12 +1,13 @@
 """Which head solves which group of classes, seed by seed, with intervals: numbers from records.
 
 The groups are those that the dataset declares (`labels.groups` of the records). IoU of a group is
-the mean over its classes. A head is judged by its difference to a baseline, in two ways at once:
-over the images of the split (paired bootstrap, corrected by Holm for all comparisons made here),
-and over the seeds, each of one against each of the other.
+the mean over its classes. A head is judged by its difference to a baseline, over other trainings
+and other images at once, corrected by Holm for all heads of the group. Beside that stands what
+guessing within the group scores.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Literal
 from contextbench.config.files import nearest
 from contextbench.report.collection import Collection
 from contextbench.report.rankings import difference_to, statistics_of
+from contextbench.statistics.chance import Chance, chance
 from contextbench.statistics.intervals import (
     Interval,
     Ranking,
@@ -26,7 +28,7 @@ from contextbench.statistics.intervals import (
 )
 from contextbench.system.errors import UserError
 
-Verdict = Literal["solves", "better", "undecided", "worse"]
+Verdict = Literal["solves", "better", "undecided", "worse", "no verdict"]
 
 SOLVED = 0.5  # share of what the baseline lacks to an IoU of 1 that a solution must add
 GROUPED_DATASETS = ("probe",)  # of those that come with the package
@@ -40,8 +42,8 @@ class InsightError(UserError, ValueError):
 class Comparison:
     """A head against the baseline on one group."""
 
-    difference: Interval  # IoU of the head minus that of the baseline; test set
-    holm_p_value: float  # two-sided, corrected for all comparisons of the insight
+    difference: Interval  # IoU of the head minus that of the baseline; no ends: one training
+    holm_p_value: float  # two-sided, corrected for the heads of the group; NaN: too few trainings
     seed_wins: int  # pairs of one seed of each in which the head is better
     seed_losses: int
     seed_pairs: int
@@ -56,6 +58,7 @@ class Cell:
     spread: SeedSpread
     seeds: Mapping[int, Interval]  # seed -> its IoU with the interval of the test set
     comparison: Comparison | None  # None for the baseline
+    at_chance: bool  # the interval of every training begins at or below the level of guessing
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Insight:
     subject: str  # dataset and protocol
     baseline: str
     groups: Mapping[str, Sequence[str]]  # name -> its classes
+    chance: Mapping[str, Chance]  # group -> IoU of guessing within it
     heads: Sequence[str]  # the baseline, then by mIoU over all classes, best first
     cells: Mapping[tuple[str, str], Cell]  # (head, group)
     images: int
@@ -73,8 +77,9 @@ class Insight:
 
     @property
     def comparisons(self) -> int:
-        """Number of differences to the baseline: what p-values are corrected for."""
-        return sum(cell.comparison is not None for cell in self.cells.values())
+        """Number of differences to the baseline that have a verdict."""
+        compared = (cell.comparison for cell in self.cells.values())
+        return sum(each is not None and each.verdict != "no verdict" for each in compared)
 
     def heads_with(self, verdict: Verdict, group: str) -> list[str]:
         """Heads that got a verdict on a group."""
@@ -98,6 +103,8 @@ def judge(
     heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
     rankings = {group: ranked(classes=members) for group, members in labels.groups.items()}
     comparisons = _comparisons(rankings, heads)
+    labelled = next(iter(areas[baseline].values())).labelled.sum(axis=0)
+    levels = {group: chance(labelled, members) for group, members in labels.groups.items()}
     cells = {}
     for (group, ranking), head in itertools.product(rankings.items(), heads):
         own = statistics_of(ranking, head)
@@ -111,11 +118,15 @@ def judge(
             )
             for seed in sorted(areas[head])
         }
-        cells[head, group] = Cell(own.miou, own.seeds, seeds, comparisons.get((head, group)))
+        level = levels[group].highest
+        guessing = all(each.low <= level for each in seeds.values())
+        compared = comparisons.get((head, group))
+        cells[head, group] = Cell(own.miou, own.seeds, seeds, compared, guessing)
     return Insight(
         subject=collection.subject,
         baseline=baseline,
         groups={g: [labels.classes[k] for k in members] for g, members in labels.groups.items()},
+        chance=levels,
         heads=heads,
         cells=cells,
         images=overall.images,
@@ -145,10 +156,17 @@ def _comparisons(
     """(head, group) -> every head against the first one."""
     baseline, *others = heads
     keys = list(itertools.product(others, rankings))
-    p_values = [rankings[group].pair(head, baseline).p_value for head, group in keys]
+    pairs = {key: rankings[key[1]].pair(key[0], baseline) for key in keys}
+    p_values: dict[tuple[str, str], float] = {}
+    for group in rankings:  # each is a question of its own
+        tested = [key for key in keys if key[1] == group and pairs[key].tested]
+        corrected = holm([pairs[key].p_value for key in tested])
+        p_values.update(zip(tested, corrected, strict=True))
     return {
-        (head, group): _comparison(rankings[group], head, baseline, p_value)
-        for (head, group), p_value in zip(keys, holm(p_values), strict=True)
+        (head, group): _comparison(
+            rankings[group], head, baseline, p_values.get((head, group), math.nan)
+        )
+        for head, group in keys
     }
 
 
@@ -159,13 +177,12 @@ def _comparison(ranking: Ranking, head: str, baseline: str, holm_p_value: float)
     difference = difference_to(ranking, head, baseline)
     contests = list(itertools.product(own.seeds.values, other.seeds.values))
     wins, losses = sum(a > b for a, b in contests), sum(a < b for a, b in contests)
-    verdict: Verdict = "undecided"
+    verdict: Verdict = "no verdict" if math.isnan(holm_p_value) else "undecided"
     if holm_p_value < 1 - ranking.resampling.level:
-        if wins == len(contests):
-            lacking = 1 - other.miou.estimate
-            verdict = "solves" if difference.low >= SOLVED * lacking else "better"
-        elif losses == len(contests):
-            verdict = "worse"
+        lacking = 1 - other.miou.estimate
+        verdict = "worse" if difference.estimate < 0 else "better"
+        if difference.low >= SOLVED * lacking:
+            verdict = "solves"
     return Comparison(difference, holm_p_value, wins, losses, len(contests), verdict)
 
 

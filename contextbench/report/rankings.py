@@ -3,6 +3,7 @@
 import math
 from statistics import median
 
+from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.words import grouped
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
@@ -12,17 +13,20 @@ def statistics_of(ranking: Ranking | None, head: str) -> HeadStatistics | None:
     return next((each for each in ranking.heads if each.head == head), None) if ranking else None
 
 
-def difference_to(ranking: Ranking, head: str, reference: str) -> Interval:
-    """mIoU of a head minus that of another; the interval turns around with the sign."""
+def difference_to(ranking: Ranking, head: str, reference: str, *, models: bool = False) -> Interval:
+    """mIoU of a head minus that of another; the interval turns around with the sign.
+
+    `models`: the interval of the trained models over images alone.
+    """
     if head == reference:
         return Interval(0.0, 0.0, 0.0)
     pair = ranking.pair(head, reference)
-    estimate, low, high = pair.difference
-    return pair.difference if pair.first == head else Interval(-estimate, -high, -low)
+    known = pair.models.difference if models else pair.difference
+    return known if pair.first == head else Interval(-known.estimate, -known.high, -known.low)
 
 
 def not_separated(ranking: Ranking | None, one: str, other: str) -> bool:
-    """Whether the split cannot tell two heads apart; False for heads that are not ranked."""
+    """Whether two heads are not told apart; False for heads that are not ranked."""
     return ranking is not None and any(
         {pair.first, pair.second} == {one, other} and not pair.separated for pair in ranking.pairs
     )
@@ -39,7 +43,8 @@ def several_seeds(ranking: Ranking) -> bool:
 
 
 def typical_resolution(ranking: Ranking) -> float:
-    """The smallest difference that such images show, median over the pairs; NaN without pairs."""
+    """The smallest difference that as many trainings and images show, median over the pairs; NaN
+    without verdicts."""
     known = [p.smallest_difference for p in ranking.pairs if not math.isnan(p.smallest_difference)]
     return median(known) if known else math.nan
 
@@ -53,10 +58,5 @@ def draws_of(ranking: Ranking) -> str:
 
 
 def best_sentence(ranking: Ranking) -> str:
-    """Which heads the split cannot separate from the best."""
-    best, *alike = ranking.best_group
-    if not alike:
-        return f"This split separates {best} from every other head."
-    if len(alike) + 1 == len(ranking.heads):
-        return f"This split separates no head from {best}."
-    return f"This split cannot separate from {best}: {', '.join(alike)}."
+    """Which heads are not separated from the best, or why nothing can be said."""
+    return verdict_sentence(ranking)

@@ -10,6 +10,7 @@ import numpy as np
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.statistics.draws import FloatArray
+from contextbench.statistics.scores import class_iou
 
 
 def aligned(
@@ -43,35 +44,22 @@ def aligned(
 def iou_of_draws(weights: FloatArray, seeds: FloatArray) -> FloatArray:
     """IoU (S, draws, K) of counts (S, 3, N, K) whose images are weighted by (draws, N).
 
-    NaN for a class that a draw lacks. Sums of whole numbers are exact in float64 up to 2^53.
+    NaN for a class that no drawn image is labelled with. Sums of whole numbers are exact in float64
+    up to 2^53.
     """
     sums = np.tensordot(weights, seeds, axes=(1, 2))  # (draws, S, 3, K), as one matrix product
-    correct, predicted, labelled = sums.transpose(2, 1, 0, 3)  # each (S, draws, K)
-    union = predicted + labelled - correct
-    quotient = np.full(union.shape, np.nan)
-    np.divide(correct, union, out=quotient, where=union > 0)
-    return quotient
-
-
-def mean_of_present(iou: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    present = ~np.isnan(iou)
-    number = present.sum(axis=-1)
-    total = np.where(present, iou, 0).sum(axis=-1)
-    mean = np.full(total.shape, np.nan)
-    np.divide(total, number, out=mean, where=number > 0)
-    return mean
+    return class_iou(*sums.transpose(2, 1, 0, 3))  # each (S, draws, K)
 
 
 def effects(seeds: FloatArray) -> FloatArray:
     """(images,): the first-order effect of each image on mIoU, mean over seeds.
 
-    With I and U the sums over images, it is the mean over classes of (I_i - IoU U_i) / U.
+    With I and U the sums over images, it is the mean over labelled classes of (I_i - IoU U_i) / U.
     """
     correct, predicted, labelled = np.moveaxis(seeds, 1, 0)  # each (seeds, images, classes)
     union = predicted + labelled - correct
     total = union.sum(axis=1, keepdims=True)
-    present = total > 0
+    present = labelled.sum(axis=1, keepdims=True) > 0
     iou = np.divide(
         correct.sum(axis=1, keepdims=True), total, out=np.zeros_like(total), where=present
     )

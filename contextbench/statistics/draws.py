@@ -17,6 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 
 DRAWS_AT_ONCE = 500  # bounds memory: 20 MB of weights for 5000 images
 SHORTEST_SERIES = 8  # fewer values say nothing of their dependence
+FEWEST_UNITS = 8  # images, blocks or clusters, below which intervals have no ends
+LONGER = 2  # times the length that is best for a standard error: intervals hold better
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,16 @@ def block_length(series: FloatArray) -> int:
     That of the series with the longest blocks, rounded; 1 where neighbours are not alike.
     """
     return max(round(optimal_block_length(row)) for row in series)
+
+
+def longer_blocks(length: int, images: int) -> int:
+    """`LONGER` times the `length`, for intervals, as far as `FEWEST_UNITS` blocks are left.
+
+    Blocks of one image, and those of which there are too few already, stay as they are.
+    """
+    if length == 1 or images // length < FEWEST_UNITS:
+        return length
+    return min(LONGER * length, images // FEWEST_UNITS)
 
 
 def optimal_block_length(values: FloatArray) -> float:

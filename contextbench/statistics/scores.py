@@ -2,12 +2,16 @@
 
 For class k: intersection I_k (pixels of class k predicted as k), predicted P_k, labelled L_k, all
 over labelled pixels only. IoU_k = I_k / (P_k + L_k - I_k). Counts stay int64 until one division at
-the end. A class absent from both predictions and labels has no IoU: it is NaN, left out of every
-mean and listed.
+the end.
+
+A class without a labelled pixel has no IoU, whatever was predicted: it is NaN, left out of every
+mean and listed, and pixels predicted as it are counted as `stray`. They lower the IoU of the
+classes that they were taken from. Every mIoU of this package divides in `class_iou`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,12 +23,33 @@ from contextbench.records.watched import Watched
 class Scores:
     """What a set of predictions scores. NaN where there is nothing to divide by."""
 
-    miou: float  # mean IoU over classes that are present
+    miou: float  # mean IoU over labelled classes
     pixel_accuracy: float  # correct pixels of all labelled pixels
     mean_accuracy: float  # mean over labelled classes of I_k / L_k
     frequency_weighted_iou: float  # IoU weighted by the share of labelled pixels
-    iou_per_class: tuple[float, ...]  # NaN for absent classes
-    absent: tuple[int, ...]  # train ids in neither predictions nor labels
+    iou_per_class: tuple[float, ...]  # NaN for classes without a labelled pixel
+    absent: tuple[int, ...]  # train ids without a labelled pixel
+    stray: int  # pixels predicted as those
+
+
+def class_iou(
+    intersection: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]
+) -> NDArray[np.float64]:
+    """I / (P + L - I) of counts of equal shape, classes last; NaN where nothing is labelled."""
+    quotient = np.full(np.shape(labelled), np.nan)
+    union = predicted + labelled - intersection
+    np.divide(intersection, union, out=quotient, where=labelled > 0)
+    return quotient
+
+
+def mean_of_present(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    present = ~np.isnan(iou)
+    number = present.sum(axis=-1)
+    total = np.where(present, iou, 0).sum(axis=-1)
+    mean = np.full(total.shape, np.nan)
+    np.divide(total, number, out=mean, where=number > 0)
+    return mean
 
 
 def scores(intersection: ArrayLike, predicted: ArrayLike, labelled: ArrayLike) -> Scores:
@@ -33,15 +58,16 @@ def scores(intersection: ArrayLike, predicted: ArrayLike, labelled: ArrayLike) -
     Raises ValueError for counts that no prediction can have, such as fractions or I_k > L_k.
     """
     correct, guessed, truth = _totals(intersection, predicted, labelled)
-    union = guessed + truth - correct
-    iou = _divide(correct, union)
+    iou = class_iou(correct, guessed, truth)
+    absent = truth == 0
     return Scores(
         miou=_mean(iou),
         pixel_accuracy=float(_divide(correct.sum(), truth.sum())),
         mean_accuracy=_mean(_divide(correct, truth)),
         frequency_weighted_iou=float(_divide(np.nansum(truth * iou), truth.sum())),
         iou_per_class=tuple(iou.tolist()),
-        absent=tuple(np.flatnonzero(union == 0).tolist()),
+        absent=tuple(np.flatnonzero(absent).tolist()),
+        stray=int(guessed[absent].sum()),
     )
 
 
@@ -56,7 +82,7 @@ def watched_miou(entry: Watched) -> float:
 def group_iou(
     iou_per_class: Sequence[float], groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Mean IoU of each group of train ids over its present classes; NaN if all are absent."""
+    """Mean IoU of each group of train ids over its labelled classes; NaN without any."""
     iou = np.asarray(iou_per_class, dtype=np.float64)
     return {name: _mean(iou[list(members)]) for name, members in groups.items()}
 
@@ -88,6 +114,4 @@ def _divide(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is not NaN; NaN, without a warning, where nothing is left."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")
+    return float(mean_of_present(values))

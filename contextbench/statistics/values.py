@@ -6,6 +6,7 @@ is the mean of v, so that draws, intervals and letters are those of counts.
 """
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,14 @@ def rank_values(
     columns, values that are no finite numbers, and heads that are not of the same images.
     """
     names, counts = _counts(_checked(table, source), source)
-    return rank_counts(counts, names, [0], sampling=sampling, resampling=resampling)
+    return rank_counts(
+        counts,
+        names,
+        [0],
+        sampling=sampling,
+        resampling=resampling,
+        bounds=(-math.inf, math.inf),
+    )
 
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:

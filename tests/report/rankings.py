@@ -14,11 +14,13 @@ from contextbench.report.collection import Collection, collect
 from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
+    ModelsTest,
     PairStatistics,
     Ranking,
     Resampling,
     SeedSpread,
 )
+from contextbench.statistics.methods import Parts
 from tests.report.records import run
 
 TWO = LabelInfo(classes=["road", "sky"], palette=[(0, 0, 0), (9, 9, 9)])
@@ -34,13 +36,16 @@ def pair(first: str, second: str, difference: Interval, p: float, smallest: floa
         holm_p_value=p,
         separated=p < 0.05,
         smallest_difference=smallest,
-        seed_wins=1,
-        seed_pairs=1,
+        seed_wins=9,
+        seed_pairs=9,
+        models=ModelsTest(difference, p / 6, p / 2, p < 0.05, smallest / 2),
+        parts=Parts((0.01, 0.01), (3, 3), 0.005, 7),
     )
 
 
 def head(name: str, miou: Interval, groups: str) -> HeadStatistics:
-    return HeadStatistics(name, miou, SeedSpread((miou.estimate,)), groups, (1.0, 0.0, 0.0))
+    seeds = SeedSpread(tuple(miou.estimate + shift for shift in (-0.01, 0.0, 0.01)))
+    return HeadStatistics(name, miou, seeds, groups, (1.0, 0.0, 0.0), groups)
 
 
 RANKING = Ranking(

@@ -134,8 +134,8 @@ def test_the_interval_is_the_paired_one_of_a_minus_b(tmp_path: Path) -> None:
     explanation = explain_runs(written(tmp_path / "a", low), written(tmp_path / "b", high), FEW)
     pair = rank({"high": {0: high}, "low": {0: low}}, resampling=FEW).pair("high", "low")
     assert explanation.interval is not None
-    assert explanation.interval.low == -pair.difference.high
-    assert explanation.interval.high == -pair.difference.low
+    assert explanation.interval.low == -pair.models.difference.high
+    assert explanation.interval.high == -pair.models.difference.low
     expected = [scores(a.totals().intersection, a.totals().predicted, a.totals().labelled).miou
                 for a in (low, high)]  # fmt: skip
     assert explanation.miou == tuple(expected)

@@ -65,7 +65,7 @@ def test_the_best_is_bold_and_what_cannot_be_separated_from_it_has_a_dagger():
     assert r"\textbf{80.0} & [78.0, 82.0] &" in body["ocr"]
     assert r"79.0 & [76.0, 81.0]\rlap{$^{\dagger}$} &" in body["ppm"]
     assert r"70.0 & [68.0, 73.0] &" in body["fcn"]
-    assert r"$\dagger$: these images do not separate this head from the best one" in latex
+    assert r"$\dagger$: not separated from the best head, over trainings and images" in latex
 
 
 def test_letters_of_groups_replace_the_dagger():

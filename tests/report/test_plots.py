@@ -34,12 +34,14 @@ from contextbench.report.words import signed
 from contextbench.statistics.intervals import (
     HeadStatistics,
     Interval,
+    ModelsTest,
     PairStatistics,
     Ranking,
     Resampling,
     SeedSpread,
     rank,
 )
+from contextbench.statistics.methods import Parts
 from tests.report.records import (
     CLASSES,
     GROUPS,
@@ -76,7 +78,9 @@ def ranking() -> Ranking:
 
 def pair(first: str, second: str, difference: Interval, *, separated: bool) -> PairStatistics:
     p = 0.001 if separated else 0.4
-    return PairStatistics(first, second, difference, p, p, separated, 0.02, 1, 1)
+    models = ModelsTest(difference, p, p, separated, 0.01)
+    parts = Parts((0.01, 0.01), (3, 3), 0.005, 7)
+    return PairStatistics(first, second, difference, p, p, separated, 0.02, 9, 9, models, parts)
 
 
 def head(name: str, miou: float, *shares: float, groups: str = "a") -> HeadStatistics:
@@ -240,11 +244,11 @@ def test_the_front_is_dotted_between_heads_that_cannot_be_separated():
 
 
 def test_a_tradeoff_names_the_heads_that_cannot_be_separated_from_the_best():
-    assert "This split cannot separate from ocr: fcn." in texts(rising(THREE))
+    assert "ocr has the highest mIoU; not separated from it: fcn." in texts(rising(THREE))
     one = replace(THREE, pairs=tuple(replace(p, separated=True) for p in THREE.pairs))
-    assert "This split separates ocr from every other head." in texts(rising(one))
+    assert "ocr is better than every other head, over other trainings" in texts(rising(one))
     none = replace(THREE, pairs=tuple(replace(p, separated=False) for p in THREE.pairs))
-    assert "This split separates no head from ocr." in texts(rising(none))
+    assert "No head is separated from ocr, which has the highest mIoU." in texts(rising(none))
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(9, "linear"), (11, "log")])

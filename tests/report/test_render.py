@@ -15,9 +15,10 @@ from contextbench.report.columns import column_names, sort_rows
 from contextbench.report.comparison import comparison_table, cost_table, per_class_table
 from contextbench.report.tables.comparison import comparison_sheet, printable
 from contextbench.report.tables.sheet import Sheet, markdown_text
+from contextbench.report.verdicts import verdict_sentence
 from contextbench.statistics.intervals import Interval
 from contextbench.system.console import SafeConsole
-from tests.report.printed import per_class_markdown, render_markdown
+from tests.report.printed import per_class_markdown, render_latex, render_markdown
 from tests.report.rankings import RANKING, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,
@@ -91,7 +92,17 @@ def test_the_legend_says_how_intervals_groups_and_differences_were_made():
     text = render_markdown(comparison_table(ranked_runs(), None, ranking=RANKING), [])
     assert "95 % interval over test images (1 000 resamples of 50 images, in blocks of 7" in text
     assert "Holm's correction over all pairs, at 5 %" in text
-    assert "power of 0.8: 3.0 points, median over pairs" in text
+    assert "with a power of 0.8, corrected for all pairs: 3.0 points, median over pairs" in text
+
+
+@pytest.mark.parametrize("render", [render_markdown, render_latex])
+def test_every_form_and_choice_of_columns_has_the_sentence_on_heads(render):
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
+    sentence = verdict_sentence(RANKING)
+    assert set(table["verdict"]) == {sentence}
+    assert "not separated from it: ppm." in sentence
+    for columns in (None, ["parameters"]):
+        assert sentence in " ".join(render(table, [], columns).replace("% ", "").split())
 
 
 def test_without_intervals_the_legend_is_silent_about_them():
@@ -288,7 +299,8 @@ def test_numbers_are_aligned_beside_details_and_marks():
     """The last head has neither interval nor mark, one other has a mark."""
     runs = [*ranked_runs(), failed("fcn", 1), run("isa", iou=[0.4] * 9)]
     text = printed(comparison_table(runs, None, ranking=RANKING), 100)
-    lines = [line for line in text.splitlines() if line.startswith(("ocr", "ppm", "fcn", "isa"))]
+    lines = [line for line in text.splitlines() if line.startswith(("ocr ", "ppm", "fcn", "isa"))]
+    lines = [line for line in lines if "n = 1" in line]
     assert len({line.index(".") for line in lines}) == 1
     assert len({line.index("[") for line in lines[:3]}) == 1
     assert len({line.index("n = 1") for line in lines}) == 1

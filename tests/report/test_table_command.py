@@ -55,7 +55,7 @@ def test_the_console_shows_scores_and_notes(runs: Path):
     assert result.exit_code == 0, result.output
     assert "± " in result.stdout
     assert "[" in result.stdout
-    assert "Brackets: 95 % interval" in " ".join(result.stdout.split())
+    assert "Brackets of mIoU: 95 % interval" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(("form", "start"), [("markdown", "| head |"), ("latex", "% Needs ")])

@@ -133,13 +133,28 @@ def test_a_head_whose_seeds_do_not_all_have_areas_has_no_interval(tmp_path):
 
 def test_records_are_ranked_by_their_areas(tmp_path):
     """All images of one head are 0.2 better: whatever is drawn, it wins."""
-    collection = collected(tmp_path, {"fcn": [0.5, 0.5], "ppm": [0.7, 0.7]})
+    collection = collected(tmp_path, {"fcn": [0.5, 0.51, 0.5], "ppm": [0.7, 0.71, 0.7]})
     table = comparison_table(collection.runs, None, ranking=collection.ranking)
     assert list(table["head"]) == ["ppm", "fcn"]
-    assert list(table["groups"]) == ["a", "b"]
+    assert list(table["groups"]) == list(table["models_groups"]) == ["a", "b"]
     fcn = row_of(table, "fcn")
     assert fcn["separable_from_best"]
     assert fcn["difference_low"] <= fcn["difference_to_best"] <= fcn["difference_high"] < 0
+    assert fcn["models_difference_low"] <= fcn["models_difference_high"] < 0
+    assert set(table["verdict"]) == {
+        "ppm is better than every other head, over other trainings and images."
+    }
+
+
+def test_one_training_says_nothing_of_heads(tmp_path):
+    collection = collected(tmp_path, {"fcn": [0.5], "ppm": [0.7]})
+    table = comparison_table(collection.runs, None, ranking=collection.ranking)
+    assert list(table["groups"]) == ["", ""]
+    assert list(table["models_groups"]) == ["a", "b"]
+    assert table["separable_from_best"].isna().all()
+    assert table[["difference_low", "difference_high", "holm_p_value"]].isna().all(axis=None)
+    assert row_of(table, "fcn")["models_difference_high"] < 0
+    assert "in this one training: nothing is said of heads" in table["verdict"].iloc[0]
 
 
 def test_training_devices_are_those_of_finished_runs():

@@ -26,12 +26,16 @@ from contextbench.report.figures.style import (
 )
 from contextbench.report.looks import head_style, shortened
 from contextbench.report.rankings import best_sentence, difference_to, draws_of
+from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.words import ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
 PLACE, ROW = 0.34, 0.2  # inches: width of a place, height of a head
-SHADED = "Shaded: true differences that a split like this misses more often than one time in five."
-LETTERS = "Heads that share a letter cannot be separated by this split."
+SHADED = (
+    "Shaded: true differences that as many trainings and images miss more often than one time in "
+    "five."
+)
+LETTERS = "Heads that share a letter are not separated, over trainings and images."
 
 
 def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) -> Figure:
@@ -44,10 +48,11 @@ def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) 
     names = [shortened(each.head) for each in ranking.heads]
     shares = np.array([each.rank_shares for each in ranking.heads])
     places = [_ordinal(place) for place in range(1, len(names) + 1)]
-    letters = [each.groups for each in ranking.heads]
+    judged = ranking.claims == "heads"
+    letters = [each.groups if judged else each.models_groups for each in ranking.heads]
     caption = (
-        f"Share (%) of {draws_of(ranking)} in which a head takes a place. {LETTERS} "
-        f"{best_sentence(ranking)} {_training(ranking.heads)}"
+        f"Share (%) of {draws_of(ranking)} in which a head takes a place. "
+        f"{_letters_sentence(ranking)}{best_sentence(ranking)} {_training(ranking.heads)}"
     )
     needed = name_width(names) + PLACE * len(places) + name_width(["group", *letters])
     figure = new_figure(column_width(needed, width), 0.35 + ROW * len(names), title, caption)
@@ -76,7 +81,8 @@ def paired_differences(
     if base is None or len(known) < 2:
         raise ValueError(f"no differences to {reference or 'the best head'}: it needs another head")
     names = [shortened(head) for head in known]
-    differences = [difference_to(ranking, head, base.head) for head in known]
+    models = ranking.claims == "models"
+    differences = [difference_to(ranking, head, base.head, models=models) for head in known]
     texts = [_described(each) for each in differences]
     needed = name_width(names) + text_width(texts, SMALL) + 1.3
     caption = _difference_caption(ranking, base, len(ranking.heads) - len(known))
@@ -108,30 +114,46 @@ def _draw_difference(
     if head is base:
         return
     pair = ranking.pair(head.head, base.head)
-    limit = 100 * pair.smallest_difference
+    models = ranking.claims == "models"
+    judged = pair.models if models else pair
+    limit = 100 * judged.smallest_difference
     if not math.isnan(limit):
         box = Rectangle((-limit, row - 0.42), 2 * limit, 0.84, facecolor=RULE, zorder=1)
         axes.add_patch(box)
-    estimate, low, high = (100 * value for value in difference_to(ranking, head.head, base.head))
+    difference = difference_to(ranking, head.head, base.head, models=models)
+    estimate, low, high = (100 * value for value in difference)
     axes.plot([low, high], [row, row], color=style.colour, linewidth=1.4, zorder=3)
     axes.plot(
         [estimate], [row], marker=style.marker, markersize=4.5, color=style.colour, zorder=4,
-        markerfacecolor=style.colour if pair.separated else "white", markeredgewidth=1,
+        markerfacecolor=style.colour if judged.separated else "white", markeredgewidth=1,
     )  # fmt: skip
 
 
 def _difference_caption(ranking: Ranking, base: HeadStatistics, missing: int) -> str:
     sentences = [
         f"mIoU minus that of {base.head}.",
-        f"Bars: {level_text(ranking.resampling.level)} interval over the same {draws_of(ranking)}, "
-        "one comparison at a time; filled markers: separated after Holm's correction for all "
-        f"{len(ranking.pairs)} pairs, hollow: not.",
-        SHADED,
+        verdict_sentence(ranking),
+        f"Bars: {level_text(ranking.resampling.level)} interval over {_over(ranking)}, one "
+        "comparison at a time; filled markers: separated after Holm's correction for all pairs, "
+        "hollow: not.",
+        SHADED if ranking.claims == "heads" else "",
         _training(ranking.heads, f" minus the mean of {base.head}"),
     ]
     if missing:
         sentences.append(f"{missing} without a score not shown.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _over(ranking: Ranking) -> str:
+    if ranking.claims == "models":
+        return f"the same {draws_of(ranking)}, of these trained models"
+    return "other trainings and other images"
+
+
+def _letters_sentence(ranking: Ranking) -> str:
+    if ranking.claims == "heads":
+        return f"{LETTERS} "
+    return "Letters: of these trained models over images alone, which say nothing of heads. "
 
 
 def _training(heads: Sequence[HeadStatistics], dots: str | None = None) -> str:

@@ -31,6 +31,7 @@ from contextbench.report.papers.legend import (
 from contextbench.report.papers.runs import RowRuns
 from contextbench.report.rankings import statistics_of
 from contextbench.report.tables.sheet import Remark, Sheet, markdown_list, sheet_markdown
+from contextbench.report.verdicts import MODELS, models_columns
 from contextbench.report.words import ABSENT, ends, fixed, percent, signed, signed_points
 from contextbench.statistics.intervals import Interval, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
@@ -50,7 +51,8 @@ class AblationTable:
     `frame` has one row for each of the ablation, in its order: `label, name, head, protocol,
     changes, baseline`; `published_<column>_miou`, `_difference` and `_status` for every published
     column; `seeds, miou, miou_low, miou_high, miou_seed_sd, difference, difference_low,
-    difference_high, holm_p_value, separated, smallest_difference, notes`. Fractions.
+    difference_high, holm_p_value, separated, smallest_difference, models_difference_low,
+    models_difference_high, models_holm_p_value, models_separated, notes`. Fractions.
     """
 
     name: str
@@ -82,7 +84,7 @@ def ablation_table(
     return AblationTable(
         name=ablation.name,
         title=ablation.title,
-        frame=frame.astype({"separated": "boolean"}),
+        frame=frame.astype({"separated": "boolean", "models_separated": "boolean"}),
         headings=headings,
         decimals={
             name: max(score.decimals for score in scores_of(name, ablation))
@@ -170,6 +172,8 @@ def _measured(row: RowRuns, baseline: RowRuns, ranking: Ranking | None) -> dict[
         **MISSING,
         "miou_seed_sd": stdev(mious) if len(mious) > 1 else math.nan,
         "separated": None,
+        **dict.fromkeys(MODELS, math.nan),
+        "models_separated": None,
     }
     ranked = statistics_of(ranking, row.label)
     if ranking is None or ranked is None:
@@ -178,7 +182,12 @@ def _measured(row: RowRuns, baseline: RowRuns, ranking: Ranking | None) -> dict[
     if row is not baseline and baseline.areas:
         pair = ranking.pair(row.label, baseline.label)
         columns.update(difference_columns(ranking, row.label, baseline.label, "difference"))
-        columns.update(separated=pair.separated, smallest_difference=pair.smallest_difference)
+        columns.update(
+            **models_columns(pair, baseline.label),
+            separated=pair.separated if pair.tested else None,
+            models_separated=pair.models.separated,
+            smallest_difference=pair.smallest_difference,
+        )
     return columns
 
 

@@ -12,6 +12,7 @@ from contextbench.report.papers.runs import RowRuns
 from contextbench.report.rankings import draws_of
 from contextbench.report.words import ABSENT, level_text
 from contextbench.statistics.intervals import Ranking
+from contextbench.statistics.methods import TRAININGS
 
 UNCONFIRMED = "‡"
 
@@ -133,8 +134,9 @@ def _separation(ranking: Ranking | None) -> list[str]:
     if ranking is None or not ranking.pairs:
         return []
     return [
-        "Separated: whether the images of the split can tell the row from the baseline, corrected "
-        "for all pairs of the table (Holm)."
+        "Separated: whether the row differs from the baseline over other trainings and other "
+        f"images, corrected for all pairs of the table (Holm); {ABSENT}: fewer than {TRAININGS} "
+        "trainings of either. The interval of the difference is over both."
     ]
 
 

@@ -89,7 +89,7 @@ def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) 
         headings=[Column("head", "head"), *shown],
         rows=rows,
         remarks=_legend(table, rows),
-        left=("groups",),
+        left=("groups", "models_groups"),
         dropped_first=() if columns else (*DROPPED_FIRST, *reversed(group_columns(table))),
     )
 
@@ -133,8 +133,9 @@ def _has_values(table: pd.DataFrame, name: str) -> bool:
     """Whether a column says anything of this table."""
     if name == "miou_seed_sd":
         return bool((table["seeds"] > 0).any())
-    if name == "groups":
-        return int((table[name] != "").sum()) > 1
+    if name in ("groups", "models_groups"):
+        said = int((table[name] != "").sum()) > 1
+        return said and (name == "groups" or not (table["groups"] != "").any())
     if name == "difference_to_best":
         return int(table[name].notna().sum()) > 1
     return bool(table[name].notna().any())
@@ -147,7 +148,7 @@ def _label(head: str) -> str:
 def _cells(table: pd.DataFrame, column: Column, daggers: bool) -> list[Cell]:
     """A column of cells; `daggers` mark what cannot be separated from the best."""
     name, records = column.name, [row for _, row in table.iterrows()]
-    if name == "groups":
+    if name in ("groups", "models_groups"):
         return [Cell(row[name] or ABSENT, value=row[name] or None) for row in records]
     cells = number_cells(table, column)
     if name in TEXTS:
@@ -236,7 +237,7 @@ def _legend(table: pd.DataFrame, rows: Sequence[Sequence[Cell]]) -> list[Remark]
     """What columns and marks mean."""
     remarks = [*_legend_of_scores(table), *_legend_of_costs(table)]
     if any(cell.tied for row in rows for cell in row):
-        text = f"{DAGGER}: these images do not separate this head from the best one."
+        text = f"{DAGGER}: not separated from the best head, over trainings and images."
         remarks.append(Remark(f"{text} {_test_of(table)}", ["miou"]))
     if any(cell.text == ABSENT for row in rows for cell in row):
         remarks.append(Remark(f"{ABSENT}: no value."))
@@ -246,23 +247,28 @@ def _legend(table: pd.DataFrame, rows: Sequence[Sequence[Cell]]) -> list[Remark]
 def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
     if "miou" not in table:
         return []
-    remarks = [Remark(_seed_sentence(table), ["miou_seed_sd"])]
+    remarks = [Remark(str(text)) for text in table["verdict"].iloc[:1] if text]
+    remarks.append(Remark(_seed_sentence(table), ["miou_seed_sd"]))
     weights = dict(zip(table["head"], table["weights"], strict=True))
     if text := weights_sentence(weights):
         remarks.append(Remark(text, ["miou"]))
     if not math.isnan(table["interval_level"].iloc[0]):
         remarks.append(Remark(_interval_sentence(table.iloc[0]), ["miou", "difference_to_best"]))
-        text = "Group: these images do not separate heads that share a letter."
+        text = "Group: heads that share a letter are not separated, over trainings and images."
         remarks.append(Remark(f"{text} {_test_of(table)}", ["groups"]))
-    text = "Difference: to the best head, paired over images."
+    text = (
+        "These models: letters of the trained models over images alone, which say nothing of heads."
+    )
+    remarks.append(Remark(text, ["models_groups"]))
+    text = "Difference: to the best head; brackets: over other trainings and other images."
     remarks.append(Remark(text, ["difference_to_best"]))
     text = f"p-value: that a head is no different from the best. {_test_of(table)}"
     remarks.append(Remark(text, ["holm_p_value"]))
     smallest = float(table["smallest_difference"].iloc[0])
     if not math.isnan(smallest):
         text = (
-            "Smallest difference in mIoU that such images show with a power of 0.8: "
-            f"{percent(smallest)} points, median over pairs of heads."
+            "Smallest true difference in mIoU that as many trainings and images show with a power "
+            f"of 0.8, corrected for all pairs: {percent(smallest)} points, median over pairs."
         )
         remarks.append(Remark(text, ["miou", "groups", "difference_to_best"]))
     return remarks
@@ -271,7 +277,7 @@ def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
 def _test_of(table: pd.DataFrame) -> str:
     level = 1 - float(table["interval_level"].iloc[0])
     return (
-        "Two-sided paired test with Holm's correction over all pairs"
+        "Two-sided test with Holm's correction over all pairs"
         f"{'' if math.isnan(level) else f', at {100 * level:.2g} %'}."
     )
 
@@ -281,7 +287,7 @@ def _interval_sentence(first: Row) -> str:
     blocks = f", in blocks of {block} neighbouring frames" if block > 1 else ""
     resamples = f"{int(first['interval_resamples']):,}".replace(",", " ")
     return (
-        f"Brackets: {level_text(first['interval_level'])} interval over test images "
+        f"Brackets of mIoU: {level_text(first['interval_level'])} interval over test images "
         f"({resamples} resamples of {int(first['interval_images'])} images{blocks}), which says "
         "nothing of another training."
     )

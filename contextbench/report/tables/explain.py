@@ -5,6 +5,7 @@ more than one thing differs, the difference in mIoU belongs to all of them toget
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -33,7 +34,7 @@ from contextbench.records.stored import RecordError
 from contextbench.report.rankings import difference_to, draws_of
 from contextbench.report.tables.sheet import Sheet
 from contextbench.report.words import ABSENT, ends, level_text, percent
-from contextbench.statistics.intervals import Interval, PairStatistics, Ranking, Resampling, rank
+from contextbench.statistics.intervals import Interval, ModelsTest, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
 from contextbench.system.reading import exists
 
@@ -342,8 +343,8 @@ def _compared(
     except RecordError as error:
         return _Judged(None, f"Nothing can be said of the difference in mIoU: {error}.")
     pair = ranking.pair("A", "B")
-    interval = difference_to(ranking, "A", "B")
-    return _Judged(interval, _paired_text(interval, pair, ranking), ranking.limits)
+    interval = difference_to(ranking, "A", "B", models=True)
+    return _Judged(interval, _paired_text(interval, pair.models, ranking), ranking.limits)
 
 
 def _alone(folder: Path, run: RunRecord, theirs: float | None, resampling: Resampling) -> _Judged:
@@ -386,17 +387,18 @@ def _check_same_images(one: Areas, other: Areas) -> None:
         raise RecordError("A and B were evaluated on images of the same names with other labels")
 
 
-def _paired_text(interval: Interval, pair: PairStatistics, ranking: Ranking) -> str:
+def _paired_text(interval: Interval, models: ModelsTest, ranking: Ranking) -> str:
+    sign = "≤" if models.at_floor else "="
     text = (
         f"{_level(ranking)}, paired: {_range(interval)} points ({draws_of(ranking)}; "
-        f"p = {pair.p_value:.2g})."
+        f"p {sign} {models.p_value:.2g})."
     )
-    if pair.separated:
-        text += " These images separate the two models as trained"
-    else:
-        least = percent(pair.smallest_difference)
-        text += f" These images cannot separate the two models; they would show {least} points"
-    return f"{text}."
+    if models.separated:
+        return f"{text} These images separate the two models as trained; another training may not."
+    if math.isnan(models.smallest_difference):
+        return f"{text} These images are too few to separate any two models."
+    least = percent(models.smallest_difference)
+    return f"{text} These images cannot separate the two models; they would show {least} points."
 
 
 def _range(interval: Interval) -> str:

@@ -20,14 +20,17 @@ from contextbench.report.tables.sheet import (
     markdown_text,
     sheet_markdown,
 )
-from contextbench.report.words import ABSENT, ends, fixed, level_text, percent, signed_points
+from contextbench.report.verdicts import p_value_text
+from contextbench.report.words import ABSENT, ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import Interval, SeedSpread
+from contextbench.statistics.methods import TRAININGS
 
 PHRASES: dict[Verdict, str] = {
     "solves": "solved by",
     "better": "better with",
     "undecided": "undecided for",
     "worse": "worse with",
+    "no verdict": "no verdict on",
 }
 
 
@@ -64,6 +67,7 @@ def insight_json(insight: Insight) -> dict[str, Any]:
             {"head": head, "group": group, **_cell_json(cell)}
             for (head, group), cell in insight.cells.items()
         ],
+        "chance": {name: asdict(level) for name, level in insight.chance.items()},
         "cautions": list(insight.cautions),
     }
     return {key: _without_nan(value) for key, value in content.items()}
@@ -72,12 +76,15 @@ def insight_json(insight: Insight) -> dict[str, Any]:
 def rule(insight: Insight) -> list[str]:
     """How verdicts follow from the numbers, a sentence each."""
     return [
-        f"better, worse: than {insight.baseline} in every pair of a seed of each, and with a "
-        f"p-value of the paired difference below {1 - insight.resampling.level:.2g} after Holm's "
-        f"correction for all {insight.comparisons} comparisons.",
+        f"better, worse: than {insight.baseline} over other trainings and other images, with a "
+        f"p-value below {1 - insight.resampling.level:.2g} after Holm's correction for the heads "
+        "of a group.",
         f"solves: better, and the interval of the difference begins above {100 * SOLVED:g} % of "
         f"what {insight.baseline} lacks to an IoU of 100 %.",
-        "undecided: all else. It does not say that two heads are equal.",
+        "undecided: all else. It does not say that two heads are equal. No verdict: fewer than "
+        f"{TRAININGS} trainings of the head or of {insight.baseline}, or too few images.",
+        "at chance: no training is above the better of two ways of guessing within the group, one "
+        "class everywhere or each class with the same chance.",
     ]
 
 
@@ -96,19 +103,21 @@ def _findings(insight: Insight) -> list[str]:
             for verdict, heads in named.items()
             if heads
         ]
-        start = f"{group} ({insight.baseline} {percent(reached)} %)"
+        guess = ", at chance" if insight.cells[insight.baseline, group].at_chance else ""
+        start = f"{group} ({insight.baseline} {percent(reached)} %{guess})"
         sentences.append(f"{start}: {'; '.join(verdicts)}.")
     return sentences
 
 
 def _with_range(insight: Insight, head: str, group: str) -> str:
-    """A head with the range of its seeds where they disagree."""
+    """A head with the range of its seeds where they disagree, and whether it is at chance."""
     cell = insight.cells[head, group]
     each = cell.comparison
-    if each is None or each.seed_pairs in (each.seed_wins, each.seed_losses):
-        return head
-    low, high = percent(min(cell.spread.values)), percent(max(cell.spread.values))
-    return head if cell.spread.n == 1 else f"{head} (seeds {low} to {high} %)"
+    remarks = ["at chance"] if cell.at_chance else []
+    if each and each.seed_pairs not in (each.seed_wins, each.seed_losses) and cell.spread.n > 1:
+        low, high = percent(min(cell.spread.values)), percent(max(cell.spread.values))
+        remarks.append(f"seeds {low} to {high} %")
+    return f"{head} ({', '.join(remarks)})" if remarks else head
 
 
 def insight_sheet(insight: Insight) -> Sheet:
@@ -122,6 +131,11 @@ def insight_sheet(insight: Insight) -> Sheet:
         ]
         for head in insight.heads
     ]
+    for name in ("constant", "random"):
+        levels = (getattr(insight.chance[group], name) for group in insight.groups)
+        rows.append(
+            [Cell(f"{name} answer"), Cell("–"), *(Cell(percent(each), "chance") for each in levels)]
+        )
     reading = "IoU of a group: mean over its classes and over seeds, then the verdict."
     return Sheet(headings, rows, [Remark(line) for line in (reading, *rule(insight))])
 
@@ -131,19 +145,19 @@ def _seeds_cell(insight: Insight, head: str) -> Cell:
         max(insight.cells[name, group].spread.n for group in insight.groups)
         for name in (head, insight.baseline)
     )
-    single = head != insight.baseline and min(seeds, others) == 1
-    note = f"One seed of the head or of {insight.baseline}: another training may turn a verdict."
-    return Cell(str(seeds), notes=(note,) if single else ())
+    few = head != insight.baseline and min(seeds, others) < TRAININGS
+    note = f"Fewer than {TRAININGS} seeds of the head or of {insight.baseline}: no verdicts."
+    return Cell(str(seeds), notes=(note,) if few else ())
 
 
 def _verdict_cell(cell: Judged) -> Cell:
     verdict = cell.comparison.verdict if cell.comparison else "baseline"
-    return Cell(percent(cell.iou.estimate), verdict, best=verdict == "solves")
+    text = f"{verdict}, at chance" if cell.at_chance else verdict
+    return Cell(percent(cell.iou.estimate), text, best=verdict == "solves")
 
 
 def _differences(insight: Insight) -> Sheet:
     level = level_text(insight.resampling.level)
-    lowest = insight.comparisons * 2 / (insight.resampling.resamples + 1)
     headings = [
         Column("group", "group"),
         Column("head", "head"),
@@ -160,13 +174,11 @@ def _differences(insight: Insight) -> Sheet:
         for head in insight.heads
     ]
     remarks = (
-        f"In brackets: {level} intervals for other images of this kind, from "
-        f"{insight.resampling.resamples} draws of {insight.images} images with the same models. "
-        "The same draws serve a head and its baseline.",
-        "over seeds: standard deviation of one training in points, and number of trainings n. It "
-        "is not part of the intervals.",
-        f"p-value: two-sided, after Holm's correction for {insight.comparisons} comparisons; "
-        f"so many draws can show none below {lowest:.2g}.",
+        f"In brackets: {level} intervals. Of an IoU, for other images with the same models, from "
+        f"{insight.resampling.resamples} draws of {insight.images} images; of a difference, for "
+        "other trainings and other images.",
+        "over seeds: standard deviation of one training in points, and number of trainings n.",
+        "p-value: two-sided, after Holm's correction for the heads of a group.",
     )
     return Sheet(headings, rows, [Remark(line) for line in remarks], left=("head", "verdict"))
 
@@ -182,7 +194,7 @@ def _comparison_cells(comparison: Comparison) -> list[Cell]:
     difference = comparison.difference
     return [
         Cell(signed_points(difference.estimate), ends(difference)),
-        Cell(fixed(comparison.holm_p_value, 3)),
+        Cell(p_value_text(comparison.holm_p_value)),
         Cell(f"{comparison.seed_wins} of {comparison.seed_pairs}"),
         Cell(comparison.verdict, best=comparison.verdict == "solves"),
     ]
@@ -219,6 +231,7 @@ def _cell_json(cell: Judged) -> dict[str, Any]:
     comparison = cell.comparison
     return {
         "iou": cell.iou._asdict(),
+        "at_chance": cell.at_chance,
         "seed_deviation": cell.spread.deviation,
         "seeds": [{"seed": seed, **iou._asdict()} for seed, iou in cell.seeds.items()],
         "comparison": comparison

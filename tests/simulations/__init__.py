@@ -1,0 +1,1 @@
+"""What the tables of docs/statistics.md were measured with. See `__main__`."""
