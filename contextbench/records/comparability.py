@@ -227,24 +227,29 @@ def _spread_of(what: str, values: Mapping[str, object]) -> list[str]:
 
 
 def _absent_classes(runs: Sequence[RunRecord]) -> list[str]:
-    """Classes that neither occur nor are predicted: left out of that run's mean."""
+    """Classes without a labelled pixel, left out of mIoU, and the pixels predicted as them."""
     absent: dict[tuple[str, ...], list[str]] = {}
+    stray: dict[str, int] = {}
     for run in runs:
         if run.totals is None:
             continue
         union = zip(run.labels.classes, run.totals.labelled, run.totals.predicted, strict=True)
-        names = tuple(name for name, labelled, predicted in union if labelled + predicted == 0)
-        absent.setdefault(names, []).append(_cell(run))
-    if len(absent) == 1:
-        return [
-            f"Absent from the labels and every prediction, left out of mIoU: {', '.join(names)}."
-            for names in absent
-            if names
-        ]
+        lacking = [(name, predicted) for name, labelled, predicted in union if labelled == 0]
+        absent.setdefault(tuple(name for name, _ in lacking), []).append(_cell(run))
+        stray[_cell(run)] = sum(predicted for _, predicted in lacking)
+    every = len(absent) == 1
+    told = "; ".join(f"{cell}: {count}" for cell, count in stray.items() if count)
+    pixels = [f"Pixels predicted as classes without a label ({told})."] if told else []
     return [
-        f"Left out of the mIoU of {', '.join(cells)}, but not of every row: {', '.join(names)}."
-        for names, cells in absent.items()
-        if names
+        *(
+            f"Without a labelled pixel, left out of mIoU: {', '.join(names)}."
+            if every
+            else f"Left out of the mIoU of {', '.join(cells)}, but not of every row: "
+            f"{', '.join(names)}."
+            for names, cells in absent.items()
+            if names
+        ),
+        *pixels,
     ]
 
 

@@ -114,14 +114,16 @@ def test_classes_left_out_of_the_mean_are_named():
     assert warning.endswith("left out of mIoU: tram.")
 
 
-def test_a_mean_over_other_classes_than_in_other_rows_is_reported():
-    """One head predicts the class that is not labelled (IoU 0), the other does not (no IoU)."""
+def test_pixels_predicted_as_a_class_without_labels_are_counted_beside():
+    """One head predicts the class that is not labelled; it is left out for both."""
     two = LabelInfo(classes=["road", "tram"], palette=[(0, 0, 0), (1, 1, 1)])
     nowhere = ClassTotals(intersection=[9, 0], predicted=[9, 0], labelled=[9, 0])
     guessed = ClassTotals(intersection=[8, 0], predicted=[8, 1], labelled=[9, 0])
     runs = [run(totals=nowhere, labels=two), run("ppm", totals=guessed, labels=two)]
-    (warning,) = warnings_for(runs, None)
-    assert warning == "Left out of the mIoU of fcn seed 0, but not of every row: tram."
+    assert warnings_for(runs, None) == [
+        "Without a labelled pixel, left out of mIoU: tram.",
+        "Pixels predicted as classes without a label (ppm seed 0: 1).",
+    ]
 
 
 @pytest.mark.parametrize(
