@@ -19,7 +19,7 @@ from contextbench.runs.cells import Cell, open_setting
 from contextbench.runs.comparison import Plan, compare
 from contextbench.runs.examples import make_examples, store_examples
 from contextbench.runs.grid import run_grid
-from contextbench.runs.run import load_trained
+from contextbench.runs.weights import load_trained
 from contextbench.statistics.disagreement import disputed_pixel
 from contextbench.system.console import Reporter
 from contextbench.training.execution import Execution

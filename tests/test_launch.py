@@ -84,9 +84,11 @@ def cell(out: Path, head: str = "fcn") -> Path:
 
 
 def without_times(run: RunRecord) -> dict[str, object]:
-    times = {"started", "finished", "legs"}
-    content = run.model_dump(exclude=times).items()
-    return {name: value for name, value in content if not name.endswith("_seconds")}
+    own = ("started", "finished", "legs", "train_seconds", "train_wait_seconds", "watch_seconds")
+    content: dict[str, object] = run.model_dump(
+        exclude={**dict.fromkeys(own, True), "views": {"__all__": {"evaluate_seconds"}}}
+    )
+    return content
 
 
 def losses(folder: Path) -> list[dict[str, float]]:

@@ -34,7 +34,10 @@ from heads.interface import Features
 from tests import small
 
 CLASSES = 13  # of the probe
-TIMES = {"legs", "started", "finished", "train_seconds", "train_wait_seconds", "evaluate_seconds"}
+TIMES = {
+    **dict.fromkeys(("legs", "started", "finished", "train_seconds", "train_wait_seconds"), True),
+    "views": {"__all__": {"evaluate_seconds"}},
+}
 SIX = ("fcn", "ppm", "aspp", "ocnet", "encnet", "ocr")
 
 

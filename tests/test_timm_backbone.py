@@ -29,7 +29,7 @@ from contextbench.models.segmenter import Segmenter
 from contextbench.models.timm_backbone import HRNetBackbone, TimmBackbone, build_timm_backbone
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
-from contextbench.runs.run import load_trained
+from contextbench.runs.weights import load_trained
 from contextbench.training.loop import freeze_batch_norm
 from contextbench.training.losses import loss_terms, weighted_sum
 from heads import HEADS

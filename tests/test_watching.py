@@ -446,9 +446,9 @@ def test_a_head_that_cannot_be_counted_leaves_the_scores_of_others(
 
 def test_the_line_of_progress_has_the_last_score() -> None:
     one, two = Progress(watched=[watched(1, 10), watched(2, 8)]), Progress(watched=[watched(2, 6)])
-    # IoU of class 0 is 8 / 10, of class 1, which is predicted and never right, 0.
-    assert said([one]) == ", watched mIoU 40.0 % at step 2"
-    assert said([one, two]) == ", watched mIoU 30.0 to 40.0 % at step 2"
+    # IoU of class 0 is 8 / 10; class 1 is predicted and nowhere labelled, so it is left out.
+    assert said([one]) == ", watched mIoU 80.0 % at step 2"
+    assert said([one, two]) == ", watched mIoU 60.0 to 80.0 % at step 2"
     assert said([Progress()]) == ""
 
 

@@ -160,4 +160,4 @@ def test_averaged_weights_are_called_so() -> None:
 
 def test_a_run_that_is_not_scored_has_no_weights_to_speak_of() -> None:
     first, *_ = comparison()
-    assert weights_text([changed(first, totals=None)]) == ""
+    assert weights_text([changed(first, views={})]) == ""
