@@ -137,6 +137,7 @@ def _on_meta(name: str, **options: Any) -> Backbone:
         ("resnet50", {"output_stride": 16, "multi_grid": (1, 2, 4)}, [1] * 6, [2, 4, 8]),
         ("resnet50", {"multi_grid": (1, 2, 4)}, [1, 2, 2, 2, 2, 2], [4, 8, 16]),
         ("resnet34", {"multi_grid": (1, 2, 1)}, [1] + [2] * 11, [4, 4, 8, 8, 4, 4]),
+        ("resnet18", {"basic_dilation": "first"}, [1, 1, 2, 1], [2, 1, 4, 1]),
     ],
 )
 def test_dilation_of_every_convolution(
@@ -218,6 +219,8 @@ def test_initialisation_is_torchvisions() -> None:
         ("resnet50", {"multi_grid": (1, 2)}, "three factors"),
         ("resnet50", {"multi_grid": (1, 0, 2)}, "three factors"),
         ("resnet18", {"multi_grid": (1, 2, 4)}, "resnet18 has 2"),
+        ("resnet18", {"basic_dilation": "last"}, "'both', 'first'"),
+        ("resnet50", {"basic_dilation": "first"}, "blocks of two convolutions"),
         ("resnet10", {"weights": "IMAGENET1K_V1"}, "no published weights"),
         ("resnet50", {"weights": "IMAGENET_V2"}, "did you mean 'IMAGENET1K_V2'"),
         (

@@ -368,7 +368,8 @@ def test_every_head_takes_maps_that_were_cut(head: str, convnext: TimmBackbone) 
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("stem", "deep"), ("multi_grid", (1, 2, 4)), ("width", 32)]
+    ("option", "value"),
+    [("stem", "deep"), ("multi_grid", (1, 2, 4)), ("width", 32), ("basic_dilation", "first")],
 )
 def test_options_of_the_resnets_are_refused(option: str, value: Any) -> None:
     content = protocol().model_dump()

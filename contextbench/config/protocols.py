@@ -45,6 +45,8 @@ class BackboneConfig(Frozen):
     output_stride: Literal[4, 8, 16, 32] = 8  # 4: HRNet, and no other
     multi_grid: tuple[Positive, Positive, Positive] = (1, 1, 1)
     width: Side = 64
+    # Of residual blocks of two convolutions: which of these a dilated stage dilates.
+    basic_dilation: Literal["both", "first"] = Field("both", json_schema_extra=LATER)
     weights: str | None = None
 
 

@@ -11,7 +11,9 @@ dilation 1 or 2, as in torchvision and in the ResNets that EncNet was published 
 network computes at every 2nd or 4th position exactly what the undilated one computes there:
 ImageNet weights keep their meaning. A multi-grid other than (1, 1, 1) replaces that rule in
 layer4: block i has dilation `rate * multi_grid[i]` in every 3x3 convolution, the first included,
-as in DeepLabv3 (rate 2 at output stride 16: 2, 4, 8).
+as in DeepLabv3 (rate 2 at output stride 16: 2, 4, 8). In blocks of two convolutions (ResNet-18 and
+-34) `basic_dilation: first` dilates the first alone, as mmsegmentation does, which is not what the
+undilated network computes.
 
 Parameter names are torchvision's, so its checkpoints load as they are; the deep stem's are those
 of PyTorch-Encoding (`conv1.0`, `conv1.1`, `conv1.3`, ..., `bn1`). `STEM_NAMES` has what other code
@@ -26,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,7 @@ from contextbench.models.pretrained import Fitted, Naming, Wanted, WeightsError,
 from heads.interface import Channels, Features
 
 Stem = Literal["basic", "deep", "deep_wide"]
+BasicDilation = Literal["both", "first"]
 
 # Channels of the first convolutions and of the last one, for each channel of layer1's.
 STEM_CHANNELS: Mapping[Stem, tuple[float, float]] = {
@@ -136,6 +139,7 @@ class DilatedResNet(Backbone):
         output_stride: int,
         multi_grid: Sequence[int],
         width: int,
+        basic_dilation: BasicDilation = "both",
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
@@ -148,7 +152,7 @@ class DilatedResNet(Backbone):
         planes = [width, 2 * width, 4 * width, 8 * width]
         self.channels = Channels(*(n * spec.block.expansion for n in planes))
         inputs = [outputs, *self.channels[:3]]
-        strides, rates = _strides_and_rates(output_stride)
+        strides, rates = strides_and_rates(output_stride)
         sizes = zip(inputs, planes, spec.blocks, strides, strict=True)
         stages = [_stage(spec.block, *each) for each in sizes]
         entries = [1, *rates[:3]]
@@ -156,8 +160,9 @@ class DilatedResNet(Backbone):
         if tuple(multi_grid) != (1, 1, 1):
             dilations[3] = [rates[3] * factor for factor in multi_grid]
             entries[3] = dilations[3][0]
+        dilated = 1 if basic_dilation == "first" and spec.block is BasicBlock else None
         for each in zip(stages, entries, dilations, strict=True):
-            _dilate(*each)
+            _dilate(*each, dilated)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         _initialise(self)
 
@@ -176,6 +181,7 @@ def build_backbone(
     output_stride: int = 8,
     multi_grid: tuple[int, int, int] = (1, 1, 1),
     width: int = 64,
+    basic_dilation: BasicDilation = "both",
     weights: str | None = None,
 ) -> DilatedResNet:
     """Build a ResNet by name.
@@ -188,8 +194,14 @@ def build_backbone(
     """
     spec = _find(name)
     _check_options(name, spec, stem, output_stride, multi_grid, width)
+    _check_dilation(name, spec, basic_dilation)
     backbone = DilatedResNet(
-        spec, stem=stem, output_stride=output_stride, multi_grid=multi_grid, width=width
+        spec,
+        stem=stem,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        width=width,
+        basic_dilation=basic_dilation,
     )
     if weights is not None:
         _load(backbone, name, stem, weights)
@@ -230,6 +242,18 @@ def _check_options(
         raise ValueError(f"width {width}: expected at least 2")
 
 
+def _check_dilation(name: str, spec: ResNetSpec, basic_dilation: str) -> None:
+    allowed = get_args(BasicDilation)
+    if basic_dilation not in allowed:
+        listed = ", ".join(map(repr, allowed))
+        raise ValueError(f"basic_dilation {basic_dilation!r}: allowed are {listed}")
+    if basic_dilation != "both" and spec.block is not BasicBlock:
+        raise ValueError(
+            f"basic_dilation {basic_dilation!r} is of blocks of two convolutions; those of {name} "
+            "have one that is dilated"
+        )
+
+
 def _stem(stem: Stem, half: int, outputs: int) -> nn.Module:
     """Everything before `bn1`."""
     if stem == "basic":
@@ -245,7 +269,7 @@ def _stem(stem: Stem, half: int, outputs: int) -> nn.Module:
     )
 
 
-def _strides_and_rates(output_stride: int) -> tuple[list[int], list[int]]:
+def strides_and_rates(output_stride: int) -> tuple[list[int], list[int]]:
     """Stride and dilation of layer1 to layer4; the stem has stride 4."""
     strides, rates, reached = [1], [1], 4
     for _ in range(3):
@@ -271,10 +295,15 @@ def _stage(
     return nn.Sequential(block(inputs, planes, stride, shortcut), *rest)
 
 
-def _dilate(stage: nn.Sequential, entry: int, dilations: Sequence[int]) -> None:
-    """Set each block's dilation; the first 3x3 convolution, where a stride was, has `entry`."""
+def _dilate(
+    stage: nn.Sequential, entry: int, dilations: Sequence[int], dilated: int | None
+) -> None:
+    """Set each block's dilation; the first 3x3 convolution, where a stride was, has `entry`.
+
+    `dilated` is how many 3x3 convolutions of a block are, all of them if None.
+    """
     for block, dilation in zip(stage, dilations, strict=True):
-        for convolution in _convolutions(block):
+        for convolution in _convolutions(block)[:dilated]:
             convolution.dilation = convolution.padding = (dilation, dilation)
     first = _convolutions(stage[0])[0]
     first.dilation = first.padding = (entry, entry)

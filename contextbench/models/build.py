@@ -116,6 +116,7 @@ def _backbone(config: BackboneConfig) -> Backbone:
             output_stride=config.output_stride,
             multi_grid=config.multi_grid,
             width=config.width,
+            basic_dilation=config.basic_dilation,
             weights=config.weights,
         )
     except ValueError as error:
@@ -123,7 +124,7 @@ def _backbone(config: BackboneConfig) -> Backbone:
 
 
 def _refuse_resnet_options(config: BackboneConfig) -> None:
-    for option in ("stem", "multi_grid", "width"):
+    for option in ("stem", "multi_grid", "width", "basic_dilation"):
         default, given = BackboneConfig.model_fields[option].default, getattr(config, option)
         if given != default:
             raise ValueError(

@@ -13,7 +13,13 @@ CHANNELS = Channels(4, 6, 10, 12)
 CLASSES = 5
 WIDTH = 8
 IMPLEMENTATIONS = get_args(Implementation)
-ONE_CELL = ("ppm", "ppm-max", "aspp")  # batch norm follows a branch pooled to 1x1
+ONE_CELL = (
+    "ppm",
+    "ppm-max",
+    "aspp",
+    "aspp-wide-fusion",
+    "aspp-refined",
+)  # batch norm follows a branch pooled to 1x1
 
 # Every head, and the options that add parameters or terms.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -22,6 +28,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppm-max": ("ppm", {"pooling": "max"}),
     "ppm-no-reduction": ("ppm", {"reduction": False}),
     "aspp-no-image": ("aspp", {"image_pooling": False}),
+    "aspp-wide-fusion": ("aspp", {"fuse_kernel": 3, "dilations": [1, 2, 30]}),
+    "aspp-refined": ("aspp", {"refine": True}),
     # Equal key and value widths, as in the paper, are what the fused attention kernels accept.
     "ocnet": ("ocnet", {"key_channels": 7, "value_channels": 7}),
     "ocnet-two-transforms": (

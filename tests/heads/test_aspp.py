@@ -24,9 +24,10 @@ def looped(image: loops.Map, context: AtrousPyramid) -> loops.Map:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("image_pooling", [True, False])
-@pytest.mark.parametrize("size", [(2, 3), (6, 4)])
+@pytest.mark.parametrize("fuse_kernel", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (6, 4)])
 def test_context_equals_loops(
-    implementation: Implementation, image_pooling: bool, size: tuple[int, int]
+    implementation: Implementation, image_pooling: bool, fuse_kernel: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
     head = ASPPHead(
@@ -35,11 +36,22 @@ def test_context_equals_loops(
         dilations=(1, 2, 3),
         width=4,
         image_pooling=image_pooling,
+        fuse_kernel=fuse_kernel,
         implementation=implementation,
     )
     randomize_norms(head.double().eval())
     x = small_features(*size, dtype=torch.float64).layer4
     expected = [looped(image, head.context) for image in x.tolist()]
+    torch.testing.assert_close(head.context(x), loops.stacked(expected))
+
+
+def test_the_refinement_is_one_more_convolution_behind_the_pyramid() -> None:
+    torch.manual_seed(0)
+    head = ASPPHead(CHANNELS, CLASSES, dilations=(1, 2, 3), width=4, refine=True)
+    randomize_norms(head.double().eval())
+    pyramid, refinement = head.context.children()
+    x = small_features(6, 4, dtype=torch.float64).layer4
+    expected = [loops.conv_bn_relu(image, refinement) for image in pyramid(x).tolist()]
     torch.testing.assert_close(head.context(x), loops.stacked(expected))
 
 

@@ -88,6 +88,8 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "dilations": ((12, 24, 36), "section 3.3, at output stride 8"),
         "width": (256, "section 3.3"),
         "image_pooling": (True, "section 3.3"),
+        "fuse_kernel": (1, "section 3.3; mmsegmentation: 3"),
+        "refine": (False, "section 3.3; torchvision: True"),
         "dropout": (0.1, "suite"),
     },
     "ocnet": {
