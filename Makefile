@@ -27,8 +27,8 @@ test: $(VENV)/.installed-dev ## run the tests
 slow: $(VENV)/.installed-dev ## run the slow tests: exports, compilers, processes, memory
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'slow and not gpu' $(ARGS)
 
-oracles: $(ORACLES)/.installed ## compare the heads with other packages, in an environment of its own
-	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py $(ARGS)
+oracles: $(ORACLES)/.installed ## compare heads and imported models with other packages, in an environment of its own
+	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py tests/interop $(ARGS)
 
 check: $(VENV)/.installed-dev ## check format, lint and types
 	$(BIN)/ruff format --check .

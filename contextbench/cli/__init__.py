@@ -40,6 +40,10 @@ COMMANDS = {
         "runs:predict",
         "Write what a run predicts: index masks, colour masks and overlays, or a submission.",
     ),
+    "import": Command(
+        "interchange:import_checkpoint",
+        "Turn a published checkpoint into the folder of a run, with the same logits.",
+    ),
     "attend": Command(
         "attention:attend",
         "Show what a pixel attends to: attention, regions, codewords; and what influences its "

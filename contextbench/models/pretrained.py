@@ -26,6 +26,10 @@ MOST_LISTED = 8  # names in a message
 LONGEST_NAME = 100  # characters of one of them
 COUNTER = "num_batches_tracked"  # which batch norms of old files lack; torch starts it at 0
 DEEPEST = 3  # mappings that a state dict may be inside of
+TENSORS_ALONE = (
+    "Where the file can be trusted, write its tensors alone to another: "
+    "torch.save(model.state_dict(), 'weights.pth')"
+)
 
 # Where training code puts the network: timm, torchvision's references, mmengine, Lightning and
 # semseg have one of the first two. Averages over training steps (`*ema*`) come last: they lie
@@ -144,10 +148,15 @@ def read_states(path: Path) -> list[StateDict]:
     """
     if not path.is_file():
         raise WeightsError(f"backbone.weights: no such file: {path}")
-    states = list(_states(_content(path)))
+    states = states_in(read_content(path))
     if not states:
         raise WeightsError(f"backbone.weights: {path} holds no state dict (names to tensors)")
-    return sorted(states, key=_rank)
+    return states
+
+
+def states_in(content: Any) -> list[StateDict]:
+    """All state dicts in what a file holds, those that are likely the network's first."""
+    return sorted(_states(content), key=_rank)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -163,20 +172,26 @@ def _printable(name: str) -> str:
     return cut if cut.isprintable() else repr(cut)
 
 
-def _content(path: Path) -> Any:
-    """What the file holds, in either format. Raises `WeightsError`."""
+def read_content(
+    path: Path, asked_by: str = "backbone.weights", remedy: str = TENSORS_ALONE
+) -> Any:
+    """What the file holds, in either format, on the CPU.
+
+    Raises `WeightsError`: the message begins with `asked_by`, and for a file that needs code to be
+    read ends with `remedy`.
+    """
     try:
         with torch.device("cpu"):
             if _is_safetensors(path):
                 return load_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(_refused_code(path)) from error
+        raise WeightsError(_refused_code(path, asked_by, remedy)) from error
     except (OSError, EOFError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         if "weights_only" in str(error):  # a TorchScript program
-            raise WeightsError(_refused_code(path)) from error
+            raise WeightsError(_refused_code(path, asked_by, remedy)) from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"backbone.weights: cannot read {path}: {reason}") from error
+        raise WeightsError(f"{asked_by}: cannot read {path}: {reason}") from error
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -185,16 +200,15 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
-def _refused_code(path: Path) -> str:
+def _refused_code(path: Path, asked_by: str, remedy: str) -> str:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # damaged, or the format of before torch 1.6, which is not looked into
         names = []
     why = f"Python objects ({listed(names)})" if names else "a program or Python objects"
     return (
-        f"backbone.weights: cannot read {path}: it is damaged, or holds {why}, and reading these "
-        "could run any code. Where the file can be trusted, write its tensors alone to another: "
-        "torch.save(model.state_dict(), 'weights.pth')"
+        f"{asked_by}: cannot read {path}: it is damaged, or holds {why}, and reading these "
+        f"could run any code. {remedy}"
     )
 
 
@@ -294,14 +308,15 @@ def _check_values(path: Path, tensors: Mapping[str, Tensor], match: _Match) -> N
             "expected"
         )
     names = match.naming.names
-    infinite = [match.prefix + names[name] for name, each in values.items() if not _is_finite(each)]
+    infinite = [match.prefix + names[name] for name, each in values.items() if not is_finite(each)]
     if infinite:
         raise WeightsError(
             f"backbone.weights '{path}' hold values that are not finite: {listed(infinite)}"
         )
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, of any floating-point type."""
     return bool(tensor.to(torch.promote_types(tensor.dtype, torch.float32)).isfinite().all())
 
 

@@ -139,6 +139,7 @@ def warnings_for(runs: Sequence[RunRecord], profile: ProfileRecord | None) -> li
         *_averaging(runs),
         *_separate_batch_norms(runs),
         *_changed_on_the_way(runs),
+        *_imported(runs),
     ]
     return warnings if profile is None else [*warnings, *_profile_warnings(runs, profile)]
 
@@ -308,6 +309,19 @@ def _changed_on_the_way(runs: Sequence[RunRecord]) -> list[str]:
         if changed:
             sentences.append(f"{_cell(run)} was interrupted and went on elsewhere ({listed}).")
     return sentences
+
+
+def _imported(runs: Sequence[RunRecord]) -> list[str]:
+    """Models that were trained elsewhere, one sentence each."""
+    return [
+        f"{_cell(run)} was trained elsewhere, by a recipe of its own (imported from "
+        f"{run.imported.source}, {run.imported.file}"
+        f"{f'; published: {run.imported.published}' if run.imported.published else ''}"
+        f"{'; some tensors were missing' if run.imported.partial else ''}): its score is that of "
+        "this model on these images, and says nothing of its method under this protocol."
+        for run in runs
+        if run.imported is not None
+    ]
 
 
 def _legs(run: RunRecord) -> Sequence[Leg]:

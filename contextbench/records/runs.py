@@ -95,6 +95,24 @@ class Leg(Stored):
     environment: Free
 
 
+class Imported(Stored):
+    """Where a model came from that was trained by other code.
+
+    `facts` are what the file or its user said of it, `assumed` what published models of that code
+    have, taken for lack of better; `notes` are sentences on what was dropped, missing or changed.
+    """
+
+    source: str  # the code base
+    model: str  # as it was recognised
+    file: str  # its name, without the folder
+    digest: str  # SHA-256 of it
+    published: str | None = None  # the score that its publisher states, in words
+    facts: Free = {}
+    assumed: Free = {}
+    partial: bool = False  # not all tensors were there: not the published model
+    notes: list[str] = []
+
+
 class RunRecord(Stored):
     """One cell of a comparison: one head, one seed, one protocol, in one or several views.
 
@@ -122,6 +140,7 @@ class RunRecord(Stored):
     views: dict[ViewName, ViewResult] = {}  # of a finished run: those that were evaluated
     legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
     weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
+    imported: Imported | None = None  # of a model that was trained elsewhere
     digests: dict[Literal["checkpoint.safetensors"], str] = {}  # SHA-256; {} in records of before
     kept: Watched | None = None  # the step whose weights were kept; None: those of the last step
     _seen: str | None = PrivateAttr(None)

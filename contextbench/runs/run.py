@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from contextbench.config.files import ConfigError
+from contextbench.data.base import LabelSet
 from contextbench.data.stream import train_loader, train_stream
 from contextbench.models.backbone import Backbone
 from contextbench.models.build import build_model, loss_weights
@@ -426,13 +427,7 @@ def _record(
         seed=cell.seed,
         fingerprint=setting.fingerprint,
         dataset_fingerprint=setting.dataset_fingerprint,
-        labels=LabelInfo(
-            classes=list(labels.classes),
-            palette=list(labels.palette),
-            groups={name: list(ids) for name, ids in labels.groups.items()},
-            swap=list(labels.swap),
-            sampling=labels.sampling,
-        ),
+        labels=label_info(labels),
         precision={"dtype": cell.precision.dtype, "memory_format": cell.precision.memory_format},
         environment={
             **environment(execution.device, execution.world, precision=cell.precision),
@@ -449,6 +444,17 @@ def _record(
         weights_digest=setting.weights_digest,
         digests=run.weights() if status == "done" else {},
         kept=progress.kept,
+    )
+
+
+def label_info(labels: LabelSet) -> LabelInfo:
+    """Classes as a record states them."""
+    return LabelInfo(
+        classes=list(labels.classes),
+        palette=list(labels.palette),
+        groups={name: list(ids) for name, ids in labels.groups.items()},
+        swap=list(labels.swap),
+        sampling=labels.sampling,
     )
 
 

@@ -1,0 +1,93 @@
+"""Logits of imported models against the packages that they come from.
+
+Weights and batch-norm statistics are random, images of odd sizes, one and two at a time; what is
+compared are logits at the size of the image, float32, by the spread of the original's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import segmentation
+
+from tests.interop import frozen
+from tests.interop.peers import (
+    SIZES,
+    TOLERANCE,
+    images,
+    largest_difference,
+    mmseg_config,
+    mmseg_logits,
+    mmseg_model,
+    mmseg_saved,
+    opened,
+    our_logits,
+    randomised,
+)
+
+# Of the configurations that mmsegmentation ships.
+PUBLISHED = (
+    "fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py",
+    "pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+    "pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py",
+    "pspnet/pspnet_r18b-d8_4xb2-80k_cityscapes-512x1024.py",
+    "deeplabv3/deeplabv3_r50-d8_4xb4-80k_ade20k-512x512.py",
+    "deeplabv3/deeplabv3_r101-d8_4xb2-40k_cityscapes-512x1024.py",
+    "encnet/encnet_r50-d8_4xb4-80k_ade20k-512x512.py",
+    "encnet/encnet_r50s-d8_4xb4-80k_ade20k-512x512.py",
+    "ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024.py",
+    "danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+    "ccnet/ccnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+    "isanet/isanet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+)
+CLASSES = {"ade20k": 150, "voc12aug": 21, "cityscapes": 19}
+
+
+@pytest.mark.oracle
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")  # theirs, about losses and names that moved
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_mmsegmentation(name: str, tmp_path: Path) -> None:
+    config = mmseg_config(name)
+    theirs = mmseg_model(config)
+    classes = next(count for dataset, count in CLASSES.items() if dataset in name)
+    ours, found = opened(mmseg_saved(tmp_path / "it.pth", theirs, config, classes), "mmseg")
+    assert found.num_classes == classes
+    for size in SIZES:
+        x = images(*size)
+        assert largest_difference(our_logits(ours, x), mmseg_logits(theirs, x)) <= TOLERANCE
+
+
+def small_config(head: str) -> Any:
+    """The frozen text as mmengine reads it."""
+    from mmengine import Config
+
+    mmseg_config(PUBLISHED[0])
+    return Config.fromstring(frozen.HEADS[head][1], ".py")
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("head", frozen.HEADS)
+def test_frozen_names_and_shapes_are_those_of_the_package(head: str) -> None:
+    state = mmseg_model(small_config(head)).state_dict()
+    assert {name: tuple(each.shape) for name, each in state.items()} == frozen.shapes_of(head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aux_loss", [True, False])
+@pytest.mark.parametrize(
+    "name", ["fcn_resnet50", "deeplabv3_resnet50", "fcn_resnet101", "deeplabv3_resnet101"]
+)
+def test_torchvision(name: str, aux_loss: bool, tmp_path: Path) -> None:
+    build = getattr(segmentation, name)
+    model = build(weights=None, weights_backbone=None, num_classes=5, aux_loss=aux_loss)
+    theirs = randomised(model)
+    torch.save(theirs.state_dict(), tmp_path / "it.pth")
+    ours, found = opened(tmp_path / "it.pth", "torchvision")
+    assert found.num_classes == 5
+    x = images(2, 33, 49)
+    with torch.inference_mode():
+        expected = theirs(x)["out"]
+    assert largest_difference(our_logits(ours, x), expected) <= TOLERANCE
