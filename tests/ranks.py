@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from contextbench.config.protocols import DatasetConfig
 from contextbench.config.training import OhemConfig
 from contextbench.data import build_dataset
 from contextbench.data.base import DataError
@@ -231,7 +232,9 @@ def grid(world: World, out: Path, stop: StopRequest | None = None, **train):
 def other_data(world: World, out: Path) -> str:
     """The second process has other files."""
     setting = open_setting(small.protocol(), None)
-    own = dataclasses.replace(setting, fingerprint=f"files of {world.rank}")
+    options = {"size": 64, "train_images": 8 + world.rank, "eval_images": 3}
+    other = build_dataset(DatasetConfig(name="probe", options=options), "train", None)
+    own = dataclasses.replace(setting, train_set=other)
     execution = dataclasses.replace(small.execution(out), world=world)
     return told(lambda: run_grid(own, [small.head("fcn")], [0], Precision(), execution))
 
