@@ -177,6 +177,7 @@ def test_watching_changes_no_bit_and_sees_what_the_run_ends_with(two):
     assert record.totals == other.totals
 
 
+@pytest.mark.slow
 def test_a_record_says_how_many_processes_and_whose_batch_norm(two):
     [record] = two.seen[0]["records"]
     assert record.environment["processes"] == 2

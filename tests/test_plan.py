@@ -472,6 +472,7 @@ def test_states_that_a_user_must_know_about_are_explained(done: Execution) -> No
     assert not any("Cells that" in note for note in plan(small.protocol(), done.out).notes)
 
 
+@pytest.mark.slow
 def test_published_scores_are_printed_for_the_heads_of_the_plan(tmp_path: Path) -> None:
     settings = [part for setting in (*TINY, *NARROW) for part in ("--set", setting)]
     texts = ["compare", "--protocol", "voc-aug-r50", "--heads", "ppm,ocnet", "--dry-run"]

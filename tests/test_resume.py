@@ -219,6 +219,7 @@ def flipped(content: bytes, count: int) -> Iterator[tuple[int, bytes]]:
         yield bit, bytes(changed)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_state_is_noticed(unfinished: Path, tmp_path: Path) -> None:
     path = tmp_path / "resume.pt"
     for bit, content in flipped((unfinished / RUN / "resume.pt").read_bytes(), 60):

@@ -491,6 +491,7 @@ def covers(ranking):
     return low <= true <= high
 
 
+@pytest.mark.slow
 def test_95_percent_intervals_of_differences_cover_the_truth_in_95_of_100_experiments():
     generator = np.random.default_rng(0)
     covered = 0

@@ -107,6 +107,7 @@ def test_costs_are_those_of_the_largest_pass(
     assert record.heads["fcn"].counts["model"].macs == expected["model"].macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppm", "encnet"])
 def test_one_image_is_enough_where_batch_norm_is_synchronised(name: str) -> None:
     """A share of 1 of a batch of 2: the statistics of the others are there when it runs."""

@@ -681,6 +681,7 @@ def printed(figure: Figure) -> list:
     return [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown]
 
 
+@pytest.mark.slow
 def test_with_thirteen_heads_nothing_is_cut_off_and_no_text_covers_another(crowded):
     for name, figure in crowded.items():
         texts = printed(figure)
