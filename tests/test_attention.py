@@ -245,6 +245,7 @@ def test_images_of_a_split_are_found_where_the_runs_data_lay(tmp_path: Path) -> 
     assert np.array_equal(again.image, scene.image)
 
 
+@pytest.mark.slow
 def test_compare_makes_one_figure_and_says_who_has_no_attention(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

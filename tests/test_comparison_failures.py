@@ -59,6 +59,7 @@ def profiled(out: Path, *heads: str) -> ProfileRecord:
     return profile.profile_models(work, [small.head(name) for name in heads], timing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), TypeError("a bug")]
 )
@@ -74,6 +75,7 @@ def test_a_head_that_cannot_be_timed_is_a_row_without_latency(
     assert costs["ppm"].training_memory_bytes
 
 
+@pytest.mark.slow
 def test_what_has_no_room_beside_the_others_is_timed_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +87,7 @@ def test_what_has_no_room_beside_the_others_is_timed_alone(
     assert note.startswith("The forward passes of ppm were timed alone")
 
 
+@pytest.mark.slow
 def test_a_comparison_outlives_costs_examples_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_comparison_outlives_costs_examples_and_figures(
     assert "There are no costs" in (tmp_path / "tiny" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_heads_without_a_completed_run_are_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,6 +324,7 @@ def states(protocol: Protocol, out: Path, **changes: Any) -> dict[int, State]:
     return dict(plan(protocol, out, **changes).heads[0].cells)
 
 
+@pytest.mark.slow
 def test_finished_cells_are_known_where_the_data_are_here(done: Execution) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.out.rglob("*")}
     assert states(small.protocol(), done.out, seeds=[0, 1]) == {0: "done", 1: "to run"}
@@ -456,6 +457,7 @@ def test_durations_have_two_digits(hours: float, text: str) -> None:
     assert duration(hours) == text
 
 
+@pytest.mark.slow
 def test_reasons_are_said_once_for_all_heads_that_share_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_predicted_step_is_what_the_training_loop_allocates(name: str) -> None
     assert found == pytest.approx(allocated_peak(steps) - rest, abs=256)
 
 
+@pytest.mark.slow
 def test_plan_costs_and_choice_run_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """That of the training loop, with a process's share in its parts, and every loss."""
     steps = []

@@ -29,6 +29,7 @@ def trials(*heads: HeadConfig, stop: StopRequest | None = None) -> Trials:
     return Trials(scripted, known, CANDIDATES, CPU, stop or StopRequest())
 
 
+@pytest.mark.slow
 def test_a_crash_rejects_its_candidate_and_nothing_else() -> None:
     """A segmentation fault, exhausted memory and a process that leaves: three reasons."""
     first = head("a", last="segfault", bf16="memory")

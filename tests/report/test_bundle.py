@@ -89,6 +89,7 @@ def test_one_head_without_profile_groups_or_history(tmp_path):
     assert written(tmp_path, runs) == TABLES | figures("per-class")
 
 
+@pytest.mark.slow
 def test_a_ranking_adds_ranks_and_differences_to_the_best_and_to_fcn(tmp_path):
     runs, areas = cells("fcn", "ppm")
     expected = figures(

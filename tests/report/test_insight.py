@@ -381,6 +381,7 @@ def call(*arguments):
     return CliRunner().invoke(app, ["insight", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_one_command_makes_the_page_from_records(folder, tmp_path):
     page = tmp_path / "insight.md"
     result = call(folder, "-o", page)

@@ -170,6 +170,7 @@ def test_data_is_text_wherever_it_is_shown(evil: str) -> None:
     assert any(str(tip).startswith(name) for tip in tips)
 
 
+@pytest.mark.slow
 def test_six_heads_and_twelve_images_stay_below_five_megabytes() -> None:
     shown = pages.examples(12, (240, 320))
     html = page_of(pages.collection(), shown)
@@ -177,6 +178,7 @@ def test_six_heads_and_twelve_images_stay_below_five_megabytes() -> None:
     assert Reader(html).count("article") == 24  # an example and an attention view an image
 
 
+@pytest.mark.slow
 def test_images_beyond_twelve_are_counted_and_large_ones_made_smaller() -> None:
     html = page_of(pages.collection(("fcn", "ppm")), pages.examples(14, (48, 64)))
     assert "2 further images are not shown" in html

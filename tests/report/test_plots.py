@@ -696,6 +696,7 @@ def test_with_thirteen_heads_nothing_is_cut_off_and_no_text_covers_another(crowd
             assert width < 0.5 or height < 1.0, (name, one, two)
 
 
+@pytest.mark.slow
 def test_names_are_never_read_as_formulas(crowded):
     for figure in crowded.values():
         found = figure.findobj(lambda artist: hasattr(artist, "get_parse_math"))
