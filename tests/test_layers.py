@@ -203,13 +203,17 @@ def test_every_module_is_in_a_package_of_the_order() -> None:
 def test_computing_never_imports_drawing() -> None:
     drawing = ("contextbench.report.figures", "contextbench.report.page", "matplotlib")
     computing = {n: s for n, s in BENCH_SOURCES.items() if package(n) not in ("report", "cli")}
-    found = {
+    assert importing(computing, drawing) == set()
+
+
+def importing(modules: Mapping[str, str], prefixes: tuple[str, ...]) -> set[str]:
+    """Imports, those inside functions too, of what begins with one of `prefixes`."""
+    return {
         f"{name} imports {other}"
-        for name, source in computing.items()
+        for name, source in modules.items()
         for other in imported(everywhere(source), BENCH_SOURCES)
-        if other.startswith(drawing)
+        if other.startswith(prefixes)
     }
-    assert found == set()
 
 
 def test_facts_of_a_report_never_import_what_renders_them() -> None:
@@ -222,13 +226,7 @@ def test_facts_of_a_report_never_import_what_renders_them() -> None:
         if name.startswith("contextbench.report.") and not name.startswith(rendering)
     }
     assert {"contextbench.report.collection", "contextbench.report.plots"} <= set(facts)
-    found = {
-        f"{name} imports {other}"
-        for name, source in facts.items()
-        for other in imported(everywhere(source), BENCH_SOURCES)
-        if other.startswith(rendering)
-    }
-    assert found == set()
+    assert importing(facts, rendering) == set()
 
 
 def loaded_with(module: str, direct: Mapping[str, set[str]]) -> set[str]:

@@ -159,7 +159,7 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     watched = _watched(protocol, {config.train: train_set, **evaluated}, data_root)
     check_crops(train_set, protocol.train.crop, protocol.train.scale)
     setting = Setting(protocol, train_set, evaluated, weights_digest(protocol), watched)
-    assert setting.fingerprint  # reads the data, whose faults are to come up here
+    _ = setting.fingerprint  # reads the data, whose faults are to come up here
     return setting
 
 
@@ -227,9 +227,16 @@ def cell_lock(
     Raises `BusyError` where another process still has it after `patience` seconds.
     """
     folder = cell.folder(execution.out)
-    busy = f"another contextbench process is writing to {folder}"
-    own = exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
+    own = run_lock(folder, execution, patience=patience)
     return execution.world.held(_tidied(own, folder))
+
+
+def run_lock(
+    folder: Path, execution: Execution, *, patience: float = 0.0
+) -> AbstractContextManager[None]:
+    """`cell_lock` of a run whose folder is known, in this process alone."""
+    busy = f"another contextbench process is writing to {folder}"
+    return exclusive(folder / ".lock", busy, patience=patience, stop=execution.stop)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Evaluating finished runs again: in a view that is kept with the run, or to be printed only."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from contextbench.records.runs import RunRecord, damage
 from contextbench.records.settings import recorded_protocol
 from contextbench.records.stored import RecordError, write_model
 from contextbench.records.views import ViewResult, counts_file
+from contextbench.runs.cells import run_lock
 from contextbench.runs.trained import (
     Changes,
     finished_record,
@@ -31,7 +31,6 @@ from contextbench.runs.trained import (
 from contextbench.runs.views import settings_of
 from contextbench.statistics.scores import group_iou, scores
 from contextbench.system.files import digest_of
-from contextbench.system.locks import exclusive
 from contextbench.training.execution import Execution
 
 
@@ -62,7 +61,7 @@ def evaluate_runs(
         return _described(
             folders, record, view, config, protocol, _count(folders, config, execution)
         )
-    with _held(folder, execution):
+    with run_lock(folder, execution):
         record = finished_record(folder)
         if not _is_there(folder, record, protocol, view, config, fresh):
             record = _added(folder, record, protocol.with_view(view, config), view, execution)
@@ -94,14 +93,6 @@ def _wanted(
     split = split or base.split
     own = None if split == protocol.dataset.evaluate else split
     return config.model_copy(update={"split": own})
-
-
-def _held(folder: Path, execution: Execution) -> ExitStack:
-    """The lock of the run's folder. Raises `BusyError` where another process has it."""
-    held = ExitStack()
-    busy = f"another contextbench process is writing to {folder}"
-    held.enter_context(exclusive(folder / ".lock", busy, stop=execution.stop))
-    return held
 
 
 def _is_there(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.evaluation.counting import evaluate, evaluate_each
@@ -27,8 +27,6 @@ from contextbench.training.processes import ALONE
 
 Counted = tuple[Areas, float]
 """Counts of a view, and the seconds that they took."""
-
-T = TypeVar("T")
 
 
 def evaluated(cell: Cell, model: Segmenter, view: str, execution: Execution) -> Counted:
@@ -112,17 +110,24 @@ def with_views(
 
 def result_of(cell: Cell, view: str, areas: Areas, seconds: float | None, path: Path) -> ViewResult:
     """What a record says of a view whose counts are in the file `path`."""
-    setting = cell.setting
     return ViewResult(
-        settings=settings_of(setting.protocol.view(view)),
-        split=setting.protocol.split(view),
-        fingerprint=setting.view_fingerprint(view),
-        dataset_fingerprint=setting.seen_data(view),
+        **_identity(cell, view),
         evaluated_images=len(areas.names),
         evaluate_seconds=seconds,
         totals=areas.totals(),
         digest=digest_of(path) if path.exists() else None,
     )
+
+
+def _identity(cell: Cell, view: str) -> dict[str, Any]:
+    """What a record says of a view whatever came of it."""
+    setting = cell.setting
+    return {
+        "settings": settings_of(setting.protocol.view(view)),
+        "split": setting.protocol.split(view),
+        "fingerprint": setting.view_fingerprint(view),
+        "dataset_fingerprint": setting.seen_data(view),
+    }
 
 
 def settings_of(config: EvaluateConfig) -> dict[str, object]:
@@ -147,16 +152,9 @@ def _with_view(
     cell: Cell, record: RunRecord, view: str, found: Counted | Exception, execution: Execution
 ) -> RunRecord:
     """The record with one view more, which is written with its counts."""
-    setting = cell.setting
     path = cell.folder(execution.out) / counts_file(view, cell.first_view)
     if isinstance(found, Exception):
-        result = ViewResult(
-            settings=settings_of(setting.protocol.view(view)),
-            split=setting.protocol.split(view),
-            fingerprint=setting.view_fingerprint(view),
-            dataset_fingerprint=setting.seen_data(view),
-            failure=failure_of(found),
-        )
+        result = ViewResult(**_identity(cell, view), failure=failure_of(found))
     else:
         if execution.world.is_main:
             write_areas(path, found[0])
