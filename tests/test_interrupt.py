@@ -87,6 +87,34 @@ def test_the_exit_code_is_ours_wherever_the_signal_arrives(waiting: str, tmp_pat
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("waiting", ["stop_on_signals() as stop, stop.at_once()", "nullcontext()"])
+def test_a_compiled_module_is_loaded_to_its_end(waiting: str, tmp_path: Path) -> None:
+    """It makes an ImportError of whatever is raised in the Python that it calls meanwhile."""
+    (tmp_path / "program.py").write_text(
+        "import signal, time\n"
+        "from contextlib import nullcontext\n"
+        "from importlib.machinery import ExtensionFileLoader\n"
+        "from contextbench.cli.shared import guarded\n"
+        "from contextbench.system.interrupt import catch_ctrl_c, stop_on_signals\n"
+        "class Compiled(ExtensionFileLoader):\n"
+        "    def exec_module(self, module):\n"
+        "        try:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "        except BaseException as error:\n"
+        "            raise ImportError('initialization failed') from error\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
+        "catch_ctrl_c()\n"
+        f"with guarded(), {waiting}:\n"
+        "    Compiled('compiled', 'compiled.so').exec_module(None)\n"
+        "    print('loaded', flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    command = [sys.executable, "-m", "program"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    assert "interrupted\n" in ended.stderr
+    assert ended.stdout == "loaded\n"
+
+
 def interrupt_when(condition: Callable[[], bool], process: int) -> threading.Thread:
     """Sends one SIGINT as soon as the condition holds."""
 

@@ -30,6 +30,7 @@ from contextbench.records.runs import (
 )
 from contextbench.records.stored import RecordError, write_model
 from contextbench.records.views import from_version_1
+from tests.report import head_records
 
 
 def run_record(**changes: Any) -> RunRecord:
@@ -174,6 +175,15 @@ BAD_JSON = {
     "no record": b'{"schema_version": 1, "a": {"b": [1, 2]}}',
     "a list": b"[1, 2]",
 }
+
+
+def test_sizes_whose_area_is_no_number_of_64_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    write_model(path, head_records.record([head_records.form("fcn", "fast", (2**31, 4))]))
+    assert read_head_profile(path).costs[0].height == 2**31
+    path.write_text(path.read_text().replace(str(2**31), str(2**31 + 1)))
+    with pytest.raises(RecordError, match=r"costs\.0\.height"):
+        read_head_profile(path)
 
 
 @pytest.mark.parametrize("read", [read_run, read_profile, read_head_profile, read_precision])

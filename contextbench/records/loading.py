@@ -1,7 +1,7 @@
 """How fast training data are loaded."""
 
 from contextbench.records.formats import Format
-from contextbench.records.stored import SCHEMA_VERSION, Count, Free, Positive, Seconds, Stored
+from contextbench.records.stored import SCHEMA_VERSION, Count, Free, Positive, Seconds, Side, Stored
 from contextbench.system.naming import Name
 
 
@@ -28,8 +28,8 @@ class LoaderRecord(Stored):
     protocol_name: Name
     head: Name | None  # None: only loading was measured
     data: str  # what was loaded
-    image_size: tuple[Positive, Positive]  # height, width
-    crop: tuple[Positive, Positive]
+    image_size: tuple[Side, Side]  # height, width
+    crop: tuple[Side, Side]
     batch: Positive
     pinned: bool  # whether batches are in page-locked memory
     precision: Format

@@ -11,6 +11,7 @@ from contextbench.records.stored import (
     Free,
     Milliseconds,
     Positive,
+    Side,
     Stored,
     read_record,
 )
@@ -83,8 +84,8 @@ class FormCost(Stored):
 
     head: str  # name of the head's file
     implementation: str  # `fast` or `reference`
-    height: Positive  # of the features, in feature pixels
-    width: Positive
+    height: Side  # of the features, in feature pixels
+    width: Side
     counts: dict[str, ScopeCounts] = {}  # `context` and `head`
     memory: dict[str, MemoryBytes] = {}  # `context` and `head`
     measured_activation_peak_bytes: Count | None = None  # of `context`, where the device counts it

@@ -38,6 +38,7 @@ def plain(content: dict[str, V]) -> dict[str, V]:
 MOST_PIXELS = 2**62  # such that the sum of two counts fits into 64 bits
 Count = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
 Positive = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Side = Annotated[int, Field(ge=1, le=2**31)]  # the product of two is a count
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e10)]  # ratios divide by them
 Shade = Annotated[int, Field(ge=0, le=255)]

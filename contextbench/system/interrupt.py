@@ -4,7 +4,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
+
+WAIT_SECONDS = 0.02  # before a signal is sent again that came while a compiled module was loaded
 
 
 class Interrupted(Exception):
@@ -39,6 +42,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._at_once = False
+        self._sent_again = False
 
     def check(self) -> None:
         if self.requested:
@@ -61,12 +65,14 @@ class StopRequest:
         finally:
             self._at_once = False
 
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         # A second Ctrl-C does not wait for the safe point. No `Exception`: libraries catch those.
-        at_once = self._at_once or self.requested
+        sent_again, self._sent_again = self._sent_again, False
+        now = self._at_once or (self.requested and not sent_again)
         self.requested = True
-        if at_once:
-            raise CtrlC
+        if now:
+            self._sent_again = _is_loading(frame)
+            _raise(number, frame)
 
 
 def catch_ctrl_c() -> None:
@@ -75,8 +81,21 @@ def catch_ctrl_c() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
-def _raise(_signal: int, _frame: FrameType | None) -> None:
-    raise CtrlC
+def _raise(number: int, frame: FrameType | None) -> None:
+    if not _is_loading(frame):
+        raise CtrlC
+    again = threading.Timer(WAIT_SECONDS, signal.raise_signal, [number])
+    again.daemon = True
+    again.start()
+
+
+def _is_loading(frame: FrameType | None) -> bool:
+    """Whether a compiled module is being loaded: it makes an ImportError of what is raised then."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
