@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from contextbench.statistics.scores import Scores, group_iou, scores
+from contextbench.statistics.scores import CLASS_METRICS, Scores, group_iou, scores
 
 IGNORE = 255
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -91,6 +91,37 @@ def test_agrees_with_torchmetrics(absent: int | None) -> None:
     np.testing.assert_allclose(result.miou, mean(*tensors).item(), rtol=1e-6)
     micro = classification.MulticlassAccuracy(5, average="micro", ignore_index=IGNORE)
     np.testing.assert_allclose(result.pixel_accuracy, micro(*tensors).item(), rtol=1e-6)
+
+
+def test_f1_precision_and_recall_agree_with_torchmetrics_class_by_class() -> None:
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.classification")
+    maps = _maps(5, absent=2, seed=3)
+    counts = _counts(maps, 5)
+    tensors = [torch.from_numpy(each) for each in maps]
+    summed = [each.sum(axis=0) for each in counts]
+    present = [k for k in range(5) if k != 2]
+    for metric, name in (("f1", "F1Score"), ("precision", "Precision"), ("recall", "Recall")):
+        oracle = getattr(classification, f"Multiclass{name}")
+        found = CLASS_METRICS[metric](*summed)  # type: ignore[index]
+        expected = oracle(5, average=None, ignore_index=IGNORE)(*tensors).numpy()
+        np.testing.assert_allclose(found[present], expected[present], rtol=1e-6)  # float32
+        assert math.isnan(found[2])
+        mean = oracle(5, average="macro", ignore_index=IGNORE)(*tensors).item()
+        np.testing.assert_allclose(np.nanmean(found), mean, rtol=1e-6)
+    result = scores(*counts)
+    np.testing.assert_allclose(result.mean_f1, np.nanmean(CLASS_METRICS["f1"](*summed)))
+    np.testing.assert_allclose(
+        result.mean_precision, np.nanmean(CLASS_METRICS["precision"](*summed))
+    )
+    np.testing.assert_allclose(result.mean_accuracy, np.nanmean(CLASS_METRICS["recall"](*summed)))
+
+
+def test_a_labelled_class_that_is_never_predicted_has_precision_and_f1_zero() -> None:
+    """Left out of the mean, a head would gain by never predicting what it is unsure of."""
+    result = scores([5, 0], [8, 0], [5, 3])
+    assert result.mean_precision == (5 / 8 + 0) / 2
+    assert result.mean_f1 == (10 / 13 + 0) / 2
 
 
 def test_hand_made_counts() -> None:

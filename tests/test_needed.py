@@ -15,6 +15,7 @@ from contextbench.statistics.chance import chance
 from contextbench.statistics.draws import Resampling
 from contextbench.statistics.intervals import rank
 from contextbench.statistics.needed import needed
+from contextbench.statistics.scores import CLASS_METRICS
 from tests.test_stats import areas_of, made_up, miou, trainings
 
 FEW = Resampling(300)
@@ -143,6 +144,20 @@ def test_levels_of_guessing_are_those_of_guesses(pixels):
     assert found.constant == pytest.approx(max(constant))
     assert found.random == pytest.approx(random)
     assert found.highest == max(found.constant, found.random)
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall"])
+def test_levels_of_guessing_by_other_metrics_are_those_of_guesses(metric):
+    measure, pixels = CLASS_METRICS[metric], np.array([50, 30, 20])
+    labelled, total, g = pixels * 3, 300, 3
+    constant = [
+        measure(np.eye(g, dtype=int)[k] * labelled, np.eye(g, dtype=int)[k] * total, labelled)
+        for k in range(g)
+    ]
+    random = measure(pixels, np.full(g, 100), labelled)
+    found = chance(labelled, range(g), measure)
+    assert found.constant == pytest.approx(max(each.mean() for each in constant))
+    assert found.random == pytest.approx(random.mean())
 
 
 def areas_of_guess(labelled, right, predicted=None):

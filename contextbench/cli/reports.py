@@ -20,6 +20,7 @@ from contextbench.records.profiles import read_head_profile
 from contextbench.records.runs import find_runs
 from contextbench.report.collection import collect
 from contextbench.report.insight import judge
+from contextbench.statistics.scores import ClassMetric
 
 if TYPE_CHECKING:
     from contextbench.report.figures.style import Format
@@ -93,6 +94,9 @@ def insight(
     ] = None,
     baseline: Annotated[str, typer.Option(help="Head that the others are compared with.")] = "fcn",
     view: ViewOption = None,
+    metric: Annotated[
+        ClassMetric, typer.Option(help="What heads are judged by, mean over a group's classes.")
+    ] = "iou",
     as_json: JsonOption = False,
 ) -> None:
     """Show which head solves which group of classes, seed by seed, with intervals.
@@ -103,7 +107,7 @@ def insight(
         from contextbench.report.bundle import write_insight
         from contextbench.report.tables.insight import insight_json, insight_sheet
 
-        judged = judge(collect(results, view), baseline=baseline)
+        judged = judge(collect(results, view), baseline=baseline, metric=metric)
         written = [] if out is None else write_insight(judged, out)
         if as_json:
             print_json(insight_json(judged))

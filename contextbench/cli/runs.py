@@ -68,6 +68,10 @@ StrideOption = Annotated[
     str | None, typer.Option(help="Of the windows, height x width; 2/3 of them unless given.")
 ]
 
+SCORED = (
+    "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_f1",
+    "mean_precision",
+)  # fmt: skip
 FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
 
 
@@ -247,7 +251,7 @@ def evaluate(
         if as_json:
             print_json(scored)
             return
-        for name in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        for name in SCORED:
             console.print(f"{name:24} {100 * scored[name]:6.2f} %", highlight=False)
         for name, value in scored["iou_per_class"].items():
             text = "absent" if value is None else f"{100 * value:6.2f} %"

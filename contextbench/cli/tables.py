@@ -27,6 +27,7 @@ from contextbench.papers.published import TableSpec, load_published, load_table
 from contextbench.records.profiles import HeadProfileRecord, read_head_profile
 from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
+from contextbench.statistics.scores import ClassMetric
 
 if TYPE_CHECKING:
     from contextbench.report.tables.printing import PrintedTable
@@ -85,6 +86,10 @@ def table(
         typer.Option("--out", "-o", help="Also write CSV, Markdown and LaTeX to this folder."),
     ] = None,
     view: ViewOption = None,
+    classes: Annotated[
+        ClassMetric | None,
+        typer.Option(help="Of a folder: this score of every class, a column a head."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a paper's table and this code's numbers side by side, or compare the runs of a folder.
@@ -94,6 +99,8 @@ def table(
     Example: contextbench table ocr-complexity --rounds 5 -o complexity
 
     Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
+
+    Example: contextbench table results/probe --classes f1
     """
     with guarded(resume=True):
         if as_json and form is not TableFormat.CONSOLE:
@@ -106,8 +113,10 @@ def table(
                     "--rounds, --record, --precision and --device are for tables of papers; "
                     f"{what} is a folder"
                 )
-            _compare(Path(what), wanted, view)
+            _compare(Path(what), wanted, view, classes)
             return
+        if classes is not None:
+            raise ConfigError(f"--classes is for folders of runs; {what} is a paper's table")
         if view is not None:
             raise ConfigError(f"--view is for folders of runs; {what} is a paper's table")
         if what not in names_in("tables") and not Path(what).exists():
@@ -116,10 +125,15 @@ def table(
         _beside_paper(what, record, (rounds, precision, device), wanted)
 
 
-def _compare(folder: Path, wanted: Wanted, view: str | None) -> None:
-    from contextbench.report.tables.comparison import printed_comparison
+def _compare(folder: Path, wanted: Wanted, view: str | None, classes: ClassMetric | None) -> None:
+    from contextbench.report.comparison import per_class_table
+    from contextbench.report.tables.comparison import printed_classes, printed_comparison
 
     collection = collect(folder, view)
+    if classes is not None:
+        frame = per_class_table(collection.runs, classes)
+        _print(printed_classes(frame, classes, collection.subject, collection.ending), wanted)
+        return
     _print(printed_comparison(collection.table, collection.notes, collection.ending), wanted)
     if wanted.for_programs or wanted.form is TableFormat.CONSOLE:
         print_notes(collection.notes, errors if wanted.for_programs else console)

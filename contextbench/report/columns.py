@@ -76,6 +76,8 @@ SCORES = (
     Column("pixel_accuracy", "pixel accuracy", "%", 100, "high", 1, short="pixel acc."),
     Column("mean_accuracy", "mean accuracy", "%", 100, "high", 1, extra=True),
     Column("frequency_weighted_iou", "fw IoU", "%", 100, "high", 1, extra=True),
+    Column("mean_f1", "F1", "%", 100, "high", 1, extra=True),
+    Column("mean_precision", "precision", "%", 100, "high", 1, extra=True),
 )
 COSTS = (
     Column("parameters", "params", "M", 1e-6, "low"),

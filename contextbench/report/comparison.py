@@ -23,8 +23,10 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from contextbench.records.classes import ClassTotals
 from contextbench.records.comparability import (
     by_head,
     check_comparable,
@@ -39,10 +41,19 @@ from contextbench.report.samples import median_ratio, median_ratio_ends, number,
 from contextbench.report.verdicts import MODELS, models_columns, verdict_sentence
 from contextbench.report.weights import weights_text
 from contextbench.statistics.intervals import Ranking
-from contextbench.statistics.scores import Scores, group_iou, scores
+from contextbench.statistics.scores import (
+    CLASS_METRICS,
+    ClassMetric,
+    Scores,
+    group_iou,
+    scores,
+)
 
 GROUP_PREFIX = "iou_"  # of columns with the mean IoU of a group of classes
-MEASURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+MEASURES = (
+    "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_f1",
+    "mean_precision",
+)  # fmt: skip
 RESAMPLED = (
     "miou_low", "miou_high", "groups", "separable_from_best", "difference_to_best",
     "difference_low", "difference_high", "holm_p_value", "models_groups", *MODELS,
@@ -93,18 +104,25 @@ def cost_table(profile: ProfileRecord) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(protocol=profile.protocol_name, **_provenance(profile))
 
 
-def per_class_table(runs: Sequence[RunRecord]) -> pd.DataFrame:
+def per_class_table(runs: Sequence[RunRecord], metric: ClassMetric = "iou") -> pd.DataFrame:
     """One row a class: `class`, `labelled_fraction`, IoU of each head (mean over seeds, or NaN).
 
-    Heads are in the order of the comparison. Raises as `comparison_table` does.
+    Another `metric` takes the place of IoU. Heads are in the order of the comparison. Raises as
+    `comparison_table` does.
     """
     classes = runs[0].labels.classes if runs else []
     columns: dict[str, Any] = {"class": classes, "labelled_fraction": _labelled_fraction(runs)}
     groups = by_head(runs)
     for name in comparison_table(runs, None)["head"]:
-        per_seed = [result.iou_per_class for result in _scored(groups[name])]
+        per_seed = [_per_class(run.totals, metric) for run in groups[name] if run.totals]
         columns[name] = [_mean(seed[k] for seed in per_seed) for k in range(len(classes))]
     return pd.DataFrame(columns)
+
+
+def _per_class(totals: ClassTotals, metric: ClassMetric) -> list[float]:
+    counts = map(np.array, (totals.intersection, totals.predicted, totals.labelled))
+    values: list[float] = CLASS_METRICS[metric](*counts).tolist()
+    return values
 
 
 def group_columns(table: pd.DataFrame) -> list[str]:

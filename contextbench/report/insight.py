@@ -1,9 +1,9 @@
 """Which head solves which group of classes, seed by seed, with intervals: numbers from records.
 
-The groups are those that the dataset declares (`labels.groups` of the records). IoU of a group is
-the mean over its classes. A head is judged by its difference to a baseline, over other trainings
-and other images at once, corrected by Holm for all heads of the group. Beside that stands what
-guessing within the group scores.
+The groups are those that the dataset declares (`labels.groups` of the records). IoU of a group, or
+another metric that is chosen, is the mean over its classes. A head is judged by its difference to a
+baseline, over other trainings and other images at once, corrected by Holm for all heads of the
+group. Beside that stands what guessing within the group scores.
 """
 
 import itertools
@@ -26,6 +26,7 @@ from contextbench.statistics.intervals import (
     miou_interval,
     rank,
 )
+from contextbench.statistics.scores import CLASS_METRICS, METRIC_NAMES, ClassMetric
 from contextbench.system.errors import UserError
 
 Verdict = Literal["solves", "better", "undecided", "worse", "no verdict"]
@@ -74,6 +75,11 @@ class Insight:
     images: int
     resampling: Resampling
     cautions: Sequence[str]  # what limits the numbers, one sentence each
+    metric: ClassMetric = "iou"  # that all scores are of
+
+    @property
+    def metric_name(self) -> str:
+        return METRIC_NAMES[self.metric]
 
     @property
     def comparisons(self) -> int:
@@ -88,23 +94,29 @@ class Insight:
 
 
 def judge(
-    collection: Collection, *, baseline: str = "fcn", resampling: Resampling = Resampling()
+    collection: Collection,
+    *,
+    baseline: str = "fcn",
+    resampling: Resampling = Resampling(),
+    metric: ClassMetric = "iou",
 ) -> Insight:
-    """Every head on every group of classes, against `baseline`.
+    """Every head on every group of classes, against `baseline`, by the mean of `metric`.
 
     Heads without counts per image are left out and named in `cautions`. Raises `InsightError`
     where the dataset has no groups or `baseline` or another head is missing, and `RecordError`
     where the heads were not evaluated on the same images.
     """
     _check(collection, baseline)
-    labels, areas = collection.labels, collection.areas
-    ranked = partial(rank, areas, sampling=collection.sampling, resampling=resampling)
+    labels, areas, measure = collection.labels, collection.areas, CLASS_METRICS[metric]
+    ranked = partial(
+        rank, areas, sampling=collection.sampling, resampling=resampling, measure=measure
+    )
     overall = ranked()
     heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
     rankings = {group: ranked(classes=members) for group, members in labels.groups.items()}
     comparisons = _comparisons(rankings, heads)
     labelled = next(iter(areas[baseline].values())).labelled.sum(axis=0)
-    levels = {group: chance(labelled, members) for group, members in labels.groups.items()}
+    levels = {group: chance(labelled, members, measure) for group, members in labels.groups.items()}
     cells = {}
     for (group, ranking), head in itertools.product(rankings.items(), heads):
         own = statistics_of(ranking, head)
@@ -115,6 +127,7 @@ def judge(
                 sampling=collection.sampling,
                 resampling=resampling,
                 classes=labels.groups[group],
+                measure=measure,
             )
             for seed in sorted(areas[head])
         }
@@ -132,6 +145,7 @@ def judge(
         images=overall.images,
         resampling=resampling,
         cautions=[*collection.warnings, *_unjudged(collection), *_limits(rankings)],
+        metric=metric,
     )
 
 

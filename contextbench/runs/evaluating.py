@@ -29,7 +29,7 @@ from contextbench.runs.trained import (
     stored_precision,
 )
 from contextbench.runs.views import settings_of
-from contextbench.statistics.scores import group_iou, scores
+from contextbench.statistics.scores import CLASS_METRICS, group_iou, scores
 from contextbench.system.files import digest_of
 from contextbench.training.execution import Execution
 
@@ -211,7 +211,8 @@ def _described(
     kept: bool = False,
 ) -> dict[str, Any]:
     totals, images = counted
-    result = scores(totals.intersection, totals.predicted, totals.labelled)
+    counts = [np.array(each) for each in (totals.intersection, totals.predicted, totals.labelled)]
+    result = scores(*counts)
     groups = {name: tuple(ids) for name, ids in record.labels.groups.items()}
     return {
         "head": record.head_name,
@@ -225,9 +226,14 @@ def _described(
         "pixel_accuracy": _number(result.pixel_accuracy),
         "mean_accuracy": _number(result.mean_accuracy),
         "frequency_weighted_iou": _number(result.frequency_weighted_iou),
-        "iou_per_class": {
-            name: _number(value)
-            for name, value in zip(record.labels.classes, result.iou_per_class, strict=True)
+        "mean_f1": _number(result.mean_f1),
+        "mean_precision": _number(result.mean_precision),
+        **{
+            f"{metric}_per_class": {
+                name: _number(value)
+                for name, value in zip(record.labels.classes, measure(*counts), strict=True)
+            }
+            for metric, measure in CLASS_METRICS.items()
         },
         "iou_per_group": {
             name: _number(value) for name, value in group_iou(result.iou_per_class, groups).items()

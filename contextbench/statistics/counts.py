@@ -10,7 +10,7 @@ import numpy as np
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.statistics.draws import FloatArray
-from contextbench.statistics.scores import class_iou
+from contextbench.statistics.scores import Measure, class_iou, mean_of_present
 
 
 def aligned(
@@ -41,14 +41,26 @@ def aligned(
     return {head: np.stack(seeds) for head, seeds in rows_by_name.items()}
 
 
-def iou_of_draws(weights: FloatArray, seeds: FloatArray) -> FloatArray:
+def iou_of_draws(
+    weights: FloatArray, seeds: FloatArray, measure: Measure = class_iou
+) -> FloatArray:
     """IoU (S, draws, K) of counts (S, 3, N, K) whose images are weighted by (draws, N).
 
     NaN for a class that no drawn image is labelled with. Sums of whole numbers are exact in float64
-    up to 2^53.
+    up to 2^53. Another `measure` of the sums takes the place of IoU where it is given.
     """
     sums = np.tensordot(weights, seeds, axes=(1, 2))  # (draws, S, 3, K), as one matrix product
-    return class_iou(*sums.transpose(2, 1, 0, 3))  # each (S, draws, K)
+    return measure(*sums.transpose(2, 1, 0, 3))  # each (S, draws, K)
+
+
+def effects_on(measure: Measure, seeds: FloatArray) -> FloatArray:
+    """(images,): what each image changes of a score, mean over seeds: with it less without it."""
+    whole = seeds.sum(axis=2, keepdims=True)  # (S, 3, 1, K)
+    scored, without = (
+        mean_of_present(measure(*np.moveaxis(sums, 1, 0))) for sums in (whole, whole - seeds)
+    )
+    mean: FloatArray = np.nan_to_num(scored - without).mean(axis=0)
+    return mean
 
 
 def effects(seeds: FloatArray) -> FloatArray:

@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist, fmean, stdev
 from typing import Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from contextbench.config.sampling import INDEPENDENT, Sampling, SamplingError
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.statistics import student
-from contextbench.statistics.counts import aligned, effects, iou_of_draws
+from contextbench.statistics.counts import aligned, effects, effects_on, iou_of_draws
 from contextbench.statistics.draws import (
     FEWEST_UNITS,
     Draws,
@@ -39,7 +40,7 @@ from contextbench.statistics.draws import (
 )
 from contextbench.statistics.groups import group_letters, holm, smallest_difference
 from contextbench.statistics.methods import TRAININGS, Parts
-from contextbench.statistics.scores import mean_of_present
+from contextbench.statistics.scores import Measure, class_iou, mean_of_present
 
 __all__ = [
     "HeadStatistics",
@@ -209,19 +210,22 @@ def rank(
     sampling: Sampling = INDEPENDENT,
     resampling: Resampling = Resampling(),
     classes: Sequence[int] | None = None,
+    measure: Measure = class_iou,
 ) -> Ranking:
     """Rank heads by mIoU over the images that all their seeds were evaluated on.
 
     `areas`: head -> seed -> counts per image. `sampling`: which images are drawn together: frames
     with their neighbours by name, clusters as wholes. `classes`: train ids that the mean is over,
-    all if None.
+    all if None. `measure`: what is averaged in place of IoU; `miou` is then the mean of that.
     Raises `RecordError` unless all counts are of the same images and classes, and for images that
     are in no cluster.
     """
     counts = aligned(areas, classes)
     names = sorted(next(iter(next(iter(areas.values())).values())).names)
     ids = range(next(iter(counts.values())).shape[-1]) if classes is None else classes
-    return rank_counts(counts, names, ids, sampling=sampling, resampling=resampling)
+    return rank_counts(
+        counts, names, ids, sampling=sampling, resampling=resampling, measure=measure
+    )
 
 
 def rank_counts(
@@ -232,15 +236,16 @@ def rank_counts(
     sampling: Sampling = INDEPENDENT,
     resampling: Resampling = Resampling(),
     bounds: tuple[float, float] = (0.0, 1.0),
+    measure: Measure = class_iou,
 ) -> Ranking:
     """`rank` of counts (S, 3, N, K) of each head, as `aligned` makes them.
 
-    `names` are those of the N images, in order; `ids` the train ids of the K classes; `bounds`
-    what scores cannot pass.
+    `names` are those of the N images, in order; `ids` the train ids of the K classes, or of what
+    `measure` gives; `bounds` what scores cannot pass.
     """
-    draws = draws_of(counts, names, sampling, resampling)
-    sampled, missing = resampled(counts, draws)
-    seeds = {head: SeedSpread(whole_split(stacked)) for head, stacked in counts.items()}
+    draws = draws_of(counts, names, sampling, resampling, measure)
+    sampled, missing = resampled(counts, draws, measure)
+    seeds = {head: SeedSpread(whole_split(stacked, measure)) for head, stacked in counts.items()}
     # Where a seed has no score, neither has its head, which then comes last.
     means = {head: fmean(spread.values) for head, spread in seeds.items()}
     order = sorted(counts, key=lambda head: (math.isnan(means[head]), -means[head], head))
@@ -250,7 +255,8 @@ def rank_counts(
     models = group_letters(
         order, (frozenset((p.first, p.second)) for p in pairs if p.models.separated)
     )
-    absent = next(iter(counts.values()))[0, 2].sum(axis=0) == 0  # labels are those of every head
+    first = next(iter(counts.values()))  # labels are those of every head
+    absent = np.isnan(iou_of_draws(np.ones((1, draws.images)), first, measure)[0, 0])
     heads = tuple(
         HeadStatistics(
             head=head,
@@ -259,7 +265,7 @@ def rank_counts(
             groups=letters.get(head, ""),
             rank_shares=tuple(places.tolist()),
             models_groups=models[head],
-            stray=int(counts[head][:, 1, :, absent].sum()),
+            stray=int(counts[head][:, 1][..., np.flatnonzero(absent)].sum()),
         )
         for head, places in zip(order, shares, strict=True)
     )
@@ -281,11 +287,12 @@ def draws_of(
     names: Sequence[str],
     sampling: Sampling,
     resampling: Resampling,
+    measure: Measure = class_iou,
 ) -> Draws:
     """How the images of counts are drawn: one by one, in clusters, or in blocks of frames."""
     block = 1
     if sampling.frames == "ordered":
-        block = longer_blocks(block_length(_series(counts)), len(names))
+        block = longer_blocks(block_length(_series(counts, measure)), len(names))
     return Draws(len(names), block, resampling, _clusters(sampling, names))
 
 
@@ -303,41 +310,47 @@ def miou_interval(
     sampling: Sampling = INDEPENDENT,
     resampling: Resampling = Resampling(),
     classes: Sequence[int] | None = None,
+    measure: Measure = class_iou,
 ) -> Interval:
     """The test-set interval of one head's mIoU, mean over its seeds. Arguments as for `rank`."""
     ranking = rank(
-        {"": dict(enumerate(areas))}, sampling=sampling, resampling=resampling, classes=classes
+        {"": dict(enumerate(areas))},
+        sampling=sampling,
+        resampling=resampling,
+        classes=classes,
+        measure=measure,
     )
     return ranking.heads[0].miou
 
 
 def resampled(
-    counts: Mapping[str, FloatArray], draws: Draws
+    counts: Mapping[str, FloatArray], draws: Draws, measure: Measure = class_iou
 ) -> tuple[dict[str, FloatArray], FloatArray]:
     """mIoU of each head in each draw, mean over seeds; for each class, the share of draws that are
     not labelled with it."""
     sampled = {head: np.empty(draws.resampling.resamples) for head in counts}
-    missing = np.zeros(next(iter(counts.values())).shape[-1])
+    missing: FloatArray = np.zeros(())
     for part, weights in draws:
         for head, seeds in counts.items():
-            iou = iou_of_draws(weights, seeds)  # (seeds, draws, classes)
+            iou = iou_of_draws(weights, seeds, measure)  # (seeds, draws, classes)
             sampled[head][part] = mean_of_present(iou).mean(axis=0)
-        missing += np.isnan(iou[0]).sum(axis=0)  # labels are those of every head
+        missing = missing + np.isnan(iou[0]).sum(axis=0)  # labels are those of every head
     return sampled, missing / draws.resampling.resamples
 
 
-def whole_split(seeds: FloatArray) -> tuple[float, ...]:
+def whole_split(seeds: FloatArray, measure: Measure = class_iou) -> tuple[float, ...]:
     """mIoU of every seed over all images."""
     every_image = np.ones((1, seeds.shape[2]))
-    return tuple(mean_of_present(iou_of_draws(every_image, seeds))[:, 0].tolist())
+    return tuple(mean_of_present(iou_of_draws(every_image, seeds, measure))[:, 0].tolist())
 
 
-def _series(counts: Mapping[str, FloatArray]) -> FloatArray:
+def _series(counts: Mapping[str, FloatArray], measure: Measure) -> FloatArray:
     """(heads and pairs, images): effects of each image on scores and on their differences.
 
     Both, since what two heads share may be independent where their difference is not.
     """
-    heads = [effects(seeds) for seeds in counts.values()]
+    own = effects if measure is class_iou else partial(effects_on, measure)
+    heads = [own(seeds) for seeds in counts.values()]
     return np.stack([*heads, *(a - b for a, b in itertools.combinations(heads, 2))])
 
 

@@ -1,22 +1,29 @@
 """Segmentation scores from integer pixel counts. Fractions, not percent.
 
 For class k: intersection I_k (pixels of class k predicted as k), predicted P_k, labelled L_k, all
-over labelled pixels only. IoU_k = I_k / (P_k + L_k - I_k). Counts stay int64 until one division at
-the end.
+over labelled pixels only. Counts stay int64 until one division at the end:
 
-A class without a labelled pixel has no IoU, whatever was predicted: it is NaN, left out of every
-mean and listed, and pixels predicted as it are counted as `stray`. They lower the IoU of the
-classes that they were taken from. Every mIoU of this package divides in `class_iou`.
+    IoU I / (P + L - I),    F1 or Dice 2 I / (P + L),    precision I / P,    recall I / L
+
+A class without a labelled pixel has none of these, whatever was predicted: it is NaN, left out of
+every mean and listed, and pixels predicted as it are counted as `stray`. They lower the IoU of the
+classes that they were taken from. A labelled class that is never predicted has precision 0, as it
+has F1 0. Every mIoU of this package divides in `class_iou`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from contextbench.records.watched import Watched
+
+Measure = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.float64]]
+"""Of intersection, predicted and labelled pixels, classes last: values whose mean is a score."""
+
+ClassMetric = Literal["iou", "f1", "precision", "recall"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +37,57 @@ class Scores:
     iou_per_class: tuple[float, ...]  # NaN for classes without a labelled pixel
     absent: tuple[int, ...]  # train ids without a labelled pixel
     stray: int  # pixels predicted as those
+    mean_f1: float = float("nan")  # mean F1, or Dice, over labelled classes
+    mean_precision: float = float("nan")  # mean over labelled classes of I_k / P_k
 
 
 def class_iou(
     intersection: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]
 ) -> NDArray[np.float64]:
     """I / (P + L - I) of counts of equal shape, classes last; NaN where nothing is labelled."""
+    return _of_labelled(intersection, predicted + labelled - intersection, labelled)
+
+
+def class_f1(
+    intersection: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]
+) -> NDArray[np.float64]:
+    """2 I / (P + L), which is also called Dice; otherwise as `class_iou`."""
+    return _of_labelled(2 * intersection, predicted + labelled, labelled)
+
+
+def class_precision(
+    intersection: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]
+) -> NDArray[np.float64]:
+    """I / P, and 0 for a labelled class that is never predicted; otherwise as `class_iou`."""
+    return _of_labelled(intersection, np.maximum(predicted, 1), labelled)
+
+
+def class_recall(
+    intersection: NDArray[Any], _predicted: NDArray[Any], labelled: NDArray[Any]
+) -> NDArray[np.float64]:
+    """I / L; otherwise as `class_iou`."""
+    return _of_labelled(intersection, labelled, labelled)
+
+
+CLASS_METRICS: dict[ClassMetric, Measure] = {
+    "iou": class_iou,
+    "f1": class_f1,
+    "precision": class_precision,
+    "recall": class_recall,
+}
+METRIC_NAMES: dict[ClassMetric, str] = {
+    "iou": "IoU",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+def _of_labelled(
+    above: NDArray[Any], below: NDArray[Any], labelled: NDArray[Any]
+) -> NDArray[np.float64]:
     quotient = np.full(np.shape(labelled), np.nan)
-    union = predicted + labelled - intersection
-    np.divide(intersection, union, out=quotient, where=labelled > 0)
+    np.divide(above, below, out=quotient, where=labelled > 0)
     return quotient
 
 
@@ -68,6 +117,8 @@ def scores(intersection: ArrayLike, predicted: ArrayLike, labelled: ArrayLike) -
         iou_per_class=tuple(iou.tolist()),
         absent=tuple(np.flatnonzero(absent).tolist()),
         stray=int(guessed[absent].sum()),
+        mean_f1=_mean(class_f1(correct, guessed, truth)),
+        mean_precision=_mean(class_precision(correct, guessed, truth)),
     )
 
 

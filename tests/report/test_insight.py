@@ -27,7 +27,7 @@ from contextbench.statistics.draws import Draws, Resampling
 from contextbench.statistics.groups import holm
 from contextbench.statistics.intervals import rank
 from contextbench.statistics.methods import Parts
-from contextbench.statistics.scores import group_iou, scores
+from contextbench.statistics.scores import METRIC_NAMES, group_iou, scores
 from contextbench.system.errors import UserError
 from contextbench.system.files import OutputError
 from tests.report import records
@@ -164,6 +164,22 @@ def test_a_group_is_solved_from_half_of_what_the_baseline_lacks(lacking_closed, 
     shares = {head: dict.fromkeys(range(3), each) for head, each in heads.items()}
     judged = judge(collection_of(shares), resampling=FEW)
     assert judged.cells["new", "hard"].comparison.verdict == verdict
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall"])
+def test_heads_are_judged_by_another_metric_with_the_same_code(metric):
+    judged = judge(collection_of(), resampling=FEW, metric=metric)
+    for (head, group), cell in judged.cells.items():
+        for seed, found in cell.seeds.items():
+            areas = collection_of().areas[head][seed]
+            i, p, t = (a.sum(axis=0) for a in (areas.intersection, areas.predicted, areas.labelled))
+            formula = {"f1": 2 * i / (p + t), "precision": i / p, "recall": i / t}[metric]
+            assert found.estimate == pytest.approx(formula[LABELS.groups[group]].mean())
+    assert judged.cells["solver", "hard"].comparison.holm_p_value < 0.05 or metric == "precision"
+    page = insight_markdown(judged)
+    assert METRIC_NAMES[metric] in page
+    assert "IoU" not in page
+    assert insight_json(judged)["cells"][0][metric]["estimate"] > 0
 
 
 def test_heads_are_the_baseline_then_the_best_first(judged):

@@ -50,6 +50,31 @@ def first_cells(markdown: str) -> list[str]:
     return [line.split("|")[1].strip() for line in lines[2:]]
 
 
+def test_another_score_of_every_class_is_a_table_of_its_own(runs: Path):
+    """F1 is 2 IoU / (1 + IoU), class by class, so that both orders of heads are one."""
+    tables = {
+        metric: list(
+            csv.DictReader(io.StringIO(call(runs, "--classes", metric, "--format", "csv").stdout))
+        )
+        for metric in ("iou", "f1")
+    }
+    for one, other in zip(*tables.values(), strict=True):
+        assert one["class"] == other["class"]
+    means = {
+        m: [sum(float(row[h]) for row in rows) / len(rows) for h in ("ocr", "ppm", "fcn")]
+        for m, rows in tables.items()
+    }
+    assert all(a > b > c for a, b, c in means.values())
+    assert all(f1 > iou for iou, f1 in zip(means["iou"], means["f1"], strict=True))
+    shown = call(runs, "--classes", "recall", "--columns", "ocr", "--sort", "ocr")
+    assert shown.exit_code == 0, shown.output
+    assert "recall" in shown.stdout
+    assert "fcn" not in shown.stdout
+    assert "F1" in call(runs, "--columns", "miou,F1,precision").stdout
+    assert "Dice" not in refused(runs, "--classes", "dice")
+    assert "--classes is for folders" in refused("ocr-complexity", "--classes", "f1")
+
+
 def test_the_console_shows_scores_and_notes(runs: Path):
     result = call(runs)
     assert result.exit_code == 0, result.output

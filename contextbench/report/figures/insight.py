@@ -33,7 +33,8 @@ def insight_figure(insight: Insight) -> Figure:
     columns = min(PANELS, len(names))
     rows = math.ceil(len(names) / columns)
     height = rows * (0.55 + ROW_HEIGHT * len(insight.heads))
-    title = f"IoU of groups of classes by seed: {insight.subject}"
+    name = insight.metric_name
+    title = f"{name[0].upper()}{name[1:]} of groups of classes by seed: {insight.subject}"
     figure = new_figure(TWO_COLUMNS, height, title, _caption(insight))
     panels = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
@@ -44,7 +45,7 @@ def insight_figure(insight: Insight) -> Figure:
 
 
 def _draw_panel(axes: Axes, group: str, insight: Insight) -> None:
-    style_axes(axes, "IoU (%)", "")
+    style_axes(axes, f"{insight.metric_name} (%)", "")
     axes.set_title(group, size=BODY, weight="bold", color=INK, loc="left")
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 100)

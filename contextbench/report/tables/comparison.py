@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,12 +25,14 @@ from contextbench.report.tables.sheet import DAGGER, Remark, Sheet
 from contextbench.report.weights import weights_sentence
 from contextbench.report.words import ABSENT, ends, fixed, level_text, p_value, percent
 from contextbench.statistics.intervals import Interval
+from contextbench.statistics.scores import METRIC_NAMES, ClassMetric
 
 DROPPED_FIRST = (
     "train_seconds", "training_memory_bytes", "train_latency_ratio", "pixel_accuracy",
     "difference_to_best", "inference_memory_bytes", "latency_ms", "parameters", "latency_ratio",
 )  # fmt: skip
 SINGLE = "n = 1"
+PER_CLASS = ("class", "labelled_fraction")
 RATIOS = ("latency_ratio", "train_latency_ratio")
 LATENCIES = ("latency_ms", "latency_ratio", "train_latency_ms", "train_latency_ratio")
 
@@ -101,20 +104,52 @@ def all_scores(table: pd.DataFrame) -> Sheet:
     return comparison_sheet(table, named)
 
 
-def per_class_sheet(table: pd.DataFrame) -> Sheet:
+def printed_classes(
+    table: pd.DataFrame, metric: ClassMetric, subject: str, end: str = ""
+) -> PrintedTable:
+    """A frame of `per_class_table`, which is of that metric."""
+    heads = [str(name) for name in table.columns if name not in PER_CLASS]
+    first = Column("labelled_fraction", "labelled pixels", "%", 100, "high", 1)
+    name = METRIC_NAMES[metric]
+    return PrintedTable(
+        name=f"classes-{metric}{end}",
+        frame=table,
+        label="class",
+        known={each.name: each for each in (first, *(_percent(head) for head in heads))},
+        build=partial(per_class_sheet, metric=metric),
+        caption=f"{name} of every class, mean over seeds: {subject}.",
+        counts=(),
+        of_page=["labelled_fraction", *heads],
+        heading=f"{name} of every class: {subject}",
+    )
+
+
+def _percent(head: str) -> Column:
+    return Column(head, head, "%", 100, "high", 1)
+
+
+def per_class_sheet(
+    table: pd.DataFrame, columns: Sequence[str] | None = None, *, metric: ClassMetric = "iou"
+) -> Sheet:
     """IoU of every class (rows) for every head (columns) in percent, the best of a row in bold.
 
-    `table` is that of `per_class_table`.
+    `table` is that of `per_class_table`, of this metric; `columns` chooses, all if None.
     """
-    heads = [str(name) for name in table.columns if name not in ("class", "labelled_fraction")]
+    if columns is not None:
+        chosen_columns(columns, {str(name): _percent(str(name)) for name in table.columns})
+        table = table[["class", *(name for name in columns if name != "class")]]
+    heads = [str(name) for name in table.columns if name not in PER_CLASS]
     rows = []
     for _, row in table.iterrows():
         values = [float(row[head]) for head in heads]
         texts = [percent(value) for value in values]
         best = best_of(texts, values, "high")
         marked = [Cell(text, best=is_best) for text, is_best in zip(texts, best, strict=True)]
-        rows.append([Cell(str(row["class"])), Cell(percent(row["labelled_fraction"])), *marked])
-    first = [Column("class", "IoU", "%"), Column("labelled_fraction", "labelled pixels", "%")]
+        pixels = [Cell(percent(row["labelled_fraction"]))] if "labelled_fraction" in table else []
+        rows.append([Cell(str(row["class"])), *pixels, *marked])
+    first = [Column("class", METRIC_NAMES[metric], "%")]
+    if "labelled_fraction" in table:
+        first.append(Column("labelled_fraction", "labelled pixels", "%"))
     return Sheet([*first, *(Column(head, head) for head in heads)], rows)
 
 

@@ -24,6 +24,14 @@ from contextbench.report.verdicts import p_value_text
 from contextbench.report.words import ABSENT, ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import Interval, SeedSpread
 from contextbench.statistics.methods import TRAININGS
+from contextbench.statistics.scores import ClassMetric
+
+METRIC_PHRASES: dict[ClassMetric, str] = {
+    "iou": "an IoU",
+    "f1": "an F1",
+    "precision": "a precision",
+    "recall": "a recall",
+}
 
 PHRASES: dict[Verdict, str] = {
     "solves": "solved by",
@@ -43,7 +51,11 @@ def insight_markdown(insight: Insight, figure: str | None = None) -> str:
         f"# {markdown_text(_title(insight))}",
         markdown_list(_findings(insight)),
         sheet_markdown(insight_sheet(insight), insight.cautions).strip(),
-        *([f"![IoU of every head, seed and group, with intervals](<{figure}>)"] if figure else []),
+        *(
+            [f"![{insight.metric_name} of every head, seed and group, with intervals](<{figure}>)"]
+            if figure
+            else []
+        ),
         f"## Differences to {markdown_text(insight.baseline)}",
         sheet_markdown(_differences(insight)).strip(),
         "## By seed",
@@ -59,12 +71,13 @@ def insight_json(insight: Insight) -> dict[str, Any]:
     content: dict[str, Any] = {
         "subject": insight.subject,
         "baseline": insight.baseline,
+        "metric": insight.metric,
         "images": insight.images,
         "resampling": asdict(insight.resampling),
         "comparisons": insight.comparisons,
         "groups": {name: list(classes) for name, classes in insight.groups.items()},
         "cells": [
-            {"head": head, "group": group, **_cell_json(cell)}
+            {"head": head, "group": group, **_cell_json(cell, insight.metric)}
             for (head, group), cell in insight.cells.items()
         ],
         "chance": {name: asdict(level) for name, level in insight.chance.items()},
@@ -80,7 +93,7 @@ def rule(insight: Insight) -> list[str]:
         f"p-value below {1 - insight.resampling.level:.2g} after Holm's correction for the heads "
         "of a group.",
         f"solves: better, and the interval of the difference begins above {100 * SOLVED:g} % of "
-        f"what {insight.baseline} lacks to an IoU of 100 %.",
+        f"what {insight.baseline} lacks to {METRIC_PHRASES[insight.metric]} of 100 %.",
         "undecided: all else. It does not say that two heads are equal. No verdict: fewer than "
         f"{TRAININGS} trainings of the head or of {insight.baseline}, or too few images.",
         "at chance: no training is above the better of two ways of guessing within the group, one "
@@ -136,7 +149,9 @@ def insight_sheet(insight: Insight) -> Sheet:
         rows.append(
             [Cell(f"{name} answer"), Cell("–"), *(Cell(percent(each), "chance") for each in levels)]
         )
-    reading = "IoU of a group: mean over its classes and over seeds, then the verdict."
+    name = insight.metric_name
+    reading = f"{name} of a group: mean over its classes and over seeds, then the verdict."
+    reading = reading[0].upper() + reading[1:]
     return Sheet(headings, rows, [Remark(line) for line in (reading, *rule(insight))])
 
 
@@ -161,7 +176,7 @@ def _differences(insight: Insight) -> Sheet:
     headings = [
         Column("group", "group"),
         Column("head", "head"),
-        Column("iou", "IoU", "%"),
+        Column("iou", insight.metric_name, "%"),
         Column("deviation", "over seeds"),
         Column("difference", "difference", "points"),
         Column("p", "p-value"),
@@ -174,9 +189,9 @@ def _differences(insight: Insight) -> Sheet:
         for head in insight.heads
     ]
     remarks = (
-        f"In brackets: {level} intervals. Of an IoU, for other images with the same models, from "
-        f"{insight.resampling.resamples} draws of {insight.images} images; of a difference, for "
-        "other trainings and other images.",
+        f"In brackets: {level} intervals. Of {METRIC_PHRASES[insight.metric]}, for other images "
+        f"with the same models, from {insight.resampling.resamples} draws of {insight.images} "
+        "images; of a difference, for other trainings and other images.",
         "over seeds: standard deviation of one training in points, and number of trainings n.",
         "p-value: two-sided, after Holm's correction for the heads of a group.",
     )
@@ -220,17 +235,17 @@ def _score_cell(iou: Interval) -> Cell:
 
 
 def _group_headings(insight: Insight) -> list[Column]:
-    return [Column(group, group, "IoU %") for group in insight.groups]
+    return [Column(group, group, f"{insight.metric_name} %") for group in insight.groups]
 
 
 def _over_seeds(spread: SeedSpread) -> str:
     return f"n = {spread.n}" if spread.n == 1 else f"{percent(spread.deviation)}, n = {spread.n}"
 
 
-def _cell_json(cell: Judged) -> dict[str, Any]:
+def _cell_json(cell: Judged, metric: ClassMetric) -> dict[str, Any]:
     comparison = cell.comparison
     return {
-        "iou": cell.iou._asdict(),
+        metric: cell.iou._asdict(),
         "at_chance": cell.at_chance,
         "seed_deviation": cell.spread.deviation,
         "seeds": [{"seed": seed, **iou._asdict()} for seed, iou in cell.seeds.items()],
