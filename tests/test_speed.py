@@ -21,6 +21,7 @@ from contextbench.measure.passes import Workload
 from contextbench.measure.profile import choose_for
 from contextbench.models.build import build_model
 from contextbench.models.precision import Precision
+from contextbench.system.console import Reporter
 from contextbench.system.interrupt import StopRequest
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(1200)]
@@ -92,7 +93,7 @@ def _once(call):
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet18", "resnet50"])
 def test_auto_precision_is_never_slower_than_the_default(backbone):
     work = Workload(protocol(backbone), CLASSES, (160, 240), None)
-    choice = choose_for(work, [FCN], torch.device("cpu"), StopRequest())
+    choice = choose_for(work, [FCN], torch.device("cpu"), Reporter(), StopRequest())
     label = f"{choice.chosen.dtype} {choice.chosen.memory_format}"
     best = {name: min(steps["fcn"]) for name, steps in choice.samples.items() if steps}
     gain = best[DEFAULT] / best[label]

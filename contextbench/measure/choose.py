@@ -3,8 +3,9 @@
 The rule is here; what runs the steps, each candidate in a process of its own, is in `trials`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,11 @@ from contextbench.models.precision import Precision
 from contextbench.records.formats import read_precision
 
 Samples = dict[str, dict[str, list[float]]]  # candidate -> head -> milliseconds
+Timed = dict[str, list[float]]  # candidate -> milliseconds of one head
 
 TOLERANCE = 0.05  # of the default's time: a smaller difference, either way, may be noise
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
+HOPELESS = 3.0  # times the default's: after one round already more than a disturbance
 
 DEFAULT = "float32 contiguous"
 CANDIDATES: Mapping[str, Precision] = {
@@ -62,25 +65,40 @@ class PrecisionChoice:
         }
 
 
+def rounds_of(heads: Sequence[str]) -> int:
+    """Rounds that a choice takes at least, if no head ends early."""
+    return FEWEST_ROUNDS * len(heads)
+
+
 def choose_precision(
-    bench: Bench, heads: Sequence[str], excluded: Mapping[str, str]
+    bench: Bench,
+    heads: Sequence[str],
+    excluded: Mapping[str, str],
+    progress: Callable[[int], None] = lambda _: None,
 ) -> PrecisionChoice:
     """The candidate with the least total time among those slower than the default for no head.
 
     Slower is by more than 5 %, and the default stands unless another saves at least 5 % in total.
     A step takes as long as the fastest of its runs, since a disturbance only ever lengthens one;
-    there are more rounds where the two fastest of a candidate are not within 5 %. A candidate that
-    fails is rejected and not tried again. A head that fails in the default says nothing of
-    formats, and is left out. `excluded` candidates are not tried, for the reasons given.
+    there are more rounds where the two fastest of a candidate are not within 5 %, and no more than
+    one for a candidate that took over three times as long as the default. A candidate that fails
+    is rejected and not tried again. A head that fails in the default says nothing of formats, and
+    is left out. `excluded` candidates are not tried, for the reasons given. `progress` is told how
+    many of `rounds_of(heads)` are done.
     """
     rejected = dict(excluded)
     choice = PrecisionChoice({name: {} for name in CANDIDATES if name not in rejected}, rejected)
-    for head in heads:
+
+    def ticked(place: int, rounds: int) -> None:
+        progress(rounds_of(heads[:place]) + min(rounds, FEWEST_ROUNDS))
+
+    for place, head in enumerate(heads):
+        ticked(place, 0)
         remaining = [name for name in choice.samples if name not in rejected]
         if remaining == [DEFAULT]:
             break
-        timed = _timed(bench, head, remaining, choice)
-        if timed is None:
+        timed = _prepared(bench, head, remaining, choice)
+        if timed is None or not _time(bench, head, timed, choice, partial(ticked, place)):
             continue
         for name, milliseconds in timed.items():
             choice.samples[name][head] = milliseconds
@@ -91,29 +109,43 @@ def choose_precision(
     return choice
 
 
-def _timed(
+def _prepared(
     bench: Bench, head: str, names: Iterable[str], choice: PrecisionChoice
-) -> dict[str, list[float]] | None:
-    """Milliseconds of one head in each candidate that can run it; None for a head left out."""
-    timed: dict[str, list[float]] = {}
+) -> Timed | None:
+    """Candidates that can run one head, without times yet; None for a head left out."""
+    timed: Timed = {}
     for name in names:
         reason = bench.prepare(name, head)
         if reason is None:
             timed[name] = []
         elif not _go_on(name, head, reason, choice):
             return None
+    return timed
+
+
+def _time(
+    bench: Bench, head: str, timed: Timed, choice: PrecisionChoice, ticked: Callable[[int], None]
+) -> bool:
+    """Add milliseconds to `timed`, less what fails; False for a head left out."""
+    running = list(timed)
     for number in range(MOST_ROUNDS):
-        for name in order_of_round(list(timed), number):
+        for name in order_of_round(running, number):
             found = bench.time(name)
             if isinstance(found, float):
                 timed[name].append(found)
                 continue
             del timed[name]
             if not _go_on(name, head, found, choice):
-                return None
-        if number + 1 >= FEWEST_ROUNDS and all(map(_settled, timed.values())):
+                return False
+        ticked(number + 1)
+        running = [name for name in timed if not _hopeless(timed[name], timed[DEFAULT])]
+        if number + 1 >= FEWEST_ROUNDS and all(_settled(timed[name]) for name in running):
             break
-    return timed
+    return True
+
+
+def _hopeless(milliseconds: Sequence[float], default: Sequence[float]) -> bool:
+    return min(milliseconds) > HOPELESS * min(default)
 
 
 def _go_on(name: str, head: str, reason: str, choice: PrecisionChoice) -> bool:

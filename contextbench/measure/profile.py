@@ -20,6 +20,7 @@ from contextbench.measure.choose import (
     PrecisionChoice,
     choose_precision,
     excluded,
+    rounds_of,
 )
 from contextbench.measure.counts import Counts
 from contextbench.measure.latency import ORDER_SEED, Call, interleaved
@@ -121,12 +122,20 @@ def profile_models(
 
 
 def choose_for(
-    work: Workload, heads: Sequence[HeadConfig], device: torch.device, stop: StopRequest
+    work: Workload,
+    heads: Sequence[HeadConfig],
+    device: torch.device,
+    reporter: Reporter,
+    stop: StopRequest,
 ) -> PrecisionChoice:
     """Time real optimisation steps of every head and choose one precision for all of them."""
     known = {head.name: head for head in heads}
-    with Trials(partial(_step, work, device), known, CANDIDATES, device, stop) as trials:
-        return choose_precision(trials, list(known), excluded(device))
+    task = watched(reporter, stop)("time number formats", rounds_of(list(known)))
+    with (
+        task as progress,
+        Trials(partial(_step, work, device), known, CANDIDATES, device, stop) as trials,
+    ):
+        return choose_precision(trials, list(known), excluded(device), progress)
 
 
 def _step(work: Workload, device: torch.device, head: HeadConfig, precision: Precision) -> Call:

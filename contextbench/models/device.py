@@ -54,14 +54,19 @@ def release_cache(device: torch.device) -> None:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """Model name of the GPU or the processor, with the number of threads for the latter."""
+    """Model name of the GPU or the processor, with what makes two of one name differ in speed.
+
+    For a processor: the instructions that torch uses, of which a virtual machine may hide some, and
+    the number of threads.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "xpu":
         return torch.xpu.get_device_name(device)
     if device.type != "cpu":
         return f"{device.type} of {_processor()}"
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{_processor()}, {instructions}, {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:

@@ -196,7 +196,7 @@ def _timed_precision(
         return stored
     say(f"timing number formats and memory layouts on {device}")
     work = workload(setting, Precision(), execution)
-    choice = choose_for(work, heads, execution.device, execution.stop)
+    choice = choose_for(work, heads, execution.device, execution.reporter, execution.stop)
     write_json(path, {"device": device, **choice.as_dict(), "workload": work.as_dict()})
     for line in _said(choice):
         say(line)

@@ -90,6 +90,25 @@ def test_one_disturbed_run_does_not_decide() -> None:
     assert Bench({"fcn": steps(10, [5, 100], 20, 20)}).choose().chosen == CANDIDATES[F32_LAST]
 
 
+@pytest.mark.parametrize(("bf16", "rounds"), [(30.0, 3), (30.1, 1)])
+def test_what_takes_over_three_times_as_long_is_timed_once(bf16: float, rounds: int) -> None:
+    """Nine steps in a format that the processor only emulates are minutes."""
+    choice = Bench({"fcn": steps(10, 10, bf16, bf16), "ocr": steps(10, 10, 1, 1)}).choose()
+    assert choice.samples[BF16] == {"fcn": [bf16] * rounds}
+    assert f"{bf16 / 10:.2f} times as long as {DEFAULT} for fcn" == choice.rejected[BF16]
+    assert choice.chosen == CANDIDATES[DEFAULT]
+
+
+def test_progress_is_told_in_rounds_and_never_beyond_the_total() -> None:
+    told: list[int] = []
+    restless = [10, 20, 30, 40, 50]  # more rounds than the three that are planned
+    bench = Bench({"fcn": steps(restless, 10, 10, 10), "ocr": steps(10, 10, 10, 10)})
+    choose_precision(bench, ["fcn", "ocr"], NO_TF32, told.append)
+    assert told == sorted(told)
+    assert {0, 1, 2, 3, 4, 5, 6} == set(told)
+    assert choose.rounds_of(["fcn", "ocr"]) == 6
+
+
 def test_a_candidate_that_fails_is_out_with_its_reason() -> None:
     at_once = Bench({"fcn": steps(10, 9, "no kernel", 10)}).choose()
     assert at_once.chosen == CANDIDATES[F32_LAST]
