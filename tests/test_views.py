@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from contextbench.cli import app
@@ -437,6 +439,57 @@ def test_every_command_of_tables_takes_a_view(
         result = CliRunner(env={"COLUMNS": "400"}).invoke(app, list(arguments))
         assert result.exit_code == 2, result.output
         assert "allowed: multi, single" in result.output
+
+
+def called(*arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.usefixtures("untrained")
+def test_figures_and_groups_are_those_of_the_view_asked_for(out: Path) -> None:
+    run(protocol(single={}, seen=TRAIN), out)
+    folder, drawn = out / "tiny", out / "drawn"
+    called("plot", str(folder), "-o", str(drawn), "--view", "seen", "--format", "svg")
+    assert "view seen" in (drawn / "table-seen.md").read_text()
+    assert any((drawn / "figures-seen").glob("*.svg"))
+    assert not (drawn / "figures").exists()
+    record = read_run(out / CELL / "record.json")  # a second head to compare with
+    twin = Path(shutil.copytree(folder / "fcn", folder / "ppm")) / "seed-0" / "record.json"
+    write_model(twin, record.model_copy(update={"head": {**record.head, "name": "ppm"}}))
+    assert json.loads(called("insight", str(folder), "--json"))["images"] == 3
+    seen = json.loads(called("insight", str(folder), "--json", "--view", "seen"))
+    assert (seen["images"], seen["subject"]) == (8, "probe, protocol tiny, view seen")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_predictions_are_those_of_the_view_asked_for(out: Path, alone: Path) -> None:
+    run(BOTH, out)
+
+    def predicted(cell: Path, name: str, *view: str) -> dict[str, Any]:
+        called("predict", str(cell), "--split", "val", "-o", str(out / name), *view)
+        masks = {path.name: np.asarray(Image.open(path)) for path in (out / name).iterdir()}
+        assert len(masks) == 3 * 3
+        return {name: mask.tolist() for name, mask in masks.items()}
+
+    multi = predicted(out / CELL, "multi", "--view", "multi")
+    assert multi == predicted(alone / CELL, "alone")
+    assert multi != predicted(out / CELL, "single")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_attention_is_of_an_image_of_the_views_split(out: Path) -> None:
+    run(protocol(single={}, seen=TRAIN), out)
+
+    def image(*view: str) -> str:
+        place = ("--image", "7", "--pixel", "5,5", "-o", str(out / "maps"))
+        runs = json.loads(called("attend", str(out / CELL), *place, *view, "--json"))["runs"]
+        return str(runs[0]["image"])
+
+    assert image("--view", "seen") == "train-000007"
+    wrong = CliRunner().invoke(app, ["attend", str(out / CELL), "--image", "7", "--pixel", "5,5"])
+    assert wrong.exit_code == 2  # the split of the first view has three images
 
 
 @pytest.mark.usefixtures("untrained")
