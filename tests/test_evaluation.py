@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import contextbench.evaluation.prediction as prediction_module
+import contextbench.evaluation.strips as strips_module
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.frozen import Size
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
 from contextbench.evaluation.counting import count_areas, evaluate
-from contextbench.evaluation.prediction import Predictor, Scores, predict_labels
+from contextbench.evaluation.prediction import Predictor, predict_labels
+from contextbench.evaluation.strips import Whole, row_weights
 from contextbench.models.backbone import build_backbone
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, resize_logits
@@ -122,10 +124,23 @@ def test_strips_equal_the_whole_map(
     choice differ.
     """
     logits = _random_logits(2, *inner, seed=seed)
-    view = prediction_module._view(Scores(logits, False, False), outer[0])
+    view = whole_view(logits, outer)
     prediction = prediction_module._largest([view], outer, "probabilities", budget)
     assert prediction.dtype == torch.uint8
     assert_largest(prediction, resize_logits(logits, outer))
+
+
+def whole_view(logits: Tensor, size: Size) -> Whole:
+    return Whole(logits, row_weights(logits.shape[2], size[0], logits.device), size[1])
+
+
+@given(height=st.integers(1, 40), target=st.integers(1, 90))
+def test_weights_of_rows_are_what_resizing_makes_of_the_identity(height: int, target: int) -> None:
+    """Each source row alone: what it adds to each resulting row. All other weights are zero."""
+    identity = resize_logits(torch.eye(height)[None, :, :, None], (target, 1))[0, :, :, 0]
+    weights, sources = row_weights(height, target, CPU)
+    found = torch.zeros(height, target).scatter_add_(0, sources, weights)
+    assert torch.equal(found, identity)
 
 
 def assert_largest(prediction: Tensor, whole: Tensor) -> None:
@@ -151,7 +166,7 @@ def test_strips_of_the_size_of_each_device(device: str, size: Size, strips: int)
     logits, budget = _random_logits(1, 33, 47), prediction_module.strip_bytes(torch.device(device))
     sizes: list[int] = []
     with noted_strips(sizes):
-        view = prediction_module._view(Scores(logits, False, False), size[0])
+        view = whole_view(logits, size)
         prediction = prediction_module._largest([view], size, "probabilities", budget)
     assert len(sizes) == strips
     assert max(sizes) <= budget
@@ -170,11 +185,8 @@ def test_a_large_map_is_cut_on_a_gpu_too() -> None:
 @pytest.mark.parametrize("size", [(257, 371), (256, 376), (31, 29)])
 def test_strips_give_the_same_logits(size: tuple[int, int]) -> None:
     logits = _random_logits(1, 33, 47)
-    view = prediction_module._view(Scores(logits, False, False), size[0])
-    strips = [
-        prediction_module._resized_rows(view, slice(start, start + 10), size[1])
-        for start in range(0, size[0], 10)
-    ]
+    view = whole_view(logits, size)
+    strips = [view.strip(slice(start, start + 10)) for start in range(0, size[0], 10)]
     torch.testing.assert_close(torch.cat(strips, dim=2), resize_logits(logits, size))
 
 
@@ -189,7 +201,7 @@ def noted_strips(sizes: list[int]) -> Iterator[None]:
         return resized
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction_module, "resize_logits", recording)
+        patch.setattr(strips_module, "resize_logits", recording)
         yield
 
 

@@ -132,11 +132,11 @@ def test_work_of_an_image_in_passes(
 
 
 def test_scores_that_evaluation_holds() -> None:
-    """Feature maps of 8x12 and 4x6 for both mirrors; for windows the sum at image size."""
+    """Feature maps of 8x12 and 4x6 for both mirrors; of 4x4 in each of six windows."""
     assert workload(scales=[1.0, 0.5], flip=True).kept_bytes == 4 * 5 * 2 * (8 * 12 + 4 * 6)
     window = {"mode": "slide", "window": [32, 32], "stride": [32, 32]}
-    assert workload(**window).kept_bytes == 4 * 5 * 64 * 96
-    assert workload(**window, flip=True).kept_bytes == 4 * 5 * 3 * 64 * 96
+    assert workload(**window).kept_bytes == 4 * 5 * 6 * 4 * 4
+    assert workload(**window, flip=True).kept_bytes == 2 * 4 * 5 * 6 * 4 * 4
 
 
 def forecaster(protocol: Protocol, steps: int = 0, processes: int = 1) -> Forecaster:

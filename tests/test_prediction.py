@@ -1,6 +1,7 @@
 """Windows, sizes, mirrored classes and ensembles, against whole maps made in the plain way."""
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-import contextbench.evaluation.prediction as prediction_module
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import ConfigError, validated
 from contextbench.data.base import IGNORE
-from contextbench.evaluation.prediction import predict_labels, view_size, window_starts
+from contextbench.evaluation.prediction import (
+    STRIP_BYTES_CPU,
+    predict_confident,
+    predict_labels,
+    view_size,
+    window_starts,
+)
 from contextbench.models.segmenter import resize_logits
 from heads.interface import HeadOutput
 
@@ -89,19 +97,49 @@ def test_a_window_as_large_as_the_image_is_the_whole_image(
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_windows_are_averaged_where_they_overlap(average: str) -> None:
-    """A loop over windows, each resized to its pixels; their mean where several cover one."""
-    images, model = _images(20, 31), MeanColours()
-    total, covered = torch.zeros(1, 3, 20, 31), torch.zeros(20, 31)
-    for top in (0, 6, 8):
-        for left in (0, 10, 15):
-            logits = model(images[..., top : top + 12, left : left + 16]).logits
-            full = F.interpolate(logits, (12, 16), mode="bilinear", align_corners=False)
-            each = full.softmax(1) if average == "probabilities" else full
-            total[..., top : top + 12, left : left + 16] += each
-            covered[top : top + 12, left : left + 16] += 1
+    images = _images(20, 31)
+    assert (window_starts(20, 12, 6), window_starts(31, 16, 10)) == ([0, 6, 8], [0, 10, 15])
     config = slide((12, 16), (6, 10), average=average)
     actual = predict(MeanColours(), images, (20, 31), config=config)
-    assert torch.equal(actual.long(), (total / covered).argmax(dim=1))
+    expected = window_means(images, (12, 16), (6, 10), average)
+    assert torch.equal(actual.long(), expected.argmax(dim=1))
+
+
+def window_means(
+    images: Tensor, window: tuple[int, int], stride: tuple[int, int], average: str
+) -> Tensor:
+    """A loop over windows, each resized to its pixels; their mean where several cover one."""
+    height, width = images.shape[-2:]
+    total, covered, model = torch.zeros_like(images), torch.zeros(height, width), MeanColours()
+    for top in window_starts(height, window[0], stride[0]):
+        for left in window_starts(width, window[1], stride[1]):
+            box = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            full = F.interpolate(model(images[box]).logits, window, mode="bilinear")
+            total[box] += full.softmax(1) if average == "probabilities" else full
+            covered[box] += 1
+    return total / covered
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("config", [{}, {"flip": True}, slide((12, 16), (6, 10))])
+def test_confidence_is_the_probability_of_the_label(config: dict[str, Any], average: str) -> None:
+    """Of one view, of its mean with the mirrored one, and of the mean of windows."""
+    images, size = _images(20, 31), (20, 31)
+    if "window" in config:
+        means = window_means(images, (12, 16), (6, 10), average)
+    else:
+        views = [images, images.flip(-1)] if config else [images]
+        logits = [resize_logits(MeanColours()(view).logits, size) for view in views]
+        logits[1:] = [each.flip(-1) for each in logits[1:]]
+        softened = average == "probabilities" and len(views) > 1
+        means = sum(each.softmax(1) if softened else each for each in logits) / len(views)
+    already = average == "probabilities" and bool(config)
+    expected = (means if already else means.softmax(1)).amax(dim=1)
+    settings = EvaluateConfig.model_validate({**config, "average": average})
+    found = predict_confident([MeanColours()], images, size, config=settings)  # type: ignore[list-item]
+    torch.testing.assert_close(found.confidence, expected)
+    labels = predict(MeanColours(), images, size, config={**config, "average": average})
+    assert torch.equal(found.labels, labels)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
@@ -109,15 +147,12 @@ def test_views_of_windows_are_averaged_like_others(average: str) -> None:
     """Two scales and mirror images: each view alone, resized to the labels, then their mean."""
     images, size = _images(20, 31), (40, 62)
     windows = slide((12, 16), (6, 10), average=average)
-    total, model = torch.zeros(1, 3, *size), MeanColours()
+    total = torch.zeros(1, 3, *size)
     for scale, flip in itertools.product((0.8, 1.0), (False, True)):
-        view = F.interpolate(
-            images, view_size((20, 31), EvaluateConfig(), scale), mode="bilinear", antialias=True
-        )
-        view = view.flip(-1) if flip else view
-        config = EvaluateConfig.model_validate(windows)
-        scores = prediction_module._scores([model], view, None, config)[0].values
-        total += resize_logits(scores.flip(-1) if flip else scores, size)
+        seen = view_size((20, 31), EvaluateConfig(), scale)
+        view = F.interpolate(images, seen, mode="bilinear", antialias=True)
+        means = window_means(view.flip(-1) if flip else view, (12, 16), (6, 10), average)
+        total += resize_logits(means.flip(-1) if flip else means, size)
     config = {**windows, "scales": (0.8, 1.0), "flip": True}
     actual = predict(MeanColours(), images, size, config=config)
     assert (actual.long() == total.argmax(dim=1)).float().mean() > 0.999  # rounding at ties
@@ -223,24 +258,76 @@ def test_ignored_pixels_survive_the_resize_for_windows() -> None:
     assert all(each is not None and (each == IGNORE).all() for each in model.labels)
 
 
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that any operator makes, but for what is no map of classes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.dim() >= 4:
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return result
+
+
+@pytest.mark.parametrize("views", [{}, {"flip": True, "scales": (0.5, 1.0)}])
+def test_no_map_of_all_classes_is_as_large_as_the_image(views: dict[str, Any]) -> None:
+    """40 classes at 512 x 640 are 52 MB a map; a strip has 4 MiB, and its two taps twice that."""
+    classes, size = 40, (512, 640)
+    images = torch.rand(1, 3, *size)
+    with LargestTensor() as seen:
+        predict(Coarse(classes), images, size, config=slide((256, 256), (192, 192), **views))
+    assert images.nbytes <= seen.bytes <= 2 * STRIP_BYTES_CPU < 4 * classes * 512 * 640 / 5
+
+
+class Coarse(nn.Module):
+    """Logits at an eighth of the size, of many classes."""
+
+    needs_labels = False
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(3, classes, 8, stride=8)
+
+    def forward(self, images: Tensor, _labels: Tensor | None = None) -> HeadOutput:
+        return HeadOutput(self.classifier(images), {}, {})
+
+
 LARGE_IMAGE = """
-import resource, torch
-from contextbench.models.build import build_model
+import sys, torch
 from contextbench.config.evaluation import EvaluateConfig
-from contextbench.models.precision import Precision
 from contextbench.evaluation.prediction import Predictor
+from contextbench.measure.memory import measure_peak_cpu
+from contextbench.models.build import build_model
+from contextbench.models.precision import Precision
 from tests import small
-model = build_model(small.protocol(), small.head(), 19, seed=0).eval()
-config = EvaluateConfig(mode="slide", window=(512, 1024), stride=(341, 683), flip=True)
-image = torch.randint(0, 256, (3, 1024, 2048), dtype=torch.uint8)
-Predictor([model], torch.device("cpu"), Precision(), config)(image, (1024, 2048))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+def predicted():
+    model = build_model(small.protocol(), small.head(), 19, seed=0).eval()
+    config = EvaluateConfig(mode="slide", window=(512, 1024), stride=(341, 683), flip=True)
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    Predictor([model], torch.device("cpu"), Precision(), config)(image, size)
+
+if __name__ == "__main__":
+    print(measure_peak_cpu(predicted))
 """
 
 
 @pytest.mark.slow
-def test_a_large_image_in_windows_stays_below_two_gigabytes() -> None:
-    """Of the whole process: 19 classes at 1024 x 2048 are 159 MB a map, and two are held."""
-    command = [sys.executable, "-c", LARGE_IMAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert int(done.stdout) < 2e9
+@pytest.mark.parametrize(("size", "bound"), [((1024, 2048), 0.4e9), ((4000, 4000), 1.0e9)])
+def test_large_images_in_windows_stay_far_below_a_map_of_their_size(
+    size: tuple[int, int], bound: float, tmp_path: Path
+) -> None:
+    """What a fresh process grows by: 19 classes at 4000 x 4000 alone are 1.2 GB a map.
+
+    Not by `ru_maxrss`, which starts at the peak of the process that started this one.
+    """
+    script = tmp_path / "large.py"
+    script.write_text(f"size = {size}\n{LARGE_IMAGE}")
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert int(done.stdout) < bound

@@ -1,5 +1,8 @@
 """What `predict` writes: files that are read back as the prediction, under the right names."""
 
+import struct
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,14 +19,18 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data import DATASETS, build_dataset, dataset_source
 from contextbench.data.pictures import read_colours, read_image, read_indices
+from contextbench.data.transforms import normalise
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
+from contextbench.models.segmenter import resize_logits
 from contextbench.records.runs import cell_folder
-from contextbench.runs import trained as inference
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
-from contextbench.runs.trained import Changes, open_run, predict_files
+from contextbench.runs.loaded import load
+from contextbench.runs.predicting import Wanted, predict_files
+from contextbench.runs.trained import Changes, open_run
 from contextbench.system.interrupt import Interrupted
+from contextbench.training.execution import Execution
 from tests import small
 from tests.data import trees
 
@@ -120,7 +127,7 @@ def trained(out: Path, **dataset: Any) -> Path:
 
 
 def execution_in(root: Path | None, tmp_path: Path) -> Any:
-    return inference.Execution(**{**vars(small.execution(tmp_path)), "data_root": root})
+    return Execution(**{**vars(small.execution(tmp_path)), "data_root": root})
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +160,21 @@ def test_submissions_are_read_back_as_the_prediction(
     classes = len(source.facts.labels.classes)
     seen: list[Tensor] = []
 
-    def predicted(_self: Predictor, image: Tensor, size: tuple[int, int]) -> Tensor:
-        seen.append(image)
-        return torch.from_numpy(trees.filled(range(classes), size))
+    def predicted(_self: Predictor, images: Tensor) -> Tensor:
+        seen.append(images[0])
+        return torch.from_numpy(trees.filled(range(classes), images.shape[2:]))[None]
 
-    monkeypatch.setattr(Predictor, "__call__", predicted)
+    monkeypatch.setattr(Predictor, "labels", predicted)
     for split, names in expected.items():
         out = tmp_path / "sent" / split
         seen.clear()
         done = predict_files(
-            folder, (), out, execution_in(root, tmp_path), split=split, submission=True
+            folder,
+            (),
+            out,
+            execution_in(root, tmp_path),
+            split=split,
+            wanted=Wanted(submission=True),
         )
         written = sorted(
             path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
@@ -190,7 +202,12 @@ def test_submissions_are_what_the_model_predicts(case: str, tmp_path: Path) -> N
     table = dataset_source(Protocol.model_validate(content).dataset, root).table
     sent, plain = (
         predict_files(
-            folder, (), tmp_path / name, execution_in(root, tmp_path), split=split, submission=sent
+            folder,
+            (),
+            tmp_path / name,
+            execution_in(root, tmp_path),
+            split=split,
+            wanted=Wanted(submission=sent),
         )
         for name, sent in (("sent", True), ("plain", False))
     )
@@ -206,7 +223,8 @@ def test_a_folders_predictions_can_be_read_as_its_masks(tmp_path: Path) -> None:
     folder(root)
     run_folder = trained(tmp_path / "runs", name="folder", root=str(root))
     out = root / "masks/predicted"
-    predict_files(run_folder, (), out, execution_in(root, tmp_path), split="val", submission=True)
+    wanted = Wanted(submission=True)
+    predict_files(run_folder, (), out, execution_in(root, tmp_path), split="val", wanted=wanted)
     (root / "images/val").rename(root / "images/predicted")
     description = root / "dataset.yaml"
     description.write_text(description.read_text().replace("[train, val]", "[train, predicted]"))
@@ -219,7 +237,8 @@ def test_files_hold_what_the_model_predicts(run: Path, tmp_path: Path) -> None:
     """Against the model called on each image, with views that the protocol does not have."""
     changes = Changes(scales=(0.5, 1.0), flip=True, window=(48, 48))
     execution = small.execution(tmp_path)
-    done = predict_files(run, (), tmp_path / "out", execution, split="test", changes=changes)
+    wanted = Wanted(changes=changes)
+    done = predict_files(run, (), tmp_path / "out", execution, split="test", wanted=wanted)
     record, protocol, model = open_run(run, execution)
     config = EvaluateConfig(
         mode="slide", scales=(0.5, 1.0), flip=True, window=(48, 48), stride=(32, 32)
@@ -261,13 +280,13 @@ class Stopping:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One entry for each prediction."""
     made: list[None] = []
-    real = Predictor.__call__
+    real = Predictor.labels
 
-    def counted(self: Predictor, *arguments: Any, **options: Any) -> Tensor:
+    def counted(self: Predictor, images: Tensor) -> Tensor:
         made.append(None)
-        return real(self, *arguments, **options)
+        return real(self, images)
 
-    monkeypatch.setattr(Predictor, "__call__", counted)
+    monkeypatch.setattr(Predictor, "labels", counted)
     return made
 
 
@@ -279,7 +298,7 @@ def test_an_interrupted_split_goes_on(run: Path, tmp_path: Path, calls: list[Non
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     execution = small.execution(tmp_path)
     predict_files(run, (), whole, execution, split="val")
-    stopping = inference.Execution(**{**vars(execution), "stop": Stopping(1)})
+    stopping = Execution(**{**vars(execution), "stop": Stopping(1)})
     with pytest.raises(Interrupted):
         predict_files(run, (), parts, stopping, split="val")
     assert len(contents(parts)) == 3
@@ -310,18 +329,19 @@ def test_other_settings_and_other_files_are_in_the_way(run: Path, tmp_path: Path
     image = trees.write_image(tmp_path / "x.png", (64, 64))
     predict_files(run, [image], out, execution)
     before = contents(out)
-    flipped = {"changes": Changes(flip=True)}
+    flipped = Wanted(changes=Changes(flip=True))
     with pytest.raises(OSError, match=r"x_mask\.png and 2 more: predicted by another run or with"):
-        predict_files(run, [image], out, execution, **flipped)
+        predict_files(run, [image], out, execution, wanted=flipped)
     assert contents(out) == before
-    [each] = predict_files(run, [image], out, execution, **flipped, fresh=True)
+    again = replace(flipped, fresh=True)
+    [each] = predict_files(run, [image], out, execution, wanted=again)
     assert not each.kept
     assert contents(out).keys() == before.keys()
     assert contents(out) != before
     for content in (image.read_bytes(), b"no picture"):
         (out / "x_mask.png").write_bytes(content)
         with pytest.raises(OSError, match=r"x_mask\.png: not written by contextbench predict"):
-            predict_files(run, [image], out, execution, fresh=True)
+            predict_files(run, [image], out, execution, wanted=Wanted(fresh=True))
         assert (out / "x_mask.png").read_bytes() == content
 
 
@@ -337,9 +357,119 @@ def test_another_run_is_told_by_its_weights(run: Path, tmp_path: Path) -> None:
 
 def test_two_images_of_one_stem_are_refused(run: Path, tmp_path: Path) -> None:
     images = [trees.write_image(tmp_path / place / "x.png", (64, 64)) for place in ("a", "b")]
-    with pytest.raises(OSError, match=r"x_mask\.png would be the prediction of two images"):
+    with pytest.raises(OSError, match=r"x_mask\.png would be the prediction of two images") as met:
         predict_files(run, images, tmp_path / "out", small.execution(tmp_path))
+    assert all(str(image) in str(met.value) for image in images)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Images of two sizes in folders that hold the same names, and a file that is none."""
+    root = tmp_path / "photos"
+    trees.write_image(root / "a/1.png", (64, 64))
+    trees.write_image(root / "a/2.JPG", (64, 64))
+    trees.write_image(root / "b/1.png", (48, 80))
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def masks(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*_mask.png")}
+
+
+def test_folders_and_patterns_keep_the_folders_of_their_images(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches as one by one; the folder of the images can be that of the predictions."""
+    execution = small.execution(tmp_path)
+    predict_files(run, [photos], tmp_path / "one", execution)
+    expected = masks(tmp_path / "one")
+    assert expected.keys() == {"a/1_mask.png", "a/2_mask.png", "b/1_mask.png"}
+    wanted = Wanted(batch=2)
+    predict_files(run, [str(photos / "**/*.*")], tmp_path / "two", execution, wanted=wanted)
+    assert masks(tmp_path / "two") == expected
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        done = predict_files(run, [".", "a/../a"], Path(), execution, wanted=wanted)
+        assert len(done) == 5, "three below one folder, and two of them below the other"
+        assert masks(photos).keys() == expected.keys() | {"1_mask.png", "2_mask.png"}
+    assert all(each.kept for each in done)
+
+
+def test_images_go_through_the_model_in_batches(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    real = Predictor.labels
+
+    def noted(self: Predictor, images: Tensor) -> Tensor:
+        sizes.append(tuple(images.shape))
+        return real(self, images)
+
+    monkeypatch.setattr(Predictor, "labels", noted)
+    wanted = Wanted(batch=8)
+    predict_files(run, [photos], tmp_path / "out", small.execution(tmp_path), wanted=wanted)
+    assert sizes == [(2, 3, 64, 64), (1, 3, 48, 80)]
+
+
+def test_a_bad_image_is_named_and_the_others_go_on(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Truncated, empty, of no size, and of more pixels than Pillow decodes."""
+    whole = (photos / "a/1.png").read_bytes()
+    bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "none.ppm": b"P6 0 0 255\n"}
+    bad["huge.png"] = with_size(whole, 40_000, 40_000)
+    for name, content in bad.items():
+        (photos / name).write_bytes(content)
+    code, output = call(run, photos, "--batch", "2", "-o", tmp_path / "out")
+    assert code == 1
+    assert masks(tmp_path / "out").keys() == {"a/1_mask.png", "a/2_mask.png", "b/1_mask.png"}
+    assert output.count("failed: ") == len(bad)
+    for name in bad:
+        assert f"failed: {photos / name}: " in output
+    assert "huge.png: has more than 178 million pixels, or says so; cut it into tiles" in output
+    assert output.endswith("4 of 7 images failed, see above")
+
+
+def with_size(png: bytes, height: int, width: int) -> bytes:
+    """A PNG that says it has another size: the 13 bytes of its first chunk, and their checksum."""
+    header = struct.pack(">II", width, height) + png[24:29]
+    return png[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + png[33:]
+
+
+def test_an_image_that_memory_does_not_suffice_for_is_named(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that is too large every image is tried alone; other errors are the program's."""
+    real = Predictor.labels
+
+    def limited(self: Predictor, images: Tensor) -> Tensor:
+        if len(images) > 1 or images.shape[-1] == 80:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, images)
+
+    monkeypatch.setattr(Predictor, "labels", limited)
+    execution, wanted = small.execution(tmp_path), Wanted(batch=2)
+    done = predict_files(run, [photos], tmp_path / "out", execution, wanted=wanted)
+    assert [each.failure is None for each in done] == [True, True, False]
+    assert done[2].failure is not None
+    assert f"{photos / 'b/1.png'}: memory does not suffice" in done[2].failure.message
+
+
+def test_confidence_is_written_beside_predictions_that_are_there(run: Path, tmp_path: Path) -> None:
+    image = trees.write_image(tmp_path / "x.png", (64, 64))
+    out, execution = tmp_path / "out", small.execution(tmp_path)
+    predict_files(run, [image], out, execution)
+    before = contents(out)
+    [each] = predict_files(run, [image], out, execution, wanted=Wanted(confidence=True))
+    assert contents(out) == {**before, "x_confidence.png": each.paths[3].read_bytes()}
+    model = load(run, device="cpu").segmenter
+    with torch.inference_mode():
+        logits = model(normalise(read_image(image))[None]).logits
+    likely = resize_logits(logits, (64, 64)).softmax(dim=1).amax(dim=1)[0]
+    with Image.open(each.paths[3]) as file:
+        assert file.mode == "I;16"
+        found = torch.from_numpy(np.asarray(file, dtype=np.float32) / 65535)
+    torch.testing.assert_close(found, likely, rtol=0, atol=0.6 / 65535)
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -362,12 +492,15 @@ def test_the_command_counts_a_split_and_lists_files(run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "image files or --split, one of the two"),
-        (("x.png", "--split", "val"), "image files or --split, one of the two"),
+        ((), "images or --split, one of the two"),
+        (("x.png", "--split", "val"), "images or --split, one of the two"),
         (("--split", "vall"), "unknown split 'vall'; allowed are train, val, test"),
         (("--split", "val", "--submission"), "probe has no submission format"),
         (("x.png", "--window", "8"), "--window '8'"),
-        (("nowhere.png",), "nowhere.png: cannot be read as an image"),
+        (("nowhere.png",), "there is no file, folder or pattern 'nowhere.png'"),
+        (("configs",), "the folder 'configs' has no images: no files that end in .png, .jpg"),
+        (("nowhere/*.png",), "the pattern 'nowhere/*.png' has no images"),
+        (("--split", "val", "--submission", "--confidence"), "which is no --confidence"),
     ],
 )
 def test_mistakes_of_the_user(

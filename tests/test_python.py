@@ -37,7 +37,8 @@ from contextbench.runs import comparison
 from contextbench.runs.attending import attend
 from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
-from contextbench.runs.trained import Changes, predict_files
+from contextbench.runs.predicting import Wanted, predict_files
+from contextbench.runs.trained import Changes
 from contextbench.statistics import intervals
 from contextbench.statistics.draws import Draws, Resampling
 from contextbench.system.interrupt import Interrupted
@@ -149,7 +150,11 @@ def test_predictions_are_those_of_the_command(
     image, array = tmp_path / "x.png", pixels()
     Image.fromarray(array).save(image)
     [written] = predict_files(
-        run, [image], tmp_path / "out", small.execution(tmp_path), changes=Changes(**views)
+        run,
+        [image],
+        tmp_path / "out",
+        small.execution(tmp_path),
+        wanted=Wanted(changes=Changes(**views)),
     )
     expected = read_indices(written.paths[0])
     assert len(np.unique(expected)) > 1

@@ -18,7 +18,8 @@ from contextbench.runs.cells import open_setting
 from contextbench.runs.evaluating import evaluate_runs
 from contextbench.runs.grid import run_grid
 from contextbench.runs.loaded import load
-from contextbench.runs.trained import Changes, predict_files
+from contextbench.runs.predicting import predict_files
+from contextbench.runs.trained import Changes
 from contextbench.system.errors import UserError
 from heads import HEADS
 from heads.interface import Channels, ContextHead, Features, HeadOutput
@@ -143,7 +144,7 @@ def test_a_bound_trains_and_evaluates_and_cannot_predict(tmp_path) -> None:
     assert scores["images"] == 3
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     with pytest.raises(UserError, match="cannot predict images without labels"):
-        next(predict_files(folder, [tmp_path / "image.png"], tmp_path / "out", execution))
+        predict_files(folder, [tmp_path / "image.png"], tmp_path / "out", execution)
     assert not (tmp_path / "out").exists()
     bound = load(folder, device="cpu")
     for use in (bound.predict, bound.logits):

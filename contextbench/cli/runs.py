@@ -1,6 +1,6 @@
 """Commands that train, evaluate and use models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from contextbench.cli.clusters import (
 )
 from contextbench.cli.planning import DryRunOption, ProcessesOption, TimeStepsOption, show_plan
 from contextbench.cli.shared import (
+    FAILED,
     DeviceOption,
     FreshOption,
     HeadsOption,
@@ -55,6 +56,7 @@ from contextbench.report.collection import assemble
 from contextbench.system.files import write_json
 
 if TYPE_CHECKING:
+    from contextbench.runs.predicting import Predicted
     from contextbench.runs.trained import Changes
 
 ViewScales = Annotated[
@@ -72,6 +74,7 @@ SCORED = (
     "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_f1",
     "mean_precision",
 )  # fmt: skip
+MOST_LISTED = 20  # images whose files `predict` prints
 FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"  # what `compare` runs unless told otherwise
 
 
@@ -263,7 +266,8 @@ def predict(
     run: RunArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of what is written.")],
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, unless --split is given.")
+        list[str] | None,
+        typer.Argument(help="Files, folders, patterns in quotes; unless --split is given."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Predict this split of the run's dataset, labels or not.")
@@ -278,6 +282,13 @@ def predict(
     window: WindowOption = None,
     stride: StrideOption = None,
     view: ViewOption = None,
+    confidence: Annotated[
+        bool,
+        typer.Option("--confidence", help="Write the probability of the predicted class, too."),
+    ] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images of one size to predict at a time.")
+    ] = 1,
     device: DeviceOption = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
@@ -286,18 +297,19 @@ def predict(
     """Write what a run predicts: index masks, colour masks and overlays, or a submission.
 
     Predictions of the same run and settings that are there already are kept, so the same command
-    resumes after an interruption.
+    resumes after an interruption. An image that fails is named, and the others go on.
 
-    Example: contextbench predict runs/probe/ocr/seed-0 street.jpg -o predictions
+    Example: contextbench predict runs/probe/ocr/seed-0 street.jpg photos/ -o predictions
 
     Example: contextbench predict runs/cityscapes-r101/ocr/seed-0 --split test --submission -o sent
     """
     with guarded(resume=True):
-        from contextbench.runs.trained import predict_files
+        from contextbench.runs.predicting import Wanted, predict_files
 
         if (split is None) == (not images):
-            raise ConfigError("predict needs image files or --split, one of the two")
+            raise ConfigError("predict needs images or --split, one of the two")
         changes = _changes(scales, flip, window, stride)
+        wanted = Wanted(submission, confidence, view, changes, batch, fresh)
         with execution_of(run, device, data_root, 0) as execution:
             done = predict_files(
                 run,
@@ -305,21 +317,28 @@ def predict(
                 out,
                 execution,
                 split=split,
-                submission=submission,
-                view=view,
-                changes=changes,
-                fresh=fresh,
+                wanted=wanted,
             )
-        if split is None:
-            print_paths(path for each in done for path in each.paths)
-            return
+        print_predicted(done, split or "images", out)
+
+
+def print_predicted(done: "Sequence[Predicted]", what: str, out: Path) -> None:
+    """The files, or of many images their numbers. Exits with `FAILED` where an image failed."""
+    failed = [each for each in done if each.failure is not None]
+    if what == "images" and len(done) <= MOST_LISTED:
+        print_paths(path for each in done for path in each.paths)
+    else:
         kept = sum(each.kept for each in done)
+        new = len(done) - kept - len(failed)
         console.print(
-            f"{split}: {len(done) - kept} images predicted, {kept} were there already; {out}",
+            f"{what}: {new} images predicted, {kept} were there already; {out}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+    if failed:
+        print_notes([f"{len(failed)} of {len(done)} images failed, see above"], console)
+        raise typer.Exit(FAILED)
 
 
 def _changes(

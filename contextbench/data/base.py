@@ -5,6 +5,7 @@ Axes: (H, W) image pixels, height first; K classes. Masks hold train ids 0 .. K-
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -25,6 +26,12 @@ class Picture(NamedTuple):
 
     name: str
     read: Callable[[], Tensor]  # (3, H, W) uint8; raises `DataError`
+    path: Path | None = None  # of its file, if it has one
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return self.name if self.path is None else str(self.path)
 
 
 class Sample(NamedTuple):

@@ -167,7 +167,8 @@ class PairedSource(ABC):
         else:
             raise self._unknown(split, (*self.facts.splits, *unlabelled))
         return [
-            Picture(name, partial(self.read_image, path)) for name, path in sorted(files.items())
+            Picture(name, partial(self.read_image, path), path)
+            for name, path in sorted(files.items())
         ]
 
     def _check_name(self, split: str) -> None:

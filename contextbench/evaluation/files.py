@@ -8,11 +8,11 @@ Axes: (H, W) image pixels.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from contextbench.data.base import Picture
 from contextbench.data.labels import Colour, colourise
 from contextbench.data.submission import Submission
 from contextbench.system.files import OutputError, write_atomic
 
 KEYWORD = "contextbench"  # of the text chunk
 OVERLAY_SHARE = 0.5  # of the mask's colour in an overlay
+MOST_CONFIDENT = 2**16 - 1  # grey level of a probability of 1
+
+Confidence = NDArray[np.float32]  # (H, W) probabilities of the train ids
 
 
 class Format(Protocol):
@@ -35,25 +39,37 @@ class Format(Protocol):
         """The files of an image, below the folder of all."""
         ...
 
-    def pictures(self, image: Tensor, labels: NDArray[np.uint8]) -> Sequence[Image.Image]:
+    def pictures(
+        self, image: Tensor, labels: NDArray[np.uint8], confidence: Confidence | None
+    ) -> Iterator[Image.Image]:
         """The files' contents for an image (3, H, W) uint8 and its train ids (H, W)."""
         ...
 
 
 @dataclass(frozen=True)
 class Overlays:
-    """Train ids, colours, and colours over the image."""
+    """Train ids, colours, colours over the image; and probabilities, of 16 bits.
+
+    Whether there are probabilities changes nothing in the other files, so it is not in what the
+    format is told by.
+    """
 
     palette: tuple[Colour, ...]
-    kinds: ClassVar = ("mask", "colour", "overlay")
+    confidence: bool = field(default=False, repr=False)
 
     def file_names(self, name: str) -> Sequence[str]:
-        return [f"{name}_{kind}.png" for kind in self.kinds]
+        kinds = ("mask", "colour", "overlay", *(["confidence"] if self.confidence else []))
+        return [f"{name}_{kind}.png" for kind in kinds]
 
-    def pictures(self, image: Tensor, labels: NDArray[np.uint8]) -> Sequence[Image.Image]:
+    def pictures(
+        self, image: Tensor, labels: NDArray[np.uint8], confidence: Confidence | None
+    ) -> Iterator[Image.Image]:
+        yield Image.fromarray(labels)
         colours = colourise(labels, self.palette)
-        overlay = (1 - OVERLAY_SHARE) * image.permute(1, 2, 0).numpy() + OVERLAY_SHARE * colours
-        return [Image.fromarray(each) for each in (labels, colours, overlay.astype(np.uint8))]
+        yield Image.fromarray(colours)
+        yield Image.fromarray(_overlaid(image, colours))
+        if confidence is not None:
+            yield Image.fromarray(np.rint(confidence * MOST_CONFIDENT).astype(np.uint16))
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,10 @@ class Submitted:
     def file_names(self, name: str) -> Sequence[str]:
         return [self.submission.file_name(name)]
 
-    def pictures(self, _image: Tensor, labels: NDArray[np.uint8]) -> Sequence[Image.Image]:
-        return [self.submission.picture(labels)]
+    def pictures(
+        self, _image: Tensor, labels: NDArray[np.uint8], _confidence: Confidence | None
+    ) -> Iterator[Image.Image]:
+        yield self.submission.picture(labels)
 
 
 @dataclass(frozen=True)
@@ -81,19 +99,21 @@ class PredictionFolder:
         """The files of the image `name`."""
         return [self.folder / file for file in self.format.file_names(name)]
 
-    def check(self, names: Iterable[str], *, replace: bool) -> None:
+    def check(self, pictures: Iterable[Picture], *, replace: bool) -> None:
         """Raise `OutputError` where files of two images, or of something else, are in the way.
 
         Predictions of another origin are in the way unless `replace`; other files always are.
         """
         owners: dict[Path, str] = {}
-        for name in names:
-            for path in self.paths(name):
+        for picture in pictures:
+            for path in self.paths(picture.name):
                 if path in owners:
                     raise OutputError(
-                        f"{path} would be the prediction of two images, {owners[path]} and {name}"
+                        f"{path} would be the prediction of two images, {owners[path]} and "
+                        f"{picture.place}; below one folder, or by a pattern in quotes, images "
+                        "keep their folders"
                     )
-                owners[path] = name
+                owners[path] = picture.place
         found = {path: _stamp(path) for path in owners if path.exists()}
         foreign = [path for path, stamp in found.items() if stamp is None]
         if foreign:
@@ -112,13 +132,32 @@ class PredictionFolder:
         stamp = [self.origin, _digest(image)]
         return all(path.exists() and _stamp(path) == stamp for path in self.paths(name))
 
-    def write(self, name: str, image: Tensor, labels: NDArray[np.uint8]) -> None:
+    def write(
+        self,
+        name: str,
+        image: Tensor,
+        labels: NDArray[np.uint8],
+        confidence: Confidence | None = None,
+    ) -> None:
         """Write the files of an image (3, H, W) uint8 with train ids (H, W), each atomically."""
         about = PngInfo()
         about.add_text(KEYWORD, f"{self.origin} {_digest(image)}")
-        pictures = self.format.pictures(image, labels)
+        pictures = self.format.pictures(image, labels, confidence)
         for path, picture in zip(self.paths(name), pictures, strict=True):
             write_atomic(path, partial(picture.save, format="PNG", pnginfo=about))
+
+
+def written_here(path: Path) -> bool:
+    """Whether a file is one of predictions."""
+    return _stamp(path) is not None
+
+
+def _overlaid(image: Tensor, colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) colours over the image (3, H, W); by rows, since a mean has 8 bytes a value."""
+    pixels, overlay = image.permute(1, 2, 0).numpy(), np.empty_like(colours)
+    for row, (below, above) in enumerate(zip(pixels, colours, strict=True)):
+        overlay[row] = (1 - OVERLAY_SHARE) * below + OVERLAY_SHARE * above
+    return overlay
 
 
 def _stamp(path: Path) -> list[str] | None:
@@ -133,7 +172,9 @@ def _stamp(path: Path) -> list[str] | None:
 
 def _digest(image: Tensor) -> str:
     pixels = image.numpy()
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()[:16]
 
 
 def _first(paths: Sequence[Path]) -> str:

@@ -1,8 +1,9 @@
-"""Predictions at label size from one model or several, without full-size logits where possible.
+"""Predictions at label size from one model or several, without logits of that size.
 
-Logits are resized, compared and thrown away a strip of rows at a time, so memory holds a few MiB of
-them whatever the size of the image. Windows are the exception: they overlap, so that their sum is
-kept at image size, 4 K H W bytes.
+What models say of an image, whole or in windows, is kept on the grid of their features: K / 64
+numbers a pixel at output stride 8, times the overlap of windows, of each view. It is resized,
+compared and thrown away a strip of rows at a time, a few MiB whatever the size of the image. What
+grows besides are the image, 3 bytes a pixel and 12 of its largest view, and the labels.
 
 Axes: N images, K classes, (H, W) label pixels, (h, w) feature pixels, height first.
 """
@@ -20,14 +21,22 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.frozen import Size
 from contextbench.data.base import DataError
 from contextbench.data.transforms import mirror_labels, normalise
+from contextbench.evaluation.strips import View, Whole, Window, Windowed, row_weights
 from contextbench.models.precision import Precision
-from contextbench.models.segmenter import Segmenter, resize_logits
+from contextbench.models.segmenter import Segmenter
 
 # A strip that stays in a processor's cache halves the time of comparing it; a GPU wants large ones.
 STRIP_BYTES_CPU = 4 * 2**20
 STRIP_BYTES_GPU = 128 * 2**20
 
 T = TypeVar("T")
+
+
+class Prediction(NamedTuple):
+    """Of images of one size."""
+
+    labels: Tensor  # (N, H, W) uint8, train ids
+    confidence: Tensor  # (N, H, W) float32, the probability of each of these
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,27 @@ class Predictor:
 
         `labels` (H, W) matter only to a model that needs them. Otherwise as `predict_labels`.
         """
-        return self._applied(predict_labels, image, size, labels)[0]
+        truth = None if labels is None else labels[None]
+        return self._applied(predict_labels, image[None], size, truth)[0]
 
     def each(
         self, image: Tensor, size: tuple[int, int], *, labels: Tensor | None = None
     ) -> list[Tensor]:
         """What each model predicts by itself; all share one backbone. Otherwise as a call."""
-        return [each[0] for each in self._applied(predict_each, image, size, labels)]
+        truth = None if labels is None else labels[None]
+        return [each[0] for each in self._applied(predict_each, image[None], size, truth)]
+
+    def check_labels(self) -> None:
+        """Raise `DataError` for a model that cannot do without the labels of images."""
+        _check_labels(self.models, None)
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Train ids (N, H, W) uint8 of images (N, 3, H, W) uint8, at their size. As a call."""
+        return self._applied(predict_labels, images, _size(images), None)
+
+    def confident(self, images: Tensor) -> Prediction:
+        """The same labels, and how probable each of them is to the models."""
+        return self._applied(predict_confident, images, _size(images), None)
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
@@ -69,48 +92,31 @@ class Predictor:
         model = self.models[0]
         _check_labels([model], None)
         with self.precision.autocast(self.device):
-            return _finite(model(self._prepared(image)).logits[0].float())
+            return _finite(model(self._prepared(image[None])).logits[0])
 
     @torch.inference_mode()
     def _applied(
         self,
         predict: Callable[..., T],
-        image: Tensor,
+        images: Tensor,
         size: tuple[int, int],
         labels: Tensor | None,
     ) -> T:
-        truth = None if labels is None else labels[None].to(self.device)
+        truth = None if labels is None else labels.to(self.device)
         with self.precision.autocast(self.device):
             return predict(
                 self.models,
-                self._prepared(image),
+                self._prepared(images),
                 size,
                 labels=truth,
                 config=self.config,
                 mirrored=self.mirrored,
             )
 
-    def _prepared(self, image: Tensor) -> Tensor:
-        """(1, 3, H', W') as models take it."""
+    def _prepared(self, images: Tensor) -> Tensor:
+        """(N, 3, H', W') as models take them."""
         layout = self.precision.torch_memory_format
-        return normalise(image[None].to(self.device)).to(memory_format=layout)
-
-
-class Scores(NamedTuple):
-    """What a model says of one view of the images."""
-
-    values: Tensor  # (N, K, h, w); at the size of the image where they are of windows
-    probabilities: bool  # or logits
-    windows: bool
-
-
-class View(NamedTuple):
-    """Scores of one view of the images, and how their rows combine to label rows."""
-
-    scores: Tensor  # (N, K, h, w) float32
-    weights: Tensor  # (taps, H)
-    sources: Tensor  # (taps, H) row of `scores` that a weight belongs to
-    probabilities: bool  # or logits
+        return normalise(images.to(self.device)).to(memory_format=layout)
 
 
 def predict_labels(
@@ -129,12 +135,34 @@ def predict_labels(
     says. A model that needs `labels` (N, H, W) sees those of each view. Raises FloatingPointError
     for logits that are not finite, and DataError for labels that are needed and missing.
     """
-    scores: Iterator[Scores] = itertools.chain.from_iterable(
-        views for model in models for views in _views([model], images, labels, config, mirrored)
+    views = _all_views(models, images, size, labels, config, mirrored)
+    return _largest(views, size, config.average)
+
+
+def predict_confident(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    labels: Tensor | None = None,
+    config: EvaluateConfig = EvaluateConfig(),
+    mirrored: Sequence[int] | None = None,
+) -> Prediction:
+    """What `predict_labels` gives, and the probability of each label.
+
+    It is that of the mean which the label is the largest of: the mean of probabilities, or what a
+    softmax makes of the mean of logits.
+    """
+    views = _all_views(models, images, size, labels, config, mirrored)
+    found = Prediction(
+        torch.empty(len(images), *size, dtype=torch.uint8, device=images.device),
+        torch.empty(len(images), *size, device=images.device),
     )
-    if len(models) * len(config.scales) * (1 + config.flip) > 1:
-        scores = _merged(scores, size, config.average)
-    return _largest([_view(each, size[0]) for each in scores], size, config.average)
+    for rows, scores in _strips(views, size, config.average):
+        likely = _probabilities(scores, views, config.average)
+        found.labels[:, rows] = scores.max(dim=1).indices
+        found.confidence[:, rows] = likely.max(dim=1).values
+    return found
 
 
 def predict_each(
@@ -149,25 +177,10 @@ def predict_each(
     """What `predict_labels` gives of each model alone, for models that share one backbone.
 
     The backbone sees each view, or each window of it, once. Features are held for one of these at a
-    time, scores for all views and models: small of whole images, 4 K H W bytes each of windows.
+    time, scores on their grid for all views and models.
     """
-    seen = _views(models, images, labels, config, mirrored)
-    prepared = [[_view(scores, size[0]) for scores in each] for each in seen]
-    return [_largest(views, size, config.average) for views in zip(*prepared, strict=True)]
-
-
-def _merged(seen: Iterator[Scores], size: tuple[int, int], average: str) -> Iterator[Scores]:
-    """`seen`, with all that are of windows summed at label size: one map instead of a dozen."""
-    total: Tensor | None = None
-    for scores in seen:
-        if not scores.windows:
-            yield scores
-            continue
-        resized = resize_logits(scores.values, size)
-        total = resized if total is None else total.add_(resized)
-        del scores, resized  # before the next view is made: each may be hundreds of MiB
-    if total is not None:
-        yield Scores(total, average == "probabilities", windows=True)
+    seen = _views(models, images, size, labels, config, mirrored)
+    return [_largest(views, size, config.average) for views in zip(*seen, strict=True)]
 
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
@@ -187,26 +200,47 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _views(
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _all_views(
     models: Sequence[Segmenter],
     images: Tensor,
+    size: tuple[int, int],
     labels: Tensor | None,
     config: EvaluateConfig,
     mirrored: Sequence[int] | None,
-) -> Iterator[list[Scores]]:
-    """Scores of each scale and, with `flip`, of its mirror image, mirrored back; of every model.
+) -> list[View]:
+    """Every view by every model, which have a backbone each."""
+    return [
+        view
+        for model in models
+        for views in _views([model], images, size, labels, config, mirrored)
+        for view in views
+    ]
+
+
+def _views(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    labels: Tensor | None,
+    config: EvaluateConfig,
+    mirrored: Sequence[int] | None,
+) -> Iterator[list[View]]:
+    """Each scale and, with `flip`, its mirror image, mirrored back; by every model.
 
     Labels are mirrored too. They keep their size: a model takes what it needs at its own.
     """
     _check_labels(models, labels)
-    height, width = images.shape[-2:]
     for scale in config.scales:
-        scaled = _resized(images, view_size((height, width), config, scale))
-        yield _scores(models, scaled, labels, config)
+        scaled = _resized(images, view_size(_size(images), config, scale))
+        yield _seen(models, scaled, size, labels, config)
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
-            seen = _scores(models, scaled.flip(-1), turned, config)
-            yield [each._replace(values=_mirrored_scores(each.values, mirrored)) for each in seen]
+            seen = _seen(models, scaled.flip(-1), size, turned, config)
+            yield [view.turned(mirrored) for view in seen]
 
 
 def _check_labels(models: Sequence[Segmenter], labels: Tensor | None) -> None:
@@ -217,16 +251,11 @@ def _check_labels(models: Sequence[Segmenter], labels: Tensor | None) -> None:
         )
 
 
-def _finite(scores: Tensor) -> Tensor:
-    if not scores.isfinite().all():
+def _finite(logits: Tensor) -> Tensor:
+    """In float32."""
+    if not logits.isfinite().all():
         raise FloatingPointError("the model's logits are not finite")
-    return scores
-
-
-def _mirrored_scores(scores: Tensor, mirrored: Sequence[int] | None) -> Tensor:
-    """Scores (N, K, h, w) of a mirror image at the places and of the classes of the image."""
-    scores = scores.flip(-1)
-    return scores if mirrored is None else scores[:, list(mirrored)]
+    return logits.float()
 
 
 def _mirrored_labels(labels: Tensor, mirrored: Sequence[int] | None) -> Tensor:
@@ -241,45 +270,50 @@ def _logits(models: Sequence[Segmenter], images: Tensor, labels: Tensor | None) 
         yield model(shared, labels).logits
 
 
-def _scores(
-    models: Sequence[Segmenter], images: Tensor, labels: Tensor | None, config: EvaluateConfig
-) -> list[Scores]:
-    """Of each model: logits of whole images, or the mean over windows."""
+def _seen(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    labels: Tensor | None,
+    config: EvaluateConfig,
+) -> list[View]:
+    """What each model says of one view of the images, whole or in windows."""
     height, width = images.shape[-2:]
     window, stride = config.window, config.stride
     if window is None or stride is None or (window[0] >= height and window[1] >= width):
-        whole = _logits(models, images, labels)
-        return [Scores(logits, probabilities=False, windows=False) for logits in whole]
-    means = _window_means(models, images, labels, window, stride, config.average)
-    return [Scores(mean, config.average == "probabilities", windows=True) for mean in means]
+        scores = [_finite(logits) for logits in _logits(models, images, labels)]
+        rows = row_weights(scores[0].shape[2], size[0], images.device)
+        return [Whole(each, rows, size[1]) for each in scores]
+    inner = min(window[0], height), min(window[1], width)
+    windows = _windows(models, images, labels, inner, stride)
+    rows = row_weights(windows[0][0].scores.shape[2], inner[0], images.device)
+    outer = row_weights(height, size[0], images.device)
+    means = config.average == "probabilities"
+    return [
+        Windowed(own, inner, (height, width), size, rows, outer, probabilities=means)
+        for own in windows
+    ]
 
 
-def _window_means(
+def _windows(
     models: Sequence[Segmenter],
     images: Tensor,
     labels: Tensor | None,
     window: Size,
     stride: Size,
-    average: str,
-) -> list[Tensor]:
-    """Probabilities or logits (N, K, H', W') of each model, averaged where windows overlap."""
+) -> list[list[Window]]:
+    """Of each model, its scores of every window."""
     height, width = images.shape[-2:]
-    tall, wide = min(window[0], height), min(window[1], width)
-    totals: list[Tensor] = []
-    counts = images.new_zeros(height, width)
     if labels is not None:  # windows see their part of the labels, at the size of the image
         labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0]
-    starts = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
-    for top, left in itertools.product(*starts):
-        box = (..., slice(top, top + tall), slice(left, left + wide))
+    found: list[list[Window]] = [[] for _ in models]
+    tops, lefts = map(window_starts, (height, width), window, stride)
+    for top, left in itertools.product(tops, lefts):
+        box = (..., slice(top, top + window[0]), slice(left, left + window[1]))
         seen = _logits(models, images[box], None if labels is None else labels[box])
-        for number, logits in enumerate(seen):
-            scores = resize_logits(logits.float(), (tall, wide))
-            if number == len(totals):
-                totals.append(scores.new_zeros(*scores.shape[:2], height, width))
-            totals[number][box] += scores.softmax(dim=1) if average == "probabilities" else scores
-        counts[box] += 1
-    return [total.div_(counts) for total in totals]
+        for own, logits in zip(found, seen, strict=True):
+            own.append(Window(_finite(logits), top, left))
+    return found
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -287,28 +321,6 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _view(seen: Scores, height: int) -> View:
-    """Prepare scores for `_resized_rows`, which see their rows as mixtures of few source rows.
-
-    Resizing is linear and acts on rows and columns apart, so what it makes of the identity matrix
-    are the weights of each source row in each resulting row; bilinear has two that are not zero.
-    """
-    scores = _finite(seen.values.float())
-    identity = torch.eye(scores.shape[2], device=scores.device)[None, :, :, None]
-    mixture = resize_logits(identity, (height, 1))[0, :, :, 0]  # (h, H)
-    weights, sources = mixture.topk(min(2, len(mixture)), dim=0)  # (taps, H)
-    return View(scores, weights, sources, seen.probabilities)
-
-
-def _resized_rows(view: View, rows: slice, width: int) -> Tensor:
-    """Rows of `resize_logits` (N, K, rows, W) without the others; equal up to float32 rounding."""
-    taps = view.scores[:, :, view.sources[:, rows]]  # (N, K, taps, rows, w)
-    mixed = (taps * view.weights[:, rows, None]).sum(dim=2)  # (N, K, rows, w)
-    # Resizing and comparing classes are both faster with the classes side by side in memory.
-    mixed = mixed.contiguous(memory_format=torch.channels_last)
-    return resize_logits(mixed, (mixed.shape[2], width))
 
 
 def strip_bytes(device: torch.device) -> int:
@@ -323,27 +335,43 @@ def _largest(
 
     `budget` are the bytes of a strip; those of the device unless given.
     """
-    scores = views[0].scores
-    n, num_classes = scores.shape[:2]
-    budget = strip_bytes(scores.device) if budget is None else budget
-    rows = max(1, budget // (4 * n * num_classes * size[1]))
-    prediction = torch.empty(n, *size, dtype=torch.uint8, device=scores.device)
-    for start in range(0, size[0], rows):
-        strip = slice(start, start + rows)
-        prediction[:, strip] = _summed(views, strip, size[1], average).max(dim=1).indices
+    like = views[0].like
+    prediction = torch.empty(len(like), *size, dtype=torch.uint8, device=like.device)
+    for rows, scores in _strips(views, size, average, budget):
+        prediction[:, rows] = scores.max(dim=1).indices
     return prediction
 
 
-def _summed(views: Sequence[View], rows: slice, width: int, average: str) -> Tensor:
-    """What to take the largest of: the scores of a single view, the sum over several."""
+def _strips(
+    views: Sequence[View], size: tuple[int, int], average: str, budget: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Label rows from first to last with what to take the largest of, (N, K, rows, W)."""
+    n, num_classes = views[0].like.shape[:2]
+    budget = strip_bytes(views[0].like.device) if budget is None else budget
+    cells = max(view.row_cells for view in views)
+    height = max(1, budget // (4 * n * num_classes * cells))
+    for start in range(0, size[0], height):
+        rows = slice(start, min(start + height, size[0]))
+        yield rows, _summed(views, rows, average)
+
+
+def _summed(views: Sequence[View], rows: slice, average: str) -> Tensor:
+    """The scores of a single view, the sum over several."""
     if len(views) == 1:
-        return _resized_rows(views[0], rows, width)
+        return views[0].strip(rows)
     resized = (
         scores if view.probabilities or average == "logits" else scores.softmax(dim=1)
         for view in views
-        for scores in [_resized_rows(view, rows, width)]
+        for scores in [view.strip(rows)]
     )
     total = next(resized)
     for each in resized:  # one at a time: a strip of every view would be a dozen strips
         total += each
     return total
+
+
+def _probabilities(scores: Tensor, views: Sequence[View], average: str) -> Tensor:
+    """Of what `_summed` gives."""
+    summed_probabilities = len(views) > 1 and average == "probabilities"
+    means = scores / len(views)
+    return means if summed_probabilities or views[0].probabilities else means.softmax(dim=1)

@@ -105,15 +105,11 @@ class Workload:
     @property
     def kept_bytes(self) -> int:
         """Scores (K, h, w) of an image that are held while its views are predicted."""
-        views = self.views
-        if self.evaluate.window is None:
-            stride = self.protocol.backbone.output_stride
-            cells = sum(math.ceil(h / stride) * math.ceil(w / stride) for h, w in views)
-            return FLOAT_BYTES * self.classes * cells * self._mirrored
-        # The sum over windows of a view; of several views also their sum and a term, at label size.
-        several = len(views) * self._mirrored > 1
-        pixels = max(map(math.prod, views)) + 2 * math.prod(self.image_size) * several
-        return FLOAT_BYTES * self.classes * pixels
+        stride, cells = self.protocol.backbone.output_stride, 0
+        for view in self.views:
+            height, width = self._input(view)
+            cells += self._windows(view) * math.ceil(height / stride) * math.ceil(width / stride)
+        return FLOAT_BYTES * self.classes * cells * self._mirrored
 
     def check(self) -> None:
         """Raise `ConfigError` for views that no model can see."""

@@ -1,13 +1,10 @@
-"""Using a trained run: its model, the settings it is evaluated with, masks of new images."""
+"""Using a trained run: its model, and the settings it is evaluated with."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -15,16 +12,12 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import read_mapping, validated
 from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
-from contextbench.data.base import DataError, Picture
-from contextbench.data.pictures import read_image
-from contextbench.evaluation.files import Format, Overlays, PredictionFolder, Submitted
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
 from contextbench.records.stored import RecordError
-from contextbench.runs.views import settings_of
 from contextbench.runs.weights import load_trained
 from contextbench.training.execution import Execution
 
@@ -112,68 +105,6 @@ class Changes:
         return applied.model_copy(update={"stride": (height, width)})
 
 
-class Predicted(NamedTuple):
-    """The files of one image, and whether they were there already."""
-
-    paths: list[Path]
-    kept: bool
-
-
-def predict_files(
-    folder: Path,
-    images: Sequence[Path],
-    out: Path,
-    execution: Execution,
-    *,
-    split: str | None = None,
-    submission: bool = False,
-    view: str | None = None,
-    changes: Changes = Changes(),
-    fresh: bool = False,
-) -> list[Predicted]:
-    """Write what a run predicts of image files, or of `split` of its dataset, labels or not.
-
-    For each image `STEM_mask.png` (train ids), `STEM_colour.png` and `STEM_overlay.png`; with
-    `submission` the one file that the dataset's benchmark reads. Files in `out` from the same
-    weights, settings and pixels stay; from others they are refused, or replaced if `fresh`.
-    Raises, before anything is written, `DataError` for a split that does not exist or a dataset
-    without submission format, `RecordError` for a run that has no model, `OutputError` for files
-    in the way; and `DataError` for a file that is no image and for a model that cannot do without
-    labels.
-    """
-    record = finished_record(folder)
-    protocol = recorded_protocol(record, str(folder))
-    if split is None:
-        pictures = [Picture(path.stem, partial(read_image, path)) for path in images]
-    else:
-        pictures = source_of(folder, record, execution).images(split)
-    form = _submitted(folder, record, execution) if submission else _overlays(record)
-    config = changes.applied_to(seen_config(record, protocol, view))
-    predictor = predictor_of(record, _model(folder, record, execution), config, execution.device)
-    target = PredictionFolder(out, form, _origin(folder, record, config, form))
-    target.check([picture.name for picture in pictures], replace=fresh)
-    done = []
-    label = f"predict {split or 'images'} with {record.head_name} seed {record.seed}"
-    with execution.reporter.task(label, len(pictures)) as update:
-        for number, picture in enumerate(pictures, 1):
-            execution.stop.check()
-            kept = _predict(picture, predictor, target)
-            done.append(Predicted(target.paths(picture.name), kept))
-            update(number, "")
-    return done
-
-
-def _predict(picture: Picture, predictor: Predictor, target: PredictionFolder) -> bool:
-    """Write what is missing of one image; whether nothing was."""
-    image = picture.read()  # (3, H, W)
-    if target.holds(picture.name, image):
-        return True
-    with finite(picture.name):
-        prediction = predictor(image, (image.shape[-2], image.shape[-1]))
-    target.write(picture.name, image, prediction.cpu().numpy())
-    return False
-
-
 def predictor_of(
     record: RunRecord, model: Segmenter, config: EvaluateConfig, device: torch.device
 ) -> Predictor:
@@ -188,14 +119,6 @@ def finite(name: str) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise RecordError(f"{name}: {error}") from error
-
-
-def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:
-    """A word that is the same for the same weights, settings and format, wherever they lie."""
-    with (folder / "checkpoint.safetensors").open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = [weights, record.precision, settings_of(config), repr(form)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def source_of(folder: Path, record: RunRecord, execution: Execution) -> Source:
@@ -218,21 +141,6 @@ def stored_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
         return config
     stored = validated(Protocol, read_mapping(path).get("protocol", {}), str(path))
     return config.model_copy(update={"root": stored.dataset.root})
-
-
-def _submitted(folder: Path, record: RunRecord, execution: Execution) -> Submitted:
-    """Raises `DataError` where the dataset has no submission format."""
-    facts = source_of(folder, record, execution).facts
-    if facts.submission is None:
-        raise DataError(
-            f"{facts.name} has no submission format: no server or toolkit takes predictions of "
-            "it. Leave --submission out to write masks of train ids"
-        )
-    return Submitted(facts.submission)
-
-
-def _overlays(record: RunRecord) -> Overlays:
-    return Overlays(tuple(record.labels.palette))
 
 
 def _mirrored(record: RunRecord) -> tuple[int, ...]:
