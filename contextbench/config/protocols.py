@@ -151,13 +151,19 @@ class Protocol(Named):
         return {**content, "evaluate": config.model_dump(mode="json", exclude={"split"})}
 
     def fingerprint(
-        self, dataset_fingerprint: str, weights_digest: str | None = None, view: str | None = None
+        self,
+        dataset_fingerprint: str,
+        weights_digest: str | None = None,
+        view: str | None = None,
+        *,
+        init_digest: str | None = None,
     ) -> str:
         """Hex digest over all that changes what is measured in a view; not where the data lie.
 
         That of a run is the one of the first view: other views neither change what is trained nor
         what the first one finds. `dataset_fingerprint` is that of the training split and the
-        view's. The digest of a file that `backbone.weights` names stands for it, wherever it lies.
+        view's. The digests of what `backbone.weights` and `train.init` name stand for these files,
+        wherever they lie.
         """
         content = without_later_defaults(self)
         content["evaluate"] = without_later_defaults(self.view(view))
@@ -165,6 +171,8 @@ class Protocol(Named):
         content["dataset"]["evaluate"] = self.split(view)
         if weights_digest is not None:
             content["backbone"]["weights"] = f"sha256:{weights_digest}"
+        if init_digest is not None:
+            content["train"]["init"] = f"sha256:{init_digest}"
         del content["name"], content["expected"], content["dataset"]["root"]
         if self.train.keep == "last":
             content["train"].pop("watch", None)

@@ -79,6 +79,8 @@ class TrainConfig(Frozen):
     ema: float | None = Field(
         None, gt=0, lt=1, json_schema_extra=LATER
     )  # decay of averaged weights, which grows to that (`averaging`)
+    # The folder of a run, or a safetensors file of a whole model, whose weights it starts from.
+    init: str | None = Field(None, min_length=1, json_schema_extra=LATER)
     batch_norm: Literal["batch", "frozen"] = Field("batch", json_schema_extra=LATER)
     deterministic: bool = Field(False, json_schema_extra=LATER)
     watch: WatchConfig | None = Field(None, json_schema_extra=LATER)

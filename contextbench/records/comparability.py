@@ -188,6 +188,7 @@ def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
             **seen_protocol(run.seen(None)),
             "dataset_fingerprint": run.dataset_fingerprint,
             "weights_digest": run.weights_digest,
+            "init_digest": run.init_digest,
         }
         for run in (first, other)
     )

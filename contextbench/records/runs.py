@@ -113,6 +113,16 @@ class Imported(Stored):
     notes: list[str] = []
 
 
+class Initial(Stored):
+    """The trained model that a training started from."""
+
+    place: str  # the run or file, as `train.init` named it
+    digest: str  # SHA-256 of its weights
+    model: str  # the run that it is of, in words
+    classes: Count  # that it had
+    anew: list[str] = []  # tensors that depend on the classes, which were others
+
+
 class RunRecord(Stored):
     """One cell of a comparison: one head, one seed, one protocol, in one or several views.
 
@@ -140,6 +150,7 @@ class RunRecord(Stored):
     views: dict[ViewName, ViewResult] = {}  # of a finished run: those that were evaluated
     legs: list[Leg] = []  # all that the run came from, in order; [] in records of before
     weights_digest: str | None = None  # SHA-256 of the file that `backbone.weights` names
+    initial: Initial | None = None  # of a training that `train.init` gave its first weights
     imported: Imported | None = None  # of a model that was trained elsewhere
     digests: dict[Literal["checkpoint.safetensors"], str] = {}  # SHA-256; {} in records of before
     kept: Watched | None = None  # the step whose weights were kept; None: those of the last step
@@ -209,6 +220,11 @@ class RunRecord(Stored):
             if view.digest is not None
         }
         return {CHECKPOINT: self.digests[CHECKPOINT], **counts} if self.digests else counts
+
+    @property
+    def init_digest(self) -> str | None:
+        """SHA-256 of the weights that training started from, where these are of a trained model."""
+        return None if self.initial is None else self.initial.digest
 
     @property
     def wait_share(self) -> float | None:

@@ -20,7 +20,13 @@ from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
 from contextbench.evaluation.prediction import Predictor
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
-from contextbench.records.runs import MisplacedError, RunRecord, cell_folder, existing_run
+from contextbench.records.runs import (
+    CHECKPOINT,
+    MisplacedError,
+    RunRecord,
+    cell_folder,
+    existing_run,
+)
 from contextbench.runs.watching import watched_part
 from contextbench.system.files import clear_leftovers, digest_of
 from contextbench.system.locks import exclusive
@@ -40,7 +46,7 @@ from contextbench.training.resume import (
 
 
 class WeightsFileError(ConfigError):
-    """The file that `backbone.weights` names cannot be read. The message names it."""
+    """A file of weights that a protocol names cannot be read. The message names key and file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Setting:
     evaluated: Mapping[str, SegmentationDataset]  # split -> its images, for all views
     weights_digest: str | None = None  # of the file that `backbone.weights` names
     watched: Part | None = None  # what trainings are watched on
+    init_digest: str | None = None  # of the weights that `train.init` names
 
     @property
     def labels(self) -> LabelSet:
@@ -94,7 +101,9 @@ class Setting:
         return self.view_fingerprint(None)
 
     def view_fingerprint(self, view: str | None) -> str:
-        return self.protocol.fingerprint(self.seen_data(view), self.weights_digest, view)
+        return self.protocol.fingerprint(
+            self.seen_data(view), self.weights_digest, view, init_digest=self.init_digest
+        )
 
     @cached_property
     def sizes(self) -> ImageSizes:
@@ -138,6 +147,7 @@ class Cell:
             "fingerprint": setting.fingerprint,
             "dataset_fingerprint": setting.dataset_fingerprint,
             "weights_digest": setting.weights_digest,
+            **_with_init(setting.init_digest),
             "protocol": setting.protocol.seen(),
             "head": self.head.model_dump(mode="json"),
             "seed": self.seed,
@@ -158,7 +168,9 @@ def open_setting(protocol: Protocol, data_root: Path | None) -> Setting:
     evaluated = {split: build_dataset(config, split, data_root) for split in splits}
     watched = _watched(protocol, {config.train: train_set, **evaluated}, data_root)
     check_crops(train_set, protocol.train.crop, protocol.train.scale)
-    setting = Setting(protocol, train_set, evaluated, weights_digest(protocol), watched)
+    setting = Setting(
+        protocol, train_set, evaluated, weights_digest(protocol), watched, init_digest(protocol)
+    )
     _ = setting.fingerprint  # reads the data, whose faults are to come up here
     return setting
 
@@ -190,16 +202,35 @@ def weights_digest(protocol: Protocol) -> str | None:
     A file is read once, and again when its size or time has changed. Raises
     `WeightsFileError`.
     """
-    path = weights_file(protocol.backbone.weights)
+    return _digest_of(weights_file(protocol.backbone.weights), "backbone.weights")
+
+
+def init_digest(protocol: Protocol) -> str | None:
+    """SHA-256 of the weights that `train.init` names; otherwise as `weights_digest`."""
+    return _digest_of(init_file(protocol), "train.init")
+
+
+def init_file(protocol: Protocol) -> Path | None:
+    """The weights that `train.init` names: a file, or those in the folder of a run."""
+    if protocol.train.init is None:
+        return None
+    path = Path(protocol.train.init).expanduser()
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def _with_init(digest: str | None) -> dict[str, str]:
+    """A key of identities that those of before, which know of no such thing, do not have."""
+    return {} if digest is None else {"init_digest": digest}
+
+
+def _digest_of(path: Path | None, key: str) -> str | None:
     if path is None:
         return None
     try:
         status = path.stat()
         return _digest(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise WeightsFileError(
-            f"backbone.weights: cannot read {path}: {error.strerror or error}"
-        ) from error
+        raise WeightsFileError(f"{key}: cannot read {path}: {error.strerror or error}") from error
 
 
 @cache
@@ -389,6 +420,7 @@ def _identity_of(record: RunRecord) -> dict[str, Any]:
         "fingerprint": record.fingerprint,
         "dataset_fingerprint": record.dataset_fingerprint,
         "weights_digest": record.weights_digest,
+        **_with_init(record.init_digest),
         "protocol": {**record.protocol, "evaluate": _without_split(record)},
         "head": record.head,
     }

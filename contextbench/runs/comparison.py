@@ -26,6 +26,7 @@ from contextbench.report.collection import Collection, assemble
 from contextbench.runs.cells import Cell, Setting, lock, open_setting
 from contextbench.runs.examples import store_examples
 from contextbench.runs.grid import run_grid
+from contextbench.runs.initial import check_start
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import Execution
@@ -80,7 +81,8 @@ def say_weights(protocol: Protocol, execution: Execution) -> None:
 
     Raises `ConfigError` for weights that do not fit it.
     """
-    origin = execution.world.from_main(lambda: check_weights(protocol))
+    trained = protocol.train.init is not None  # and with it the backbone's
+    origin = None if trained else execution.world.from_main(lambda: check_weights(protocol))
     if origin is not None:
         execution.reporter.say(f"backbone weights: {origin}")
     train = protocol.train
@@ -91,11 +93,14 @@ def say_weights(protocol: Protocol, execution: Execution) -> None:
 def check_runnable(setting: Setting, heads: Sequence[HeadConfig], execution: Execution) -> None:
     """Refuse before the first step what would be refused after hours.
 
-    Raises `ConfigError` for heads that cannot be built and views that no model can see.
+    Raises `ConfigError` for heads that cannot be built, views that no model can see and trained
+    models that do not fit what is to start from them; what each head starts from is said.
     """
     for view in setting.protocol.evaluate:
         workload(setting, Precision(), execution, view).check()
     check_heads(setting.protocol, heads, setting.num_classes)
+    for sentence in check_start(setting, heads, execution):
+        execution.reporter.say(sentence)
 
 
 def workload(

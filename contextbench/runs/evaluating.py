@@ -137,7 +137,9 @@ def _added(
     result = ViewResult(
         settings=settings_of(config),
         split=split,
-        fingerprint=protocol.fingerprint(data, record.weights_digest, view),
+        fingerprint=protocol.fingerprint(
+            data, record.weights_digest, view, init_digest=record.init_digest
+        ),
         dataset_fingerprint=data,
         evaluated_images=len(areas.names),
         totals=areas.totals(),

@@ -15,6 +15,7 @@ from contextbench.models.build import build_model as build
 from contextbench.models.segmenter import Segmenter
 from contextbench.report.frames import results_frame
 from contextbench.runs import comparison
+from contextbench.runs.initial import start_of, started
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import executing
 from heads import HEADS
@@ -42,11 +43,15 @@ def build_model(
     dataset whose classes are not known.
     """
     settings, chosen = protocol_of(protocol, overrides), head_of(head)
+    names = None
     if classes is None:
-        classes = len(dataset_source(settings.dataset).facts.labels.classes)
+        names = dataset_source(settings.dataset).facts.labels.classes
+        classes = len(names)
     _check_number("classes", classes, 2, 255)
     _check_number("seed", seed, 0, LARGEST_SEED)
-    return build(settings, chosen, classes, seed=seed, pretrained=pretrained)
+    start = start_of(settings, chosen, classes, names) if pretrained else None
+    model = build(settings, chosen, classes, seed=seed, pretrained=pretrained and start is None)
+    return started(model, start)
 
 
 def compare(

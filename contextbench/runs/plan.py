@@ -28,7 +28,9 @@ from contextbench.models.precision import Precision
 from contextbench.records.runs import MisplacedError, cell_folder, read_run
 from contextbench.records.stored import RecordError
 from contextbench.runs.cells import Setting, WeightsFileError, check_view_splits, open_setting
+from contextbench.runs.initial import check_start
 from contextbench.runs.watching import check_watch
+from contextbench.system.errors import UserError
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training
 from contextbench.training.resume import NAME as RESUME
@@ -201,6 +203,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         notes=[
             *data_note,
             *_weights_notes(protocol),
+            *_start_notes(setting, wanted, execution),
             *_average_notes(protocol),
             *_watch_notes(protocol),
             *precision_note,
@@ -381,8 +384,20 @@ def _same_recipe(stored: Mapping[str, Any], protocol: Protocol) -> bool:
     return recorded.fingerprint("") == protocol.fingerprint("")
 
 
+def _start_notes(setting: Setting | None, wanted: Wanted, execution: Execution) -> Iterable[str]:
+    """What heads start from, where that is a trained model."""
+    if setting is None:
+        return
+    try:
+        yield from (f"{said}." for said in check_start(setting, wanted.heads, execution))
+    except UserError as error:
+        yield f"With this model to start from compare would stop: {error}"
+
+
 def _weights_notes(protocol: Protocol) -> Iterable[str]:
     """What a file of weights is; nothing of published ones, which may have to be downloaded."""
+    if protocol.train.init is not None:
+        return
     if weights_file(protocol.backbone.weights) is None:
         return
     try:

@@ -23,6 +23,7 @@ from contextbench.records.provenance import now
 from contextbench.records.runs import (
     CHECKPOINT,
     NOTABLE_WAIT,
+    Initial,
     RunRecord,
     Status,
     existing_run,
@@ -30,7 +31,8 @@ from contextbench.records.runs import (
 from contextbench.records.stored import write_model
 from contextbench.records.views import COUNTS
 from contextbench.records.watched import WATCHED, Watched, write_watched
-from contextbench.runs.cells import Cell, Setting, weights_digest
+from contextbench.runs.cells import Cell, Setting, init_digest, weights_digest
+from contextbench.runs.initial import Start, start_of, started
 from contextbench.runs.views import evaluated, evaluated_each, evaluated_further, result_of
 from contextbench.runs.watching import Show, counter
 from contextbench.runs.weights import description, own_run
@@ -121,6 +123,7 @@ class _Run:
         self.progress: Progress | None = None  # of the training, once it has begun
         self.record: RunRecord | None = None
         self.weights_origin: str | None = None
+        self.initial: Initial | None = None
         self._tracked: TensorBoard | None = None
         self._watched = -1  # steps in `watch.jsonl`, once this start has written it
         self._writes = execution.world.is_main
@@ -150,11 +153,30 @@ class _Run:
                 "with: heads would start from different weights. Put it back, or start anew with "
                 "--fresh"
             )
+        start = self._start()
         model = build_model(
-            setting.protocol, self.cell.head, setting.num_classes, seed=seed, backbone=backbone
+            setting.protocol,
+            self.cell.head,
+            setting.num_classes,
+            seed=seed,
+            backbone=backbone,
+            pretrained=start is None,  # whose backbone is the trained one
         )
         self.weights_origin = model.backbone.origin
-        return model
+        return started(model, start)
+
+    def _start(self) -> Start | None:
+        """The trained model to start from. Raises `ConfigError` where it is not that of before."""
+        setting, head = self.cell.setting, self.cell.head
+        digest = init_digest(setting.protocol)
+        if digest != setting.init_digest:
+            raise ConfigError(
+                f"{setting.protocol.train.init} does not hold the weights that this comparison "
+                "began with. Put them back, or start anew with --fresh"
+            )
+        start = start_of(setting.protocol, head, setting.num_classes, setting.labels.classes)
+        self.initial = start.recorded(digest) if start is not None and digest is not None else None
+        return start
 
     def recipe(self, model: Segmenter, show: Show) -> Recipe:
         """`show` is told how far a watched step is."""
@@ -442,6 +464,7 @@ def _record(
         views={} if areas is None else {view: result_of(cell, view, areas, seconds, counts)},
         legs=progress.legs,
         weights_digest=setting.weights_digest,
+        initial=run.initial,
         digests=run.weights() if status == "done" else {},
         kept=progress.kept,
     )

@@ -28,7 +28,7 @@ Identity = Mapping[str, Any]
 
 EXPLANATION = "protocol"  # whose fingerprint is compared instead
 NOT_COMPARED = ("protocol.name", "protocol.expected", "protocol.dataset.root")
-DIGESTS = ("fingerprint", "dataset_fingerprint", "weights_digest")
+DIGESTS = ("fingerprint", "dataset_fingerprint", "weights_digest", "init_digest")
 
 
 class DamagedError(ValueError):
@@ -176,6 +176,8 @@ def named_differences(was: Identity, wanted: Identity) -> str:
         told.append(f"its data differ{': ' if parts else ''}{', '.join(parts)}")
     if "weights_digest" in different:
         told.append("the content of the file that backbone.weights names differs")
+    if "init_digest" in different:
+        told.append("the weights that train.init names differ")
     return ", ".join(told) or "the version of the protocol differs"
 
 

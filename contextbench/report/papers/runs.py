@@ -75,7 +75,9 @@ def _read(out: Path, variant: Variant, seeds: Sequence[int], reason: str | None)
 
 def _checked(run: RunRecord, variant: Variant, path: Path) -> RunRecord:
     protocol, head = variant.protocol, variant.row.head.model_dump(mode="json")
-    expected = protocol.fingerprint(run.dataset_fingerprint, run.weights_digest)
+    expected = protocol.fingerprint(
+        run.dataset_fingerprint, run.weights_digest, init_digest=run.init_digest
+    )
     if run.fingerprint == expected and run.head == head:
         return run
     content = protocol.seen()
