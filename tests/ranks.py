@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.protocols import DatasetConfig
 from contextbench.config.training import OhemConfig
 from contextbench.data import build_dataset
@@ -174,10 +175,16 @@ class Images:
 
 
 def evaluated(world: World, count: int, broken: int | None = None):
-    """Counts of an untrained model."""
+    """Counts of an untrained model on corrupted images, with everything that a view can count."""
     protocol = small.protocol()
+    config = EvaluateConfig.model_validate(
+        {
+            "confusion": True, "calibration": True, "boundary": True, "trimap": [1, 3],
+            "corrupt": {"kind": "noise", "strength": 2},
+        }
+    )  # fmt: skip
     model = build_model(protocol, small.head("ppm"), CLASSES, seed=0)
-    predictor = Predictor([model], CPU, Precision(), protocol.view(), tuple(range(CLASSES)))
+    predictor = Predictor([model], CPU, Precision(), config, tuple(range(CLASSES)))
     return evaluate(predictor, Images(count, broken), world=world)
 
 

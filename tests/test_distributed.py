@@ -117,6 +117,9 @@ def assert_same_areas(areas, expected):
     assert list(areas.names) == list(expected.names)
     for name in ("intersection", "predicted", "labelled"):
         np.testing.assert_array_equal(getattr(areas, name), getattr(expected, name))
+    assert areas.further.keys() == expected.further.keys()
+    for name, counted in areas.further.items():
+        np.testing.assert_array_equal(counted.dense(), expected.further[name].dense())
 
 
 @pytest.mark.slow
@@ -154,6 +157,7 @@ def test_counts_are_those_of_one_process_to_the_pixel(two, split):
         assert_same_areas(seen[split], two.alone[split])
     images = {"five images": 5, "one image": 1}[split]
     assert two.seen[0][split].labelled.sum() == images * 64 * 64  # the probe ignores no pixel
+    assert len(two.seen[0][split].further) == 4
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ import time
 import pytest
 import torch
 
+from contextbench.config.evaluation import CorruptConfig, EvaluateConfig
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data.probe import ContextProbe
-from contextbench.evaluation.counting import count_areas
+from contextbench.evaluation.corruption import STRENGTHS, corrupted
+from contextbench.evaluation.counters import Seen, count
+from contextbench.evaluation.counting import confusion_table, count_areas
 from contextbench.evaluation.prediction import predict_labels
 from contextbench.measure.choose import DEFAULT
 from contextbench.measure.passes import Workload
@@ -59,6 +62,30 @@ def test_counting_reaches_300_megapixels_per_second():
     rate = labels.numel() / seconds(lambda: count_areas(prediction, labels, CLASSES), 20) / 1e6
     print(f"\ncounting: {rate:.0f} megapixels/s at 1024x2048, {CLASSES} classes")
     assert rate >= 300
+
+
+def test_what_views_count_besides_takes_less_than_a_second_an_image():
+    """Each on its own, as a multiple of counting the pixels of classes."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, CLASSES, (2, 64, 128), generator=generator, dtype=torch.uint8)
+    prediction, labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    sure = torch.rand(labels.shape, generator=generator)
+    image = torch.stack([labels] * 3)
+    table = confusion_table(prediction, labels, CLASSES)
+    plain = seconds(lambda: count_areas(prediction, labels, CLASSES), 9)
+    costs = {}
+    for name, value in (("confusion", True), ("calibration", True), ("boundary", True),
+                        ("trimap", True)):  # fmt: skip
+        config = EvaluateConfig.model_validate({name: value})
+        seen = Seen(table, prediction, labels, sure, config)
+        costs[name] = seconds(lambda n=name, s=seen: count(n, s).nonzero(), 5)
+    for kind in STRENGTHS:
+        worse = CorruptConfig(kind=kind, strength=3)
+        costs[kind] = seconds(lambda c=worse: corrupted(image, c, "a"), 3)
+    print(f"\ncounting: {1000 * plain:.1f} ms")
+    for name, took in costs.items():
+        print(f"{name}: {1000 * took:.1f} ms, {took / plain:.1f} times that")
+    assert max(costs.values()) < 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contextbench.cli import app
+from contextbench.cli.planning import _evaluation
 from contextbench.cluster.job import CellJob, Shared
 from contextbench.cluster.merge import MergeError, merge
 from contextbench.config.evaluation import EvaluateConfig
@@ -527,6 +528,43 @@ def test_a_new_view_is_kept_with_the_run(out: Path, alone: Path) -> None:
     assert record == read_run(cell / "record.json").model_copy(update={"protocol": record.protocol})
 
 
+COUNTED = ("confusion=true", "calibration=true", "boundary=true", "evaluate.trimap=[1,4]")
+NOISY = ("corrupt.kind=noise", "corrupt.strength=5")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_view_may_count_more_and_corrupt_and_is_counted_again_where_it_is_damaged(
+    out: Path,
+) -> None:
+    cell = out / CELL
+    evaluated(cell, view="details", changes=Changes(settings=(*COUNTED, *NOISY)))
+    record = read_run(cell / "record.json").seen("details")
+    assert record.totals != record.seen("single").totals  # of other images
+    areas = areas_of(cell, record)
+    assert list(areas.further) == ["confusion", "calibration", "boundary", "trimap"]
+    clean = areas_of(cell, record.seen("single"))
+    assert not clean.further
+    wanted = protocol(single={}, details=record.view.settings if record.view else {})
+    path = cell / "areas" / "details.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    (again,) = run(wanted, out)
+    assert again.views == read_run(cell / "record.json").views
+    mended = areas_of(cell, again.seen("details"))
+    for name, counts in areas.further.items():
+        assert counts.places.tolist() == mended.further[name].places.tolist()
+        assert counts.values.tolist() == mended.further[name].values.tolist()
+
+
+def test_settings_that_a_view_cannot_have_are_refused(out: Path) -> None:
+    for setting, message in (
+        ("corrupt={kind: fog, strength: 1}", r"corrupt\.kind"),
+        ("corrupt={kind: noise, strength: 9}", r"corrupt\.strength"),
+        ("trimaps=true", "unknown key 'trimaps'; did you mean 'trimap'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluated(out / CELL, view="details", changes=Changes(settings=(setting,)))
+
+
 def test_what_is_there_is_read_and_other_settings_are_refused(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,3 +630,13 @@ def test_costs_are_those_of_the_first_view() -> None:
     both, single = (Workload(each, 13, (64, 64), 3) for each in (BOTH, SINGLE))
     assert both.as_dict() == single.as_dict()
     assert both.passes == 1
+
+
+def test_a_plan_says_what_views_count_and_corrupt() -> None:
+    settings = {"confusion": True, "trimap": True, "corrupt": {"kind": "jpeg", "strength": 2}}
+    work = Workload(protocol(single=settings), 13, (64, 64), 3)
+    said = _evaluation(work, assumed_size=False)
+    assert "scale 1, jpeg 2: one pass" in said
+    assert said.endswith("; confusion, trimap counted too, which is in no hours")
+    plain = _evaluation(Workload(SINGLE, 13, (64, 64), 3), assumed_size=False)
+    assert plain == "images of 64x64, scale 1: one pass of 64x64 each"

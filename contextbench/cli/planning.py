@@ -20,6 +20,7 @@ from contextbench.cli.shared import (
     print_json,
     print_notes,
 )
+from contextbench.config.evaluation import COUNTING
 from contextbench.config.files import ConfigError
 from contextbench.papers.published import refer
 from contextbench.report.words import ABSENT, fixed
@@ -183,9 +184,12 @@ def _evaluation(work: "Workload", assumed_size: bool) -> str:
     flip = ", flip" if config.flip else ""
     guess = " (a guess: sizes differ)" if assumed_size else ""
     passes = "one pass" if work.passes == 1 else f"work of {work.passes:.3g} passes"
+    worse = "" if config.corrupt is None else f", {config.corrupt.kind} {config.corrupt.strength}"
+    counted = ", ".join(name for name in COUNTING if getattr(config, name))
+    besides = f"; {counted} counted too, which is in no hours" if counted else ""
     return (
-        f"images of {_size(work.image_size)}{guess}, scale {scales}{windows}{flip}: {passes} of "
-        f"{_size(work.input_size)} each"
+        f"images of {_size(work.image_size)}{guess}, scale {scales}{windows}{flip}{worse}: "
+        f"{passes} of {_size(work.input_size)} each{besides}"
     )
 
 

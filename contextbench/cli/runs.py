@@ -222,6 +222,10 @@ def evaluate(
     flip: FlipOption = None,
     window: WindowOption = None,
     stride: StrideOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="Any setting of a view: confusion=true."),
+    ] = None,
     device: DeviceOption = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count a view again, also with other settings.")
@@ -235,6 +239,9 @@ def evaluate(
 
     Example: contextbench evaluate runs/camvid-small/ocr/seed-0 --view multi --scales 0.75,1,1.25
 
+    Example: contextbench evaluate runs/probe/ocr/seed-0 --view noise-3
+    --set corrupt.kind=noise --set corrupt.strength=3
+
     Example: contextbench evaluate runs/probe/ocr/seed-0 runs/probe/ocnet/seed-0
     """
     with guarded():
@@ -246,7 +253,7 @@ def evaluate(
                 execution,
                 view=view,
                 split=split,
-                changes=_changes(scales, flip, window, stride),
+                changes=_changes(scales, flip, window, stride, settings),
                 fresh=fresh,
             )
         if out is not None:
@@ -342,12 +349,16 @@ def print_predicted(done: "Sequence[Predicted]", what: str, out: Path) -> None:
 
 
 def _changes(
-    scales: str | None, flip: bool | None, window: str | None, stride: str | None
+    scales: str | None,
+    flip: bool | None,
+    window: str | None,
+    stride: str | None,
+    settings: list[str] | None = None,
 ) -> "Changes":
     from contextbench.runs.trained import Changes
 
     sizes = size_of(window, "--window"), size_of(stride, "--stride")
-    return Changes(scales_of(scales), flip, *sizes)
+    return Changes(scales_of(scales), flip, *sizes, settings)
 
 
 def _kept(scored: Mapping[str, Any]) -> str:

@@ -4,12 +4,58 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from contextbench.config.frozen import LATER, Factor, Frozen, Side, Size
 
 SINGLE = "single"
 """The view of settings that have no name."""
+
+
+TRIMAP = (1, 2, 4, 8, 16, 32)
+"""Widths of trimaps, in pixels, of a view that says no others."""
+
+BandWidth = Annotated[int, Field(ge=1, le=1024)]  # pixels
+
+
+def _ascending(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if sorted(set(widths)) != list(widths):
+        raise ValueError(f"widths must ascend, not {list(widths)}")
+    return widths
+
+
+Widths = Annotated[tuple[BandWidth, ...], AfterValidator(_ascending), Field(max_length=16)]
+
+
+class BoundaryConfig(Frozen):
+    """Bands along boundaries of masks: a share of the image's diagonal, and widths in pixels."""
+
+    diagonal: Annotated[float, Field(gt=0, le=0.5)] | None = 0.02
+    pixels: Widths = ()
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.names:
+            raise ValueError("boundary needs diagonal, pixels or both")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the bands, in order."""
+        share = () if self.diagonal is None else (f"{100 * self.diagonal:g} %",)
+        return (*share, *(f"{width} px" for width in self.pixels))
+
+
+class CorruptConfig(Frozen):
+    """How every image is made worse before it is seen; 1 is the mildest of five strengths."""
+
+    kind: Literal["noise", "blur", "brightness", "jpeg"]
+    strength: Annotated[int, Field(ge=1, le=5)]
+
+
+def _or_default(default: Any) -> BeforeValidator:
+    """true stands for the default of an option, false for none."""
+    return BeforeValidator(lambda value: default[value] if isinstance(value, bool) else value)
 
 
 class EvaluateConfig(Frozen):
@@ -19,6 +65,10 @@ class EvaluateConfig(Frozen):
     shorter side (the longer one at most `long_side`); `scales` are relative to that. Predictions
     are always compared at the size of the mask. `average` is what windows, scales and mirror images
     are averaged in. `split` is that of the dataset unless it is given.
+
+    `corrupt` makes images worse. The rest is counted beside the pixels of classes: which class is
+    taken for which, how often the model is right for how sure it is, and what is right near the
+    boundaries of masks.
     """
 
     mode: Literal["whole", "slide"] = "whole"
@@ -31,6 +81,22 @@ class EvaluateConfig(Frozen):
     short_side: Side | None = Field(None, json_schema_extra=LATER)
     long_side: Side | None = Field(None, json_schema_extra=LATER)
     split: str | None = Field(None, min_length=1, json_schema_extra=LATER)
+    corrupt: CorruptConfig | None = Field(None, json_schema_extra=LATER)
+    # Counted beside the pixels of classes, for each image.
+    confusion: bool = Field(False, json_schema_extra=LATER)
+    calibration: bool = Field(False, json_schema_extra=LATER)
+    boundary: Annotated[BoundaryConfig | None, _or_default({True: {}, False: None})] = Field(
+        None, json_schema_extra=LATER
+    )
+    trimap: Annotated[Widths, _or_default({True: TRIMAP, False: ()})] = Field(
+        (), json_schema_extra=LATER
+    )
+
+    @property
+    def scoring(self) -> "EvaluateConfig":
+        """The same without what is counted beside the pixels of classes."""
+        defaults = {name: type(self).model_fields[name].default for name in COUNTING}
+        return self.model_copy(update=defaults)
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
@@ -57,6 +123,10 @@ def _within(size: Size, limit: Size) -> bool:
 
 
 SETTINGS = tuple(EvaluateConfig.model_fields)
+COUNTING = ("confusion", "calibration", "boundary", "trimap")
+"""Settings that say what is counted beside the pixels of classes."""
+NESTED = ("boundary", "corrupt")
+"""Settings that have keys of their own, as views have."""
 
 
 def checked_view(name: str) -> str:
@@ -78,7 +148,11 @@ def as_views(evaluate: Any) -> Any:
     """
     if not isinstance(evaluate, Mapping):
         return evaluate
-    views = [key for key, value in evaluate.items() if isinstance(value, Mapping | EvaluateConfig)]
+    views = [
+        key
+        for key, value in evaluate.items()
+        if isinstance(value, Mapping | EvaluateConfig) and key not in NESTED
+    ]
     settings = [key for key in evaluate if key not in views]
     if not views:
         return {SINGLE: evaluate}

@@ -247,9 +247,10 @@ def _in_view(override: str, views: Any) -> str:
     """Raises `ConfigError` where it does not say which of several views it is for."""
     first, _, rest = override.partition(".")
     key, separator, value = rest.partition("=")
-    if first != "evaluate" or not separator or "." in key or not isinstance(views, Mapping):
+    if first != "evaluate" or not separator or not isinstance(views, Mapping):
         return override
-    if key not in SETTINGS and (key in views or value.lstrip().startswith("{")):
+    setting, dot, _ = key.partition(".")
+    if setting not in SETTINGS and (dot or key in views or value.lstrip().startswith("{")):
         return override
     if len(views) == 1:
         return f"evaluate.{next(iter(views))}.{rest}"

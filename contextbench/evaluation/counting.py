@@ -10,9 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contextbench.config.evaluation import EvaluateConfig
 from contextbench.data.base import IGNORE, DataError, SegmentationDataset
+from contextbench.evaluation.corruption import corrupted
+from contextbench.evaluation.counters import Seen, count
 from contextbench.evaluation.prediction import Predictor
+from contextbench.records.counters import CounterName, Sparse, wanted
 from contextbench.records.counts import Areas
+from contextbench.records.stored import IntArray
 from contextbench.training.processes import ALONE, World
 from heads.interface import evaluating
 
@@ -27,6 +32,8 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
 ) -> Areas:
     """Pixel counts of every image of `dataset`, images of any size, one at a time.
+
+    With what the predictor's settings count beside them, and of images corrupted as they say.
 
     Of W processes that of rank r evaluates the images r, r + W, ...: each image once, and every
     process returns the counts of all. The models' training modes are as before afterwards.
@@ -84,6 +91,7 @@ def _evaluate_images(
     num_classes = len(dataset.labels.classes)
     maps = len(predictor.models) if each else 1
     counts = np.zeros((maps, 3, len(images), num_classes), dtype=np.int64)
+    further = [_Further(predictor.config, num_classes) for _ in range(maps)]
     names = []
     with ExitStack() as modes, torch.inference_mode():
         for model in predictor.models:
@@ -91,22 +99,47 @@ def _evaluate_images(
         for row, index in enumerate(images):
             name, image, labels = dataset[index]
             labels = labels.to(predictor.device)
+            image = corrupted(image, predictor.config.corrupt, name)
             with _naming(name):
-                predictions = _predictions(predictor, image, labels, each=each)
-                areas = [torch.stack(count_areas(p, labels, num_classes)) for p in predictions]
+                predictions = predictor.scored(image, labels, each=each)
+                tables = [confusion_table(p, labels, num_classes) for p, _ in predictions]
+                for own, table, (seen, sure) in zip(further, tables, predictions, strict=True):
+                    own.add(table, seen, labels, sure)
+            areas = [torch.stack(areas_of_table(table)) for table in tables]
             counts[:, :, row] = torch.stack(areas).cpu().numpy()
             names.append(name)
             progress(row + 1)
-    return [Areas(names, *of_one) for of_one in counts]
+    return [
+        Areas(names, *of_one, further=own.stacked)
+        for of_one, own in zip(counts, further, strict=True)
+    ]
 
 
-def _predictions(
-    predictor: Predictor, image: Tensor, labels: Tensor, *, each: bool
-) -> list[Tensor]:
-    size = (labels.shape[0], labels.shape[1])
-    if each:
-        return predictor.each(image, size, labels=labels)
-    return [predictor(image, size, labels=labels)]
+class _Further:
+    """What a view counts beside the pixels of classes, of image after image."""
+
+    def __init__(self, config: EvaluateConfig, num_classes: int) -> None:
+        self.config = config
+        self.shapes = wanted(config, num_classes)
+        self.counted: dict[CounterName, list[tuple[IntArray, IntArray]]] = {
+            name: [] for name in self.shapes
+        }
+
+    def add(
+        self, table: Tensor, prediction: Tensor, labels: Tensor, confidence: Tensor | None
+    ) -> None:
+        """Count one image more, of which all is on the device."""
+        seen = Seen(table, prediction, labels, confidence, self.config)
+        for name, images in self.counted.items():
+            flat = count(name, seen).flatten()
+            places = flat.nonzero().flatten()
+            images.append((places.cpu().numpy(), flat[places].cpu().numpy()))
+
+    @property
+    def stacked(self) -> dict[CounterName, Sparse]:
+        return {
+            name: Sparse.stacked(self.shapes[name], each) for name, each in self.counted.items()
+        }
 
 
 def _interleaved(shards: Sequence[Areas]) -> Areas:
@@ -118,7 +151,11 @@ def _interleaved(shards: Sequence[Areas]) -> Areas:
         names[rank :: len(shards)] = shard.names
         own = np.stack([shard.intersection, shard.predicted, shard.labelled])
         counts[:, rank :: len(shards)] = own
-    return Areas(names, *counts)
+    further = {
+        name: Sparse.interleaved([shard.further[name] for shard in shards])
+        for name in shards[0].further
+    }
+    return Areas(names, *counts, further=further)
 
 
 def count_areas(
@@ -145,7 +182,18 @@ def count_areas(
 def _count_image(
     prediction: Tensor, labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One histogram of pairs with a row for every uint8 value: the ignored pixels are a row too.
+    return areas_of_table(confusion_table(prediction, labels, num_classes))
+
+
+def areas_of_table(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Right, predicted and labelled pixels (K,) of a table by label and prediction (K, K)."""
+    return table.diagonal().clone(), table.sum(dim=0), table.sum(dim=1)
+
+
+def confusion_table(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Labelled pixels (K, K) by label and prediction, both (H, W). Raises as `count_areas` does.
+
+    One histogram of pairs with a row for every uint8 value: the ignored pixels are a row too.
 
     Selecting the labelled pixels first would take several times as long as counting.
     """
@@ -161,8 +209,7 @@ def _count_image(
             f"undeclared label value {num_classes + int(undeclared[0])}: "
             f"allowed are 0 .. {num_classes - 1} and {IGNORE}"
         )
-    confusion = table[:num_classes]
-    return confusion.diagonal().clone(), confusion.sum(dim=0), confusion.sum(dim=1)
+    return table[:num_classes]
 
 
 @contextmanager

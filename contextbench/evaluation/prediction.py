@@ -70,6 +70,25 @@ class Predictor:
         truth = None if labels is None else labels[None]
         return [each[0] for each in self._applied(predict_each, image[None], size, truth)]
 
+    def scored(
+        self, image: Tensor, labels: Tensor, *, each: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """What is counted of an image (3, H', W') with labels (H, W): of the models' mean, or of
+        `each` by itself, which then share one backbone.
+
+        Train ids (H, W) as a call gives them, with confidences where the settings count these.
+        """
+        size, images, truth = _size(labels), image[None], labels[None]
+        if self.config.calibration and each:
+            found = self._applied(predict_each_confident, images, size, truth)
+            return [(one.labels[0], one.confidence[0]) for one in found]
+        if self.config.calibration:
+            mean = self._applied(predict_confident, images, size, truth)
+            return [(mean.labels[0], mean.confidence[0])]
+        if each:
+            return [(one, None) for one in self.each(image, size, labels=labels)]
+        return [(self(image, size, labels=labels), None)]
+
     def check_labels(self) -> None:
         """Raise `DataError` for a model that cannot do without the labels of images."""
         _check_labels(self.models, None)
@@ -153,16 +172,21 @@ def predict_confident(
     It is that of the mean which the label is the largest of: the mean of probabilities, or what a
     softmax makes of the mean of logits.
     """
-    views = _all_views(models, images, size, labels, config, mirrored)
-    found = Prediction(
-        torch.empty(len(images), *size, dtype=torch.uint8, device=images.device),
-        torch.empty(len(images), *size, device=images.device),
-    )
-    for rows, scores in _strips(views, size, config.average):
-        likely = _probabilities(scores, views, config.average)
-        found.labels[:, rows] = scores.max(dim=1).indices
-        found.confidence[:, rows] = likely.max(dim=1).values
-    return found
+    return _confident(_all_views(models, images, size, labels, config, mirrored), size, config)
+
+
+def predict_each_confident(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    labels: Tensor | None = None,
+    config: EvaluateConfig = EvaluateConfig(),
+    mirrored: Sequence[int] | None = None,
+) -> list[Prediction]:
+    """What `predict_confident` gives of each model alone, otherwise as `predict_each`."""
+    seen = _views(models, images, size, labels, config, mirrored)
+    return [_confident(views, size, config) for views in zip(*seen, strict=True)]
 
 
 def predict_each(
@@ -340,6 +364,20 @@ def _largest(
     for rows, scores in _strips(views, size, average, budget):
         prediction[:, rows] = scores.max(dim=1).indices
     return prediction
+
+
+def _confident(views: Sequence[View], size: tuple[int, int], config: EvaluateConfig) -> Prediction:
+    """As `_largest`, with the probability of each class."""
+    like = views[0].like
+    found = Prediction(
+        torch.empty(len(like), *size, dtype=torch.uint8, device=like.device),
+        torch.empty(len(like), *size, device=like.device),
+    )
+    for rows, scores in _strips(views, size, config.average):
+        likely = _probabilities(scores, views, config.average)
+        found.labels[:, rows] = scores.max(dim=1).indices
+        found.confidence[:, rows] = likely.max(dim=1).values
+    return found
 
 
 def _strips(

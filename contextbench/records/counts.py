@@ -1,7 +1,7 @@
 """Pixel counts of every image of an evaluation, and their file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from contextbench.records.classes import ClassTotals
+from contextbench.records.counters import (
+    CHECKS,
+    PARTS,
+    CounterName,
+    Counts,
+    Pixels,
+    Shape,
+    Sparse,
+    check,
+    counting_of,
+    wanted,
+)
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import MOST_PIXELS, IntArray, RecordError
 from contextbench.system.files import write_atomic
@@ -27,6 +39,9 @@ class Areas:
     intersection: IntArray  # (images, K)
     predicted: IntArray
     labelled: IntArray
+    further: Counts = field(
+        default_factory=dict, kw_only=True
+    )  # what the view counted beside these
 
     def totals(self) -> ClassTotals:
         """Sums over the images."""
@@ -45,18 +60,25 @@ def write_areas(path: Path, areas: Areas) -> None:
         "predicted": areas.predicted,
         "labelled": areas.labelled,
     }
+    for name, counted in areas.further.items():
+        arrays |= dict(zip(_parts(name), (counted.places, counted.values), strict=True))
     write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def read_areas(path: Path, run: RunRecord | None = None) -> Areas:
     """Read per-image counts, which are those of `run` in its view where it is given.
 
+    What the view counted beside them is read with them, and is nothing without `run`.
     Raises `RecordError` where they are missing, corrupt, impossible or those of another run.
     """
     try:
-        names, *counts = read_arrays(path, ARRAYS, partial(_check_shapes, run=run))
+        shapes = {} if run is None else _counted_by(run)
+        every = (*ARRAYS, *(part for name in shapes for part in _parts(name)))
+        names, *arrays = read_arrays(path, every, partial(_check_shapes, run=run))
+        counts, further = arrays[: len(ARRAYS) - 1], arrays[len(ARRAYS) - 1 :]
         areas = Areas(_image_names(names), *counts)
         _check_areas(areas)
+        areas = replace(areas, further=_further(shapes, further, areas))
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read: {why(error)}") from error
     if run is not None and areas.totals() != run.totals:
@@ -69,11 +91,38 @@ def areas_of(folder: Path, run: RunRecord) -> Areas:
     return read_areas(folder / run.counts_file, run)
 
 
+def _parts(name: CounterName) -> list[str]:
+    """What the arrays of a counter are called in a file."""
+    return [f"{name}{part}" for part in PARTS]
+
+
+def _counted_by(run: RunRecord) -> dict[CounterName, Shape]:
+    """What the view counted that `run` is seen in. Raises ValueError as `counting_of` does."""
+    return wanted(counting_of(run.evaluate_settings), len(run.labels.classes))
+
+
+def _further(
+    shapes: Mapping[CounterName, Shape], arrays: Sequence[IntArray], areas: Areas
+) -> Counts:
+    """Raises ValueError for counts that do not belong to `areas`."""
+    pixels = Pixels(areas.intersection, areas.predicted, areas.labelled)
+    found: dict[CounterName, Sparse] = {}
+    pairs = zip(arrays[::2], arrays[1::2], strict=True)
+    for (name, shape), (places, values) in zip(shapes.items(), pairs, strict=True):
+        found[name] = Sparse((len(areas.names), *shape), places, values)
+        check(name, found[name], pixels)
+    return found
+
+
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], run: RunRecord | None) -> None:
     """Raises ValueError unless all are of the same images and classes, those of `run`."""
     images, *counts = (shapes[name] for name in ARRAYS)
     if len(set(counts)) != 1 or len(counts[0]) != 2 or images != counts[0][:1]:
         raise ValueError(f"not one (images, classes) shape: {sorted(set(counts))} of {images}")
+    for name in CHECKS:
+        own = [shapes[part] for part in _parts(name) if part in shapes]
+        if len(set(own)) > 1 or any(len(shape) != 1 for shape in own):
+            raise ValueError(f"{name}: its places and values are not of one length: {own}")
     expected = None if run is None else (run.evaluated_images, len(run.labels.classes))
     if expected is not None and counts[0] != expected and expected[0] is not None:
         raise ValueError(f"its counts are {counts[0]}, images and classes of the run {expected}")

@@ -87,10 +87,11 @@ def _wanted(
             base = seen_config(record, protocol, view)
         except ConfigError as error:
             raise ConfigError(
-                f"{error}. A new view needs settings: --scales, --flip, --window, --stride, --split"
+                f"{error}. A new view needs settings: --scales, --flip, --window, --stride, "
+                "--split, --set"
             ) from None
     config = changes.applied_to(base)
-    split = split or base.split
+    split = split or config.split
     own = None if split == protocol.dataset.evaluate else split
     return config.model_copy(update={"split": own})
 

@@ -10,6 +10,7 @@ import torch
 
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import read_mapping, validated
+from contextbench.config.overrides import all_overridden
 from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.evaluation.prediction import Predictor
@@ -82,6 +83,7 @@ class Changes:
     flip: bool | None = None
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    settings: Sequence[str] | None = None  # key=value, of any setting of a view
 
     @property
     def any(self) -> bool:
@@ -97,7 +99,11 @@ class Changes:
             stride = window if self.stride is None else self.stride
             changes.update(mode="slide", window=window, stride=stride)
         given = {name: value for name, value in changes.items() if value is not None}
-        applied = validated(EvaluateConfig, {**config.model_dump(), **given}, "evaluation options")
+        content = all_overridden(
+            {**config.model_dump(mode="json"), **given},
+            [each.removeprefix("evaluate.") for each in self.settings or ()],
+        )
+        applied = validated(EvaluateConfig, content, "evaluation options")
         if not sliding or self.stride is not None or applied.window is None:
             return applied
         # Neighbouring windows overlap by a third unless told otherwise.

@@ -1,6 +1,7 @@
 """What a training is watched on: a part of a split that may be, and how it is counted."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from contextbench.config.files import ConfigError, nearest
 from contextbench.config.protocols import Protocol
@@ -99,6 +100,7 @@ def counter(
 
     def count(models: Sequence[Segmenter]) -> list[ClassTotals]:
         applied = predictor(models)
+        applied = replace(applied, config=applied.config.scoring)
         if len(models) == 1:
             found = [evaluate(applied, part, world=execution.world, progress=progress)]
         else:
