@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from contextbench.cli import app
 from contextbench.config.heads import load_head
 from contextbench.config.protocols import load_protocol
-from contextbench.records.counts import read_areas
+from contextbench.records.counts import Areas, read_areas, write_areas
 from contextbench.records.examples import read_examples, write_examples
 from contextbench.records.formats import read_precision
 from contextbench.records.history import read_history
@@ -38,7 +38,7 @@ from contextbench.report.tables.explain import explain_runs
 from contextbench.report.tables.scaling import scaling_sheet
 from contextbench.system.errors import UserError
 from heads import HEADS
-from tests.report import head_records, pages, records
+from tests.report import counted, head_records, pages, records
 from tests.report.printed import render_latex, render_markdown
 
 FEW = settings(
@@ -135,6 +135,7 @@ def run_of(head: str) -> dict[str, Any]:
 
 
 WHOLE = pages.collection(("fcn", "ppm"), (0,))
+DETAILS = counted.collection(("fcn",), (0,))
 PROTOCOL: dict[str, Any] = {
     "name": "small",
     "dataset": {"name": "probe", "options": {"size": 32}},
@@ -261,13 +262,14 @@ NPY = {
 
 
 @st.composite
-def archives(draw: st.DrawFn) -> bytes:
+def archives(draw: st.DrawFn, areas: Areas) -> bytes:
     """An areas.npz with arrays of other types, shapes and numbers, or of other bytes."""
-    areas = WHOLE.areas["fcn"][0]
     arrays: dict[str, Any] = {
         "image": np.array(areas.names), "intersection": areas.intersection,
         "predicted": areas.predicted, "labelled": areas.labelled,
     }  # fmt: skip
+    for counter, counts in areas.further.items():
+        arrays |= {f"{counter}.places": counts.places, f"{counter}.values": counts.values}
     name = draw(st.sampled_from(list(arrays)))
     kind = draw(st.sampled_from(["type", "number", "shape", "names", "gone", "order", "bytes"]))
     if kind == "type":
@@ -276,7 +278,7 @@ def archives(draw: st.DrawFn) -> bytes:
         arrays[name] = np.zeros(draw(st.sampled_from(NPY["shape"])), np.int64)
     elif kind == "number" and name != "image":
         arrays[name] = arrays[name].copy()
-        arrays[name][draw(st.integers(0, 11)), 0] = draw(
+        arrays[name].flat[draw(st.integers(0, arrays[name].size - 1))] = draw(
             st.sampled_from([-1, 2**62, -(2**63), 2**63 - 1, 0])
         )
     elif kind == "names":
@@ -292,15 +294,24 @@ def archives(draw: st.DrawFn) -> bytes:
     return draw(damaged(buffer.getvalue())) if kind == "bytes" else buffer.getvalue()
 
 
-def areas_survive(chosen: settings, folder: Path) -> None:
+AREAS = {
+    "plain": (WHOLE.areas["fcn"][0], WHOLE.runs[0]),
+    "counted": (DETAILS.areas["fcn"][0], DETAILS.runs[0]),
+}
+
+
+def areas_survive(chosen: settings, folder: Path, name: str) -> None:
+    original, run = AREAS[name]
+
     @chosen
-    @given(archives())
+    @given(archives(original))
     def only_user_errors_escape(content: bytes) -> None:
         path = folder / "areas.npz"
         path.write_bytes(content)
         with suppress(UserError):
-            areas = read_areas(path, WHOLE.runs[0])
-            assert areas.totals() == WHOLE.runs[0].totals
+            areas = read_areas(path, run)
+            assert areas.totals() == run.totals
+            assert areas.further.keys() == original.further.keys()
             counts = (areas.intersection, areas.predicted, areas.labelled)
             assert all((each >= 0).all() for each in counts)
             assert (areas.intersection <= np.minimum(areas.predicted, areas.labelled)).all()
@@ -308,14 +319,18 @@ def areas_survive(chosen: settings, folder: Path) -> None:
     only_user_errors_escape()
 
 
-def test_areas_are_those_of_the_run_or_refused(folder: Path) -> None:
-    areas_survive(FEW, folder)
+@pytest.mark.parametrize("name", AREAS)
+def test_areas_are_those_of_the_run_or_refused(folder: Path, name: str) -> None:
+    write_areas(folder / "areas.npz", AREAS[name][0])
+    read_areas(folder / "areas.npz", AREAS[name][1])  # which is valid before it is changed
+    areas_survive(FEW, folder, name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_areas_are_those_of_the_run_or_refused_in_many_mutations(folder: Path) -> None:
-    areas_survive(MANY, folder)
+@pytest.mark.parametrize("name", AREAS)
+def test_areas_are_those_of_the_run_or_refused_in_many_mutations(folder: Path, name: str) -> None:
+    areas_survive(MANY, folder, name)
 
 
 COMMANDS = [

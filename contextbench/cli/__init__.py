@@ -83,6 +83,13 @@ COMMANDS = {
         "reports:insight",
         "Show which head solves which group of classes, seed by seed, with intervals.",
     ),
+    "confusion": Command(
+        "details:confusion", "Show which class is taken for which, and what two heads differ in."
+    ),
+    "details": Command(
+        "details:details",
+        "Show what a view counted beside IoU: calibration, boundaries, trimaps, robustness.",
+    ),
     "power": Command(
         "inference:power", "Say how many seeds and images would show a difference between heads."
     ),

@@ -9,8 +9,17 @@ from contextbench.records.examples import Examples
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadProfileRecord
 from contextbench.records.stored import write_model
+from contextbench.report.boundaries import calibration_of, trimap_bands
 from contextbench.report.collection import Collection
 from contextbench.report.columns import write_csv
+from contextbench.report.confusion import Confusion, confusion_of
+from contextbench.report.counted import counters_of
+from contextbench.report.figures.confusion import confusion_figure
+from contextbench.report.figures.details import (
+    reliability_figure,
+    robustness_figure,
+    trimap_figure,
+)
 from contextbench.report.figures.examples import disagreement_grid, prediction_grid
 from contextbench.report.figures.heatmaps import class_figure, gain_figure, group_figure
 from contextbench.report.figures.insight import insight_figure
@@ -35,12 +44,14 @@ from contextbench.report.heat import BASELINE, class_heat, group_heat
 from contextbench.report.insight import Insight, InsightError
 from contextbench.report.looks import shortened
 from contextbench.report.losses import losses_of
+from contextbench.report.robustness import robustness_of
 from contextbench.report.samples import forms_of
 from contextbench.report.tables.comparison import per_class_sheet, printed_comparison
+from contextbench.report.tables.confusion import confusion_frame, confusion_sheet
 from contextbench.report.tables.forms import write_forms
 from contextbench.report.tables.insight import insight_markdown
 from contextbench.report.tables.scaling import write_scaling
-from contextbench.report.tables.sheet import sheet_markdown
+from contextbench.report.tables.sheet import markdown_text, sheet_markdown
 from contextbench.report.tradeoffs import MAIN, plottable
 from contextbench.system.files import OutputError, write_text
 from contextbench.system.interrupt import Interrupted
@@ -118,6 +129,22 @@ def write_insight(insight: Insight, path: Path) -> list[Path]:
     return [path, *figures]
 
 
+def write_confusion(confusion: Confusion, folder: Path) -> list[Path]:
+    """Write `confusion.csv`, of every pair, `confusion.md`, of the largest, and figures: of the
+    difference of two heads, otherwise of each head; the paths."""
+    csv, markdown = folder / "confusion.csv", folder / "confusion.md"
+    write_csv(confusion_frame(confusion), csv)
+    title = f"Confusions: {confusion.subject}"
+    write_text(
+        markdown, f"# {markdown_text(title)}\n\n{sheet_markdown(confusion_sheet(confusion))}"
+    )
+    written = [csv, markdown]
+    for head in confusion.heads[: 1 if confusion.two else None]:
+        name = "confusion-difference" if confusion.two else f"confusion-{head}"
+        written += save(confusion_figure(confusion, head, title), folder, name)
+    return written
+
+
 def _figures(
     collection: Collection, examples: Examples | None, width: Width | None
 ) -> list[Figures]:
@@ -128,6 +155,7 @@ def _figures(
         _of_ranking(collection, inches),
         _of_classes(collection, inches),
         _of_training(collection, inches),
+        _of_details(collection, inches),
         _of_examples(collection, examples, inches),
     ]
 
@@ -180,6 +208,26 @@ def _of_training(collection: Collection, width: float | None) -> Figures:
     watched = watched_figure(collection.watched, title, width=width or ONE_COLUMN)
     if watched is not None:
         yield "watched", watched
+
+
+def _of_details(collection: Collection, width: float | None) -> Figures:
+    counted, subject = counters_of(collection), collection.subject
+    if "confusion" in counted:
+        whole = confusion_of(collection, top=0)
+        for head in whole.heads:
+            title = f"What {shortened(head)} takes each class for: {subject}"
+            alone = confusion_of(collection, heads=[head], top=0)
+            yield f"confusion-{head}", confusion_figure(alone, head, title, width=width)
+    if "calibration" in counted:
+        title = f"Accuracy by confidence: {subject}"
+        yield "reliability", reliability_figure(calibration_of(collection), title, width=width)
+    if "trimap" in counted:
+        title = f"mIoU near boundaries: {subject}"
+        yield "trimap", trimap_figure(trimap_bands(collection), title, width=width)
+    robustness = robustness_of(collection)
+    if robustness is not None and robustness.points:
+        title = f"mIoU on corrupted images: {subject}"
+        yield "robustness", robustness_figure(robustness, title, width=width)
 
 
 def _of_examples(collection: Collection, examples: Examples | None, width: float | None) -> Figures:

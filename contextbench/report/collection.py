@@ -53,6 +53,7 @@ class Collection:
     areas: AreasOfRuns = field(default_factory=dict)
     warnings: Sequence[str] = ()  # files that could not be used, one sentence each
     watched: WatchedOfRuns = field(default_factory=dict)
+    folders: Mapping[tuple[str, int], Path] = field(default_factory=dict)  # of head and seed
 
     @property
     def labels(self) -> LabelInfo:
@@ -233,4 +234,5 @@ def _collected(
             areas.setdefault(run.head_name, {})[run.seed] = areas_of(cell, run)
         except RecordError as error:
             warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
-    return Collection(runs, profile, histories, areas, warnings, watched)
+    folders = {(run.head_name, run.seed): cell for cell, run in cells.items()}
+    return Collection(runs, profile, histories, areas, warnings, watched, folders)

@@ -3,22 +3,31 @@
 Axes: S seeds, N images, K classes; counts are (S, 3, N, K): intersection, predicted, labelled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from contextbench.records.counts import Areas
-from contextbench.records.stored import RecordError
+from contextbench.records.stored import IntArray, RecordError
 from contextbench.statistics.draws import FloatArray
 from contextbench.statistics.scores import Measure, class_iou, mean_of_present
 
 
+def pixels(areas: Areas) -> IntArray:
+    """(3, N, K): intersection, predicted and labelled pixels."""
+    return np.stack([areas.intersection, areas.predicted, areas.labelled])
+
+
 def aligned(
-    areas: Mapping[str, Mapping[int, Areas]], classes: Sequence[int] | None
+    areas: Mapping[str, Mapping[int, Areas]],
+    classes: Sequence[int] | None,
+    *,
+    counts: Callable[[Areas], IntArray] = pixels,
 ) -> dict[str, FloatArray]:
     """head -> counts (S, 3, N, K) in order of seed, images in order of name.
 
     `areas`: head -> seed -> counts per image. `classes`: the train ids to keep, all if None.
+    `counts` takes others (parts, N, items) from each.
     Raises `RecordError` unless all are of the same images and classes, and there are some.
     """
     every = [
@@ -27,7 +36,7 @@ def aligned(
     if not every or not every[0][2].names:
         raise RecordError("there are no counts per image to resample")
     first_head, first_seed, first = every[0]
-    chosen = _chosen(classes, first.labelled.shape[1])
+    chosen = slice(None) if classes is None else _chosen(classes, first.labelled.shape[1])
     rows_by_name: dict[str, list[FloatArray]] = {}
     for head, seed, each in every:
         if mismatch := _mismatch(each, first):
@@ -36,7 +45,7 @@ def aligned(
                 f"same images and classes, so that their difference has no interval: {mismatch}"
             )
         rows = np.argsort(each.names)
-        stacked = np.stack([each.intersection, each.predicted, each.labelled])
+        stacked = counts(each)
         rows_by_name.setdefault(head, []).append(stacked[:, rows][..., chosen].astype(np.float64))
     return {head: np.stack(seeds) for head, seeds in rows_by_name.items()}
 
@@ -80,8 +89,8 @@ def effects(seeds: FloatArray) -> FloatArray:
     return mean
 
 
-def _chosen(classes: Sequence[int] | None, count: int) -> list[int]:
-    chosen = list(range(count)) if classes is None else list(classes)
+def _chosen(classes: Sequence[int], count: int) -> list[int]:
+    chosen = list(classes)
     if unknown := [k for k in chosen if not 0 <= k < count]:
         raise RecordError(f"train id {unknown[0]} does not exist: there are {count} classes")
     return chosen

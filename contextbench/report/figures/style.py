@@ -1,5 +1,7 @@
 """Writing figures, and how all of them look. Built on `Figure` objects: no pyplot, no state."""
 
+import base64
+import io
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -92,6 +94,14 @@ def save(
         with mpl.rc_context({"svg.hashsalt": "contextbench", "pdf.fonttype": 42}):
             write_atomic(path, partial(_print, figure, kind))
     return paths
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as an SVG image in the source of a page; equal figures give equal texts."""
+    content = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "contextbench"}):
+        figure.savefig(content, format="svg", metadata=METADATA["svg"])
+    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _print(figure: Figure, kind: Format, file: BinaryIO) -> None:

@@ -1,14 +1,11 @@
 """mIoU of every head while it trained, where that was watched."""
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +14,7 @@ from contextbench.report.figures.style import (
     ONE_COLUMN,
     SMALL,
     TWO_COLUMNS,
+    data_uri,
     new_figure,
     style_axes,
 )
@@ -131,11 +129,7 @@ def watched_picture(watched: WatchedCurves, title: str) -> Picture | None:
     figure = watched_figure(watched, title, width=TWO_COLUMNS)
     if figure is None:
         return None
-    content = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "contextbench"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    code = base64.b64encode(content.getvalue()).decode()
-    return Picture(f"data:image/svg+xml;base64,{code}", f"{title}. {_in_words(watched)}")
+    return Picture(data_uri(figure), f"{title}. {_in_words(watched)}")
 
 
 def _in_words(watched: WatchedCurves) -> str:

@@ -25,6 +25,7 @@ from contextbench.report.figures.watched import Picture, watched_picture
 from contextbench.report.heat import Heat, class_heat, group_heat
 from contextbench.report.losses import Losses, losses_of
 from contextbench.report.page import marks as svg
+from contextbench.report.page.details import Section, sections
 from contextbench.report.page.gallery import Gallery, gallery
 from contextbench.report.page.marks import SIZES, Mark, marks_of
 from contextbench.report.page.provenance import Provenance, provenance
@@ -161,6 +162,11 @@ class Comparison:
     def watched(self) -> Picture | None:
         title = f"mIoU while training: {self.collection.subject}"
         return watched_picture(self.collection.watched, title)
+
+    @cached_property
+    def details(self) -> list[Section]:
+        """What the view counted beside the pixels of classes."""
+        return sections(self.collection)
 
     @cached_property
     def gallery(self) -> Gallery | None:
