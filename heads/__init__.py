@@ -8,6 +8,7 @@ from typing import Any
 from heads.asp_oc import ASPOCHead
 from heads.asp_ocr import ASPOCRHead
 from heads.aspp import ASPPHead
+from heads.blocks import set_activation
 from heads.ccnet import CCNetHead
 from heads.danet import DANetHead
 from heads.double_attention import DoubleAttentionHead
@@ -39,22 +40,33 @@ HEADS: dict[str, type[ContextHead]] = {
 }
 
 
-def build_head(name: str, channels: Channels, num_classes: int, **options: Any) -> ContextHead:
+def build_head(
+    name: str,
+    channels: Channels,
+    num_classes: int,
+    *,
+    activation: str = "relu",
+    **options: Any,
+) -> ContextHead:
     """The head registered as `name`, for features of `channels` and K = `num_classes`.
 
-    `options` are keyword arguments of the head's class. Raises ValueError for an unknown head or
-    option, naming the nearest and all allowed ones.
+    `options` are keyword arguments of the head's class. `activation: leaky_relu`, an option of
+    every head, is for networks that were published on in-place batch norm: it takes the place of
+    every ReLU, also behind `aux`. Raises ValueError for an unknown head or option, naming the
+    nearest and all allowed ones.
     """
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}{_alternatives(name, HEADS)}")
     head = HEADS[name]
-    allowed = _options(head)
+    allowed = [*_options(head), "activation"]
     for option in options:
         if option not in allowed:
             raise ValueError(
                 f"head {name!r} has no option {option!r}{_alternatives(option, allowed)}"
             )
-    return head(channels, num_classes, **options)
+    built = head(channels, num_classes, **options)
+    set_activation(built, activation)
+    return built
 
 
 def _options(head: type[ContextHead]) -> list[str]:

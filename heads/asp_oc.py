@@ -10,7 +10,7 @@ is in no pooled pixel, and a side of one pixel is not pooled. Query and key are 
 convolution, batch norm and ReLU; d is `key_channels`. Pooling is that of the released code.
 The layers, one shared transform and values of the branch's width among them, are those of the first
 release (OCNet.pytorch). The later code (openseg.pytorch) has two transforms of two layers each and
-values of half that width.
+values of half that width: `share_key_query: false`, `transforms: 2` and `align_corners: true`.
 Departs: the first release has one more 1x1 convolution, with a bias, between up(c) and its batch
 norm; it is left out, as in the later code and in the counts given for this head. Both releases
 start U at zero, resize with aligned corners and have leaky ReLU of slope 0.01, that of in-place
@@ -18,7 +18,8 @@ batch norm, in place of every ReLU. `release: authors` is the first release's fo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,9 @@ class PooledContext(nn.Module):
         width: int,
         key_channels: int,
         value_channels: int,
+        share_key_query: bool,
+        transforms: int,
+        align_corners: bool,
         release: Release,
         implementation: Implementation,
     ) -> None:
@@ -88,11 +92,12 @@ class PooledContext(nn.Module):
             key_channels=key_channels,
             value_channels=value_channels,
             out_channels=width,
-            share_key_query=True,
+            share_key_query=share_key_query,
             attend=DenseAttention(implementation),
             release=release,
+            transforms=transforms,
         )
-        self.align_corners = by_authors(release)
+        self.align_corners = align_corners or by_authors(release)
         self.activate: nn.Module = (
             conv_bn_relu(width, width, bias=True, activation=activation)
             if by_authors(release)
@@ -130,8 +135,7 @@ class AtrousObjectContext(nn.Module):
         channels: int,
         width: int,
         branch_width: int,
-        key_channels: int,
-        value_channels: int,
+        attention: Callable[[], PooledContext],
         dilations: Sequence[int],
         release: Release,
         implementation: Implementation,
@@ -139,9 +143,7 @@ class AtrousObjectContext(nn.Module):
         super().__init__()
         activation = abn_activation(release)
         self.reduce = conv_bn_relu(channels, width, 3, bias=True, activation=activation)
-        self.object = PooledContext(
-            width, branch_width, key_channels, value_channels, release, implementation
-        )
+        self.object = attention()
         self.pixel = conv_bn_relu(width, branch_width, activation=activation)
         self.atrous = atrous_branches(
             width, branch_width, dilations, implementation, activation=activation
@@ -173,18 +175,32 @@ class ASPOCHead(Layer4Head):
         branch_width: int = 256,
         key_channels: int = 128,
         value_channels: int = 256,
+        share_key_query: bool = True,
+        transforms: int = 1,
+        align_corners: bool = False,
         dilations: Sequence[int] = (12, 24, 36),
         release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        context = AtrousObjectContext(
-            channels.layer4,
+        attention = partial(
+            PooledContext,
             width,
             branch_width,
             key_channels,
             value_channels,
+            share_key_query,
+            transforms,
+            align_corners,
+            release,
+            implementation,
+        )
+        context = AtrousObjectContext(
+            channels.layer4,
+            width,
+            branch_width,
+            attention,
             dilations,
             release,
             implementation,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.blocks import TwoForms, abn_activation, by_authors, conv_bn_relu
+from heads.blocks import Activation, TwoForms, abn_activation, by_authors, conv_bn_relu
 from heads.interface import Implementation, Release
 
 QUERIES_AT_ONCE = 512  # fastest of 256, 512 and 1024 on a CPU, and small beside a feature map
@@ -122,8 +122,9 @@ class SelfAttention(nn.Module):
         q_i = query(x_i), k_j = key(x_j), v_j = value(x_j)
         y_i = U sum_j softmax_j(q_i . k_j / sqrt(d)) v_j,   j over the pixels that `attend` joins
 
-    Query and key are 1x1 convolution, batch norm and ReLU, and one transform if `share_key_query`
-    (evaluated once: batch norm sees it once a step); value and U are 1x1 convolutions; d is
+    Query and key are `transforms` times 1x1 convolution, batch norm and ReLU, and one for both if
+    `share_key_query` (evaluated once: batch norm sees it once a step); value and U are 1x1
+    convolutions; d is
     `key_channels`. Yuan et al., arXiv:1809.00916, section 3. In the authors' release U starts at 0,
     and the ReLU is leaky.
     """
@@ -138,11 +139,13 @@ class SelfAttention(nn.Module):
         share_key_query: bool,
         attend: PixelAttention,
         release: Release,
+        transforms: int = 1,
     ) -> None:
         super().__init__()
-        transform = partial(
-            conv_bn_relu, channels, key_channels, bias=True, activation=abn_activation(release)
-        )
+        if transforms < 1:
+            raise ValueError(f"transforms must be 1 or more, got {transforms}")
+        activation = abn_activation(release)
+        transform = partial(_transform, channels, key_channels, transforms, activation)
         self.key = transform()
         self.query = None if share_key_query else transform()
         self.value = nn.Conv2d(channels, value_channels, 1)
@@ -165,3 +168,9 @@ class SelfAttention(nn.Module):
     def row(self, x: Tensor, pixel: tuple[int, int]) -> Tensor:
         """What the pixel (row, column) of x weighs the others by: (N, h, w), of sum 1."""
         return self.attend.row(*self.query_and_key(x), pixel)
+
+
+def _transform(channels: int, key_channels: int, layers: int, activation: Activation) -> nn.Module:
+    inputs = [channels] + [key_channels] * (layers - 1)
+    each = [conv_bn_relu(c, key_channels, bias=True, activation=activation) for c in inputs]
+    return each[0] if layers == 1 else nn.Sequential(*each)

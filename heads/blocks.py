@@ -28,6 +28,7 @@ Activation = Callable[[], nn.Module]
 
 relu: Activation = partial(nn.ReLU, inplace=True)
 leaky_relu: Activation = partial(nn.LeakyReLU, 0.01, inplace=True)  # of in-place batch norm
+ACTIVATIONS: Mapping[str, Activation] = {"relu": relu, "leaky_relu": leaky_relu}
 
 
 def checked_implementation(name: Implementation) -> Implementation:
@@ -44,6 +45,19 @@ def by_authors(release: Release) -> bool:
         allowed = ", ".join(get_args(Release))
         raise ValueError(f"unknown release {release!r}; allowed: {allowed}")
     return release == "authors"
+
+
+def set_activation(head: nn.Module, activation: str) -> None:
+    """Put `activation` in the place of every ReLU of a head. ValueError for an unknown one."""
+    if activation not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        raise ValueError(f"unknown activation {activation!r}; allowed: {allowed}")
+    if activation == "relu":
+        return
+    for module in list(head.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, nn.ReLU):
+                setattr(module, name, ACTIVATIONS[activation]())
 
 
 def abn_activation(release: Release) -> Activation:
@@ -249,15 +263,22 @@ class PixelClassifier(nn.Sequential):
 class PixelBranch(nn.Sequential):
     """A small FCN, 3x3 convolution and classifier: (N, C, h, w) -> (N, K, h, w) logits.
 
-    `width` is half the input's unless given: the published 512 of 1024 for the wide ResNets.
+    `width` is half the input's unless given: the published 512 of 1024 for the wide ResNets. Of
+    the published networks on HRNet some have a `kernel` of 1.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, width: int | None = None, dropout: float = 0.1
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        width: int | None = None,
+        kernel: int = 3,
+        dropout: float = 0.1,
     ) -> None:
         width = width if width is not None else max(1, channels // 2)
         super().__init__(
-            conv_bn_relu(channels, width, 3), PixelClassifier(width, num_classes, dropout)
+            conv_bn_relu(channels, width, kernel), PixelClassifier(width, num_classes, dropout)
         )
 
 

@@ -9,7 +9,8 @@ transform; without it they are two, as in later descriptions of the method.
 Departs: the released code (OCNet.pytorch) starts U at zero and has leaky ReLU of slope 0.01, that
 of in-place batch norm, in place of every ReLU. `release: authors` is that form; the default is the
 paper's, with the library's start. Released dropout is 0.05, here 0.1 as for most heads. The
-authors' later code has two transforms of two layers each.
+authors' later code has two transforms of two layers each: `share_key_query: false` and
+`transforms: 2`.
 """
 
 import torch
@@ -30,6 +31,7 @@ class ObjectContext(nn.Module):
         key_channels: int,
         value_channels: int,
         share_key_query: bool,
+        transforms: int,
         release: Release,
         implementation: Implementation,
     ) -> None:
@@ -44,6 +46,7 @@ class ObjectContext(nn.Module):
             share_key_query=share_key_query,
             attend=DenseAttention(implementation),
             release=release,
+            transforms=transforms,
         )
         self.fuse = conv_bn_relu(2 * width, width, bias=True, activation=activation)
 
@@ -65,6 +68,7 @@ class OCNetHead(Layer4Head):
         key_channels: int = 256,
         value_channels: int = 256,
         share_key_query: bool = True,
+        transforms: int = 1,
         release: Release = "paper",
         aux_width: int | None = None,
         dropout: float = 0.1,
@@ -76,6 +80,7 @@ class OCNetHead(Layer4Head):
             key_channels,
             value_channels,
             share_key_query,
+            transforms,
             release,
             implementation,
         )

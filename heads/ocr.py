@@ -17,6 +17,8 @@ and an ordinary auxiliary loss on stage 3 added instead, all else equal.
 `relation` compares three ways to get w_ik, section 4.2: `ocr` as above; `double_attention`, from
 the pixels alone; `acf`, the coarse scores themselves. A way has the parameters that it needs.
 `transforms: 2` is the authors' code: two layers in phi and in psi.
+`aux_kernel: 1` makes the convolution in front of the coarse logits 1x1, as in the authors' network
+on HRNet.
 `delta_on: pixels` gathers delta(x_i) in place of x_i for the values. It is the order that the
 340 GFLOPs of the paper's complexity table need (with `regions`: 336), and another function.
 `ground_truth_regions: true` is the paper's upper bound, with ideal regions: m_ki and w_ik from the
@@ -94,14 +96,23 @@ class OCRHead(RegionHead):
         delta_on: DeltaInput = "regions",
         ground_truth_regions: bool = False,
         aux_width: int | None = None,
+        aux_kernel: int = 3,
         dropout: float = 0.05,
         implementation: Implementation = "fast",
     ) -> None:
+        if aux_kernel not in (1, 3):
+            raise ValueError(f"aux_kernel must be 1 or 3, got {aux_kernel}")
         scheme = RegionScheme(relation, transforms, delta_on, ground_truth_regions)
         coarse = (
             UnlabelledRegions(num_classes)
             if ground_truth_regions
-            else PixelBranch(channels.layer3, num_classes, width=aux_width, dropout=dropout)
+            else PixelBranch(
+                channels.layer3,
+                num_classes,
+                width=aux_width,
+                kernel=aux_kernel,
+                dropout=dropout,
+            )
         )
         context = ObjectContextualRepresentation(
             channels.layer4, width, key_channels, num_classes, scheme, implementation

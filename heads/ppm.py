@@ -4,7 +4,7 @@ Source: Zhao et al., CVPR 2017, arXiv:1612.01105, section 3.2.
     p_b = relu(bn(U_b pool_b(x))),                      b = 1 .. B, pool_b to bins_b x bins_b cells
     y = relu(bn(W * [x, up(p_1), ..., up(p_B)])),       W is 3x3
 Ours: x is layer4, (N, C4, h, w); each p_b has C4 // B channels, up is bilinear.
-Departs: resizing without aligned corners, as in every head here.
+Departs: resizing without aligned corners, as in every head here; `align_corners` is the original's.
 
 Variants, by option, those of the paper's ablation (Table 1):
 `pooling: max` takes the maximum of each cell in place of its mean.
@@ -24,7 +24,7 @@ from heads.interface import Channels, Implementation
 Pooling = Literal["average", "max"]
 
 
-def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
+def spreading_matrix(bins: Sequence[int], like: Tensor, *, align_corners: bool = False) -> Tensor:
     """What up, zero padding and the shift of each 3x3 tap do to the cells of all grids together.
 
     Rows are (cell, tap), columns the pixels of `like` (N, C, h, w): (9 sum_b bins_b^2, h w). Built
@@ -34,7 +34,7 @@ def spreading_matrix(bins: Sequence[int], like: Tensor) -> Tensor:
     maps = []
     for b in bins:
         one_hot = torch.eye(b * b, dtype=exact, device=like.device).view(b * b, 1, b, b)
-        maps.append(resize_like(one_hot, like))
+        maps.append(resize_like(one_hot, like, align_corners=align_corners))
     return F.unfold(torch.cat(maps), 3, padding=1).flatten(0, 1).to(like.dtype)
 
 
@@ -91,9 +91,11 @@ class PyramidPooling(TwoForms):
         *,
         pooling: Pooling = "average",
         reduction: bool = True,
+        align_corners: bool = False,
     ) -> None:
         super().__init__(implementation)
         self.channels = channels
+        self.align_corners = align_corners
         self.pool_width = pool_width
         self.bins = tuple(bins)
         self.branches = nn.ModuleList(
@@ -111,12 +113,14 @@ class PyramidPooling(TwoForms):
             torch.einsum("ncp,oct->nopt", branch(x).flatten(2), taps.flatten(2)).flatten(2)
             for branch, taps in zip(self.branches, pooled, strict=True)
         ]  # each (N, width, cells * taps)
-        spread = torch.cat(products, dim=2) @ spreading_matrix(self.bins, x)  # (N, width, h w)
+        spreading = spreading_matrix(self.bins, x, align_corners=self.align_corners)
+        spread = torch.cat(products, dim=2) @ spreading  # (N, width, h w)
         convolved = F.conv2d(x, own, padding=1)
         return self.fuse.activate(convolved + spread.view_as(convolved))
 
     def _reference(self, x: Tensor) -> Tensor:
-        pooled = [resize_like(branch(x), x) for branch in self.branches]
+        aligned = self.align_corners
+        pooled = [resize_like(branch(x), x, align_corners=aligned) for branch in self.branches]
         fused: Tensor = self.fuse(torch.cat([x, *pooled], dim=1))
         return fused
 
@@ -138,6 +142,7 @@ class PPMHead(Layer4Head):
         pool_width: int | None = None,
         pooling: Pooling = "average",
         reduction: bool = True,
+        align_corners: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
@@ -156,6 +161,7 @@ class PPMHead(Layer4Head):
             implementation,
             pooling=pooling,
             reduction=reduction,
+            align_corners=align_corners,
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

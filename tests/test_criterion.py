@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from contextbench.config.protocols import load_protocol
 from contextbench.config.training import LossConfig, OhemConfig
 from contextbench.models.segmenter import resize_logits
 from contextbench.training.losses import (
@@ -48,7 +49,8 @@ def _log_probabilities(logits: Tensor, labels: Tensor) -> list[tuple[int, list[f
 
 def test_without_options_it_is_the_plain_cross_entropy() -> None:
     logits, labels = _logits(2, CLASSES, 3, 3), _labels()
-    criterion = Criterion.of(LossConfig(), None)
+    criterion = Criterion.of(load_protocol("probe"), None)
+    assert load_protocol("probe").train.loss == LossConfig()
     assert torch.equal(criterion.pixel_loss(logits, labels), pixel_cross_entropy(logits, labels))
     assert criterion.extra_weights == criterion.extra_terms(logits, labels) == {}
 
@@ -173,3 +175,20 @@ def test_ohem_and_weights_reach_every_pixel_term() -> None:
     terms = loss_terms(HeadOutput(logits, {"aux": logits}, {}), labels, IGNORE, criterion)
     assert torch.equal(terms["main"], terms["aux"])
     assert not torch.allclose(terms["main"], pixel_cross_entropy(logits, labels))
+
+
+def test_aligned_corners_of_a_protocol_reach_every_loss() -> None:
+    """Of logits at another size: main, auxiliary and further terms alike."""
+    logits, labels = _logits(2, CLASSES, 3, 3), _labels()
+    resized = torch.nn.functional.interpolate(logits, (6, 7), mode="bilinear", align_corners=True)
+    settings = ["align_corners=true", "train.loss.dice=0.5", "train.loss.label_smoothing=0.1"]
+    for overrides in (settings[:1], settings):
+        aligned = Criterion.of(load_protocol("probe", overrides), None)
+        plain = Criterion.of(load_protocol("probe", overrides[1:]), None)
+        output = HeadOutput(logits, {"aux": logits}, {})
+        expected = HeadOutput(resized, {"aux": resized}, {})
+        ours = loss_terms(output, labels, IGNORE, aligned)
+        theirs = loss_terms(expected, labels, IGNORE, plain)
+        assert ours.keys() == theirs.keys()
+        for name, term in ours.items():
+            torch.testing.assert_close(term, theirs[name])

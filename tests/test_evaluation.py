@@ -46,6 +46,7 @@ class FixedLogits(nn.Module):
     """A model with given logits, or the mean colours of 4 x 4 blocks as logits of three classes."""
 
     needs_labels = False
+    align_corners = False
 
     def __init__(self, logits: Tensor | None = None) -> None:
         super().__init__()
@@ -194,8 +195,8 @@ def test_strips_give_the_same_logits(size: tuple[int, int]) -> None:
 def noted_strips(sizes: list[int]) -> Iterator[None]:
     """Notes the bytes of every strip of a map that is resized."""
 
-    def recording(logits: Tensor, size: tuple[int, int]) -> Tensor:
-        resized = resize_logits(logits, size)
+    def recording(logits: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+        resized = resize_logits(logits, size, align_corners=align_corners)
         if size[1] > 1:  # not the weights of rows
             sizes.append(resized.numel() * resized.element_size())
         return resized

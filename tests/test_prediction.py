@@ -34,6 +34,7 @@ class MeanColours(nn.Module):
     """Mean colours of 4 x 4 blocks as logits of three classes, times a factor; remembers sizes."""
 
     needs_labels = False
+    align_corners = False
 
     def __init__(self, factor: float = 1.0, *, needs_labels: bool = False) -> None:
         super().__init__()
@@ -178,6 +179,7 @@ def test_mirrored_classes_are_exchanged_back() -> None:
 
     class Sides(nn.Module):
         needs_labels = False
+        align_corners = False
 
         def forward(self, images: Tensor, _labels: Tensor | None = None) -> HeadOutput:
             left = torch.linspace(1, -1, images.shape[-1]).expand(1, 1, *images.shape[-2:])
@@ -287,6 +289,7 @@ class Coarse(nn.Module):
     """Logits at an eighth of the size, of many classes."""
 
     needs_labels = False
+    align_corners = False
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -29,12 +29,24 @@ def _print_convert_help(asked: bool) -> None:
 
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="File of the checkpoint.")],
-    source: Annotated[str, typer.Option("--from", help="Its code base: mmseg or torchvision.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Its code base: mmseg, openseg, ocnet, pytorch-encoding, hrnet, torchvision, smp.",
+        ),
+    ],
     protocol: Annotated[
         str, typer.Option("--protocol", help="Name or file; its dataset gives the classes.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run to write.")],
     name: Annotated[str | None, typer.Option(help="What tables call it.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="What its head has to be: ocr; else it is refused.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The same of its backbone: resnet101, hrnet_w48.")
+    ] = None,
     facts: Annotated[
         list[str] | None,
         typer.Option("--fact", metavar="K=V", help="What the file does not say: output_stride=8."),
@@ -75,6 +87,8 @@ def import_checkpoint(
 
         request = Request(
             name=name,
+            head=head,
+            backbone=backbone,
             facts=_pairs(facts or ()),
             usual=usual,
             partial=partial,

@@ -15,6 +15,7 @@ from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.data import DATASETS
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model
+from contextbench.models.hrnet import HRNETS
 from contextbench.models.timm_backbone import HRNET_STRIDE, PREFIX, hrnet_names
 from contextbench.papers.ablations import load_ablation
 from contextbench.papers.published import load_table
@@ -80,7 +81,8 @@ def _protocol_lines() -> dict[str, str]:
 def _backbone_lines() -> dict[str, str]:
     with torch.device("meta"):
         lines = {name: _backbone_line(name) for name in RESNETS}
-    hrnets = dict.fromkeys(hrnet_names(), f"HRNetV2 at output stride {HRNET_STRIDE}")
+    names = (*HRNETS, *hrnet_names())
+    hrnets = dict.fromkeys(names, f"HRNetV2 at output stride {HRNET_STRIDE}")
     others = {f"{PREFIX}NAME": "a network of timm that takes an output stride (extra timm)"}
     return {**lines, **hrnets, **others}
 

@@ -226,6 +226,13 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="K=V", help="Any setting of a view: confusion=true."),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mmseg",
+            help="As the code base that an imported run is from evaluates it, to the pixel.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count a view again, also with other settings.")
@@ -253,6 +260,7 @@ def evaluate(
                 execution,
                 view=view,
                 split=split,
+                like=like,
                 changes=_changes(scales, flip, window, stride, settings),
                 fresh=fresh,
             )

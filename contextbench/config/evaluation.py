@@ -66,6 +66,10 @@ class EvaluateConfig(Frozen):
     are always compared at the size of the mask. `average` is what windows, scales and mirror images
     are averaged in. `split` is that of the dataset unless it is given.
 
+    `like: mmseg` computes it as mmsegmentation does: bytes are resized as by OpenCV, scales are
+    relative to the image as it is, sides are padded up to multiples of `size_divisor`, logits of
+    windows are averaged, logits are resized to the image that the model saw and then to the mask.
+
     `corrupt` makes images worse. The rest is counted beside the pixels of classes: which class is
     taken for which, how often the model is right for how sure it is, and what is right near the
     boundaries of masks.
@@ -81,6 +85,8 @@ class EvaluateConfig(Frozen):
     short_side: Side | None = Field(None, json_schema_extra=LATER)
     long_side: Side | None = Field(None, json_schema_extra=LATER)
     split: str | None = Field(None, min_length=1, json_schema_extra=LATER)
+    like: Literal["mmseg"] | None = Field(None, json_schema_extra=LATER)
+    size_divisor: Side | None = Field(None, json_schema_extra=LATER)
     corrupt: CorruptConfig | None = Field(None, json_schema_extra=LATER)
     # Counted beside the pixels of classes, for each image.
     confusion: bool = Field(False, json_schema_extra=LATER)
@@ -115,6 +121,10 @@ class EvaluateConfig(Frozen):
             raise ValueError("size and short_side exclude each other")
         if self.long_side is not None and self.short_side is None:
             raise ValueError("long_side limits what short_side asks for, which is not set")
+        if self.size_divisor is not None and self.like is None:
+            raise ValueError("size_divisor is of like: mmseg, which is not set")
+        if self.like is not None and self.average != "probabilities":
+            raise ValueError("like: mmseg averages probabilities, and logits of windows")
         return self
 
 

@@ -12,6 +12,8 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Size = tuple[Side, Side]  # height, width in pixels
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a loss term, of a class
+Level = Annotated[float, Field(ge=0, le=255)]  # of a channel of images
+Deviation = Annotated[float, Field(gt=0, le=1e6)]  # of the same
 Factor = Annotated[float, Field(gt=0, le=LARGEST_SCALE)]
 
 

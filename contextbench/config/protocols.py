@@ -22,7 +22,16 @@ from contextbench.config.files import (
     read_mapping,
     validated,
 )
-from contextbench.config.frozen import LATER, Factor, Frozen, Positive, Side, without_later_defaults
+from contextbench.config.frozen import (
+    LATER,
+    Deviation,
+    Factor,
+    Frozen,
+    Level,
+    Positive,
+    Side,
+    without_later_defaults,
+)
 from contextbench.config.overrides import all_overridden
 from contextbench.config.training import TrainConfig
 from contextbench.system.reading import given
@@ -39,6 +48,17 @@ class DatasetConfig(Frozen):
     options: dict[str, Any] = {}
 
 
+class InputsConfig(Frozen):
+    """What a network was trained on: order of the channels, and what of them it takes as 0 and 1.
+
+    Mean and deviation are in 0 .. 255 and in the order of the channels.
+    """
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[Level, Level, Level]
+    std: tuple[Deviation, Deviation, Deviation]
+
+
 class BackboneConfig(Frozen):
     name: str
     stem: Literal["basic", "deep", "deep_wide"] = "basic"
@@ -47,6 +67,15 @@ class BackboneConfig(Frozen):
     width: Side = 64
     # Of residual blocks of two convolutions: which of these a dilated stage dilates.
     basic_dilation: Literal["both", "first"] = Field("both", json_schema_extra=LATER)
+    # Of the convolution in a dilated stage that a stride was taken from: what the stage before has,
+    # so that ImageNet weights keep their meaning, or what the others of its stage have.
+    entry_dilation: Literal["previous", "own"] = Field("previous", json_schema_extra=LATER)
+    ceil_pool: bool = Field(False, json_schema_extra=LATER)  # the stem's pooling takes rests too
+    # Of HRNet: coarse maps are enlarged by a power of two first, which at sides that 32 does not
+    # divide is another function.
+    scaled_exchange: bool = Field(False, json_schema_extra=LATER)
+    # Of images, where they are not ImageNet's statistics of RGB, as published networks may have it.
+    inputs: InputsConfig | None = Field(None, json_schema_extra=LATER)
     weights: str | None = None
 
 
@@ -86,6 +115,8 @@ class Protocol(Named):
     train: TrainConfig
     evaluate: dict[ViewName, EvaluateConfig] = {SINGLE: EvaluateConfig()}
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    # Whether all resizing, of logits to the image too, is with aligned corners, as in other code.
+    align_corners: bool = Field(False, json_schema_extra=LATER)
     # `frozen`: all heads are trained at once on the features of one backbone that is not trained.
     shared_backbone: Literal["frozen"] | None = Field(None, json_schema_extra=LATER)
     expected: Expectation | None = None

@@ -18,7 +18,7 @@ from contextbench.data.transforms import normalise
 from contextbench.models.segmenter import Segmenter, resize_logits
 from contextbench.records.attention import INFLUENCE, AttentionMap, cell_of
 from contextbench.system.errors import UserError
-from heads.interface import Attended, ContextHead, Features, evaluating
+from heads.interface import Attended, Features, evaluating
 
 TOP_PARTS = 3  # of the parts that have places, those shown as maps
 
@@ -61,7 +61,7 @@ def attention_maps(
     with torch.inference_mode(False), evaluating(model):
         features = _features(model, image)
         cell = cell_of(pixel, size, _size(features.layer4))
-        influence, chosen = _influence(model.head, features, cell, pixel, size, target)
+        influence, chosen = _influence(model, features, cell, pixel, size, target)
         attended = model.head.attend(features, cell)
     described = partial(AttentionMap, head=head_name, image=image_name, pixel=pixel, cell=cell)
     maps = [
@@ -83,7 +83,8 @@ def predicted_class(
     """The class of `pixel` (y, x) as `attention_maps` sees it. Raises as that does."""
     size = _checked_size(model, image, pixel, image_name)
     with evaluating(model), torch.no_grad():
-        return _largest(model.head(_features(model, image)).logits, pixel, size)
+        logits = model.head(_features(model, image)).logits
+        return _largest(model, logits, pixel, size)
 
 
 def _checked_size(
@@ -111,7 +112,7 @@ def _features(model: Segmenter, image: Tensor) -> Features:
 
 
 def _influence(
-    head: ContextHead,
+    model: Segmenter,
     features: Features,
     cell: tuple[int, int],
     pixel: tuple[int, int],
@@ -126,15 +127,18 @@ def _influence(
     """
     layer4 = features.layer4.detach().requires_grad_()
     with torch.enable_grad():
-        logits = head(features._replace(layer4=layer4)).logits
-    chosen = _largest(logits, pixel, size) if target is None else target
+        logits = model.head(features._replace(layer4=layer4)).logits
+    chosen = _largest(model, logits, pixel, size) if target is None else target
     (gradient,) = torch.autograd.grad(logits[0, chosen, *cell], layer4)
     return (gradient * features.layer4).abs().sum(dim=1)[0], chosen
 
 
-def _largest(logits: Tensor, pixel: tuple[int, int], size: tuple[int, int]) -> int:
+def _largest(
+    model: Segmenter, logits: Tensor, pixel: tuple[int, int], size: tuple[int, int]
+) -> int:
     """The class with the largest of the logits (1, K, h, w) at a pixel of an image of `size`."""
-    return int(resize_logits(logits.detach(), size)[0, :, *pixel].argmax())
+    resized = resize_logits(logits.detach(), size, align_corners=model.align_corners)
+    return int(resized[0, :, *pixel].argmax())
 
 
 def _maps_of(

@@ -18,10 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contextbench.config.evaluation import EvaluateConfig
-from contextbench.config.frozen import Size
+from contextbench.config.frozen import LARGEST_SIDE, Size
 from contextbench.data.base import DataError
-from contextbench.data.transforms import mirror_labels, normalise
-from contextbench.evaluation.strips import View, Whole, Window, Windowed, row_weights
+from contextbench.data.transforms import MEAN, STD, mirror_labels, normalise
+from contextbench.evaluation.opencv import resized_bytes
+from contextbench.evaluation.strips import (
+    RowWeights,
+    View,
+    Whole,
+    Window,
+    Windowed,
+    row_weights,
+)
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 
@@ -209,6 +217,8 @@ def predict_each(
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
     """Height and width that a model sees of an image of `size` at one of the scales."""
+    if config.like is not None:
+        return _size_like_mmseg(size, config, scale)
     height, width = config.size or size
     if config.short_side is not None:
         factor = config.short_side / min(height, width)
@@ -216,6 +226,22 @@ def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tu
             factor = min(factor, config.long_side / max(height, width))
         scale = scale * factor
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _size_like_mmseg(
+    size: tuple[int, int], config: EvaluateConfig, scale: float
+) -> tuple[int, int]:
+    """As `view_size`: sides are rounded twice, and of several scales each is that of the image."""
+    height, width = size
+    if config.size is not None and config.scales == (1.0,):
+        return config.size
+    sides = (height, width)
+    if config.scales != (1.0,):
+        sides = (int(height * scale + 0.5), int(width * scale + 0.5))
+    elif config.short_side is not None:
+        sides = (config.short_side, config.long_side or LARGEST_SIDE)
+    factor = min(max(sides) / max(size), min(sides) / min(size))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -259,7 +285,8 @@ def _views(
     """
     _check_labels(models, labels)
     for scale in config.scales:
-        scaled = _resized(images, view_size(_size(images), config, scale))
+        resized = _resized if config.like is None else _resized_bytes
+        scaled = resized(images, view_size(_size(images), config, scale))
         yield _seen(models, scaled, size, labels, config)
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
@@ -302,21 +329,40 @@ def _seen(
     config: EvaluateConfig,
 ) -> list[View]:
     """What each model says of one view of the images, whole or in windows."""
-    height, width = images.shape[-2:]
+    outer, device = _size(images), images.device
     window, stride = config.window, config.stride
-    if window is None or stride is None or (window[0] >= height and window[1] >= width):
+    if config.like is not None:
+        divisor = config.size_divisor or 1
+        images = F.pad(images, (0, -outer[1] % divisor, 0, -outer[0] % divisor))
+        # One that holds all of it: logits are resized to the view before they are to the labels.
+        window, stride = window or _size(images), stride or _size(images)
+    elif window is None or stride is None or (window[0] >= outer[0] and window[1] >= outer[1]):
         scores = [_finite(logits) for logits in _logits(models, images, labels)]
-        rows = row_weights(scores[0].shape[2], size[0], images.device)
-        return [Whole(each, rows, size[1]) for each in scores]
-    inner = min(window[0], height), min(window[1], width)
-    windows = _windows(models, images, labels, inner, stride)
-    rows = row_weights(windows[0][0].scores.shape[2], inner[0], images.device)
-    outer = row_weights(height, size[0], images.device)
-    means = config.average == "probabilities"
+        return [
+            Whole(each, _rows(model, each, size[0]), size[1], model.align_corners)
+            for model, each in zip(models, scores, strict=True)
+        ]
+    inner = min(window[0], images.shape[-2]), min(window[1], images.shape[-1])
+    means = config.average == "probabilities" and config.like is None
     return [
-        Windowed(own, inner, (height, width), size, rows, outer, probabilities=means)
-        for own in windows
+        Windowed(
+            own,
+            inner,
+            outer,
+            size,
+            _rows(model, own[0].scores, inner[0]),
+            row_weights(outer[0], size[0], device, align_corners=model.align_corners),
+            probabilities=means,
+            align_corners=model.align_corners,
+        )
+        for model, own in zip(models, _windows(models, images, labels, inner, stride), strict=True)
     ]
+
+
+def _rows(model: Segmenter, scores: Tensor, height: int) -> RowWeights:
+    """How scores (N, K, h, w) of the model are resized to a height."""
+    aligned = model.align_corners
+    return row_weights(scores.shape[2], height, scores.device, align_corners=aligned)
 
 
 def _windows(
@@ -345,6 +391,15 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _resized_bytes(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (N, 3, H, W) at another size, of which each is a normalised one of bytes, again."""
+    if images.shape[-2:] == size:
+        return images
+    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (MEAN, STD))
+    raw = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return normalise(resized_bytes(raw, size)).to(images)
 
 
 def strip_bytes(device: torch.device) -> int:

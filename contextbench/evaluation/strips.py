@@ -33,7 +33,9 @@ class RowWeights(NamedTuple):
         return mixed.contiguous(memory_format=torch.channels_last)
 
 
-def row_weights(height: int, target: int, device: torch.device) -> RowWeights:
+def row_weights(
+    height: int, target: int, device: torch.device, *, align_corners: bool = False
+) -> RowWeights:
     """What `resize_logits` does to the rows of a map of `height`, to make `target` of them.
 
     It is linear and acts on rows and columns apart. So what it makes of a comb, which is 1 at every
@@ -42,7 +44,8 @@ def row_weights(height: int, target: int, device: torch.device) -> RowWeights:
     rows = torch.arange(height, device=device)
     combs = rows % COMBS == torch.arange(COMBS, device=device)[:, None]  # (COMBS, h)
     maps = torch.cat([combs, rows[None]]).float()[None, :, :, None]
-    *resized, place = resize_logits(maps, (target, 1))[0, :, :, 0]
+    mixed = resize_logits(maps, (target, 1), align_corners=align_corners)
+    *resized, place = mixed[0, :, :, 0]
     weights, comb = torch.stack(resized).topk(min(2, height), dim=0)  # (taps, H)
     sources = comb + COMBS * ((place - comb) / COMBS).round().long()
     return RowWeights(weights, sources.clamp(0, height - 1))
@@ -82,6 +85,7 @@ class Whole:
     scores: Tensor  # (N, K, h, w) float32 logits
     rows: RowWeights  # of h to H
     width: int  # W
+    align_corners: bool = False  # how columns are resized
 
     probabilities = False
 
@@ -95,7 +99,8 @@ class Whole:
 
     def strip(self, rows: slice) -> Tensor:
         mixed = self.rows.mixed(self.scores, rows)
-        return resize_logits(mixed, (mixed.shape[2], self.width))
+        size = (mixed.shape[2], self.width)
+        return resize_logits(mixed, size, align_corners=self.align_corners)
 
     def turned(self, classes: Sequence[int] | None) -> Self:
         return replace(self, scores=_turned(self.scores, classes))
@@ -111,7 +116,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Windowed:
-    """A view that was seen in windows of one size, the mean of which counts where they overlap."""
+    """A view that was seen in windows of one size, the mean of which counts where they overlap.
+
+    Windows may reach beyond the view, where it was padded on its right and below.
+    """
 
     windows: Sequence[Window]
     window: tuple[int, int]  # their height and width in the view
@@ -120,6 +128,7 @@ class Windowed:
     rows: RowWeights  # of h to the height of a window
     outer: RowWeights  # of H' to H
     probabilities: bool  # what the mean is of
+    align_corners: bool = False  # how columns are resized
 
     @property
     def row_cells(self) -> int:
@@ -138,7 +147,7 @@ class Windowed:
         first, last = int(sources.min()), int(sources.max())
         means = self._means(first, last + 1)
         mixed = RowWeights(weights, sources - first).mixed(means, slice(None))
-        return resize_logits(mixed, (mixed.shape[2], self.target[1]))
+        return self._resized(mixed, self.target[1])
 
     def turned(self, classes: Sequence[int] | None) -> Self:
         end = self.size[1] - self.window[1]
@@ -157,15 +166,21 @@ class Windowed:
             if top >= bottom:
                 continue
             own = self._window_rows(window, slice(top - window.top, bottom - window.top))
-            columns = slice(window.left, window.left + self.window[1])
+            left, right = max(0, window.left), min(shape[3], window.left + self.window[1])
+            columns = slice(left, right)
+            own = own[..., left - window.left : right - window.left]
             total[:, :, top - start : bottom - start, columns] += own
             counts[top - start : bottom - start, columns] += 1
         return total.div_(counts)
 
     def _window_rows(self, window: Window, rows: slice) -> Tensor:
         mixed = self.rows.mixed(window.scores, rows)
-        resized = resize_logits(mixed, (mixed.shape[2], self.window[1]))
+        resized = self._resized(mixed, self.window[1])
         return resized.softmax(dim=1) if self.probabilities else resized
+
+    def _resized(self, mixed: Tensor, width: int) -> Tensor:
+        size = (mixed.shape[2], width)
+        return resize_logits(mixed, size, align_corners=self.align_corners)
 
 
 def _turned(scores: Tensor, classes: Sequence[int] | None) -> Tensor:

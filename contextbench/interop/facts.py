@@ -30,7 +30,9 @@ class Facts:
         stated = plain(stated)
         given = self.given.get(name, UNREADABLE)
         if given is not UNREADABLE and not _same_kind(given, usual):
-            raise ConfigError(f"--fact {name}={given}: expected something like {written(usual)}")
+            raise ConfigError(
+                f"--fact {name}={written(given)}: expected something like {written(usual)}"
+            )
         if stated is not UNREADABLE:
             if given not in (UNREADABLE, stated):
                 raise ConfigError(
@@ -88,7 +90,7 @@ def _parsed(name: str, text: str) -> Any:
 
 
 def _same_kind(given: Any, usual: Any) -> bool:
-    """Of tuples the members; an int is no bool."""
+    """Of tuples the members; an int is no bool, and a float may be written as one."""
     if isinstance(usual, tuple) and isinstance(given, tuple):
         return bool(given) and all(_same_kind(each, usual[0]) for each in given)
-    return type(given) is type(usual)
+    return type(given) is type(usual) or (type(given) is int and type(usual) is float)

@@ -1,7 +1,7 @@
 """A checkpoint of another code base as it lies in its file: tensors, configuration, classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ class CheckpointFile:
     classes: tuple[str, ...] | None = None
     notes: Sequence[str] = field(default_factory=tuple)
 
+    def without(self, prefix: str) -> "CheckpointFile":
+        """The same with names of which none begins with `prefix`."""
+        names = {name.removeprefix(prefix): each for name, each in self.tensors.items()}
+        return replace(self, tensors=names)
+
     def below(self, prefix: str) -> dict[str, Tensor]:
         """Tensors whose names begin with `prefix`, without it."""
         found = self.tensors.items()
@@ -80,6 +85,9 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     meta = content.get("meta") if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     config, faults = _config(meta)
+    if config is None and isinstance(content, Mapping):
+        settings = content.get("config_dict")  # of openseg.pytorch, which is no text
+        config = settings if isinstance(settings, Mapping) else None
     return CheckpointFile(path, digest, tensors, config, _classes(meta), [*notes, *faults])
 
 

@@ -11,6 +11,7 @@ from contextbench.config.protocols import BackboneConfig
 from contextbench.interop.files import CheckpointFile, ImportedError
 from contextbench.models.pretrained import COUNTER, is_finite, listed
 
+IN_PLACE_EPS = 1e-5  # of in-place batch norm, in the backbone and in the head
 Change = Callable[[Tensor], Tensor]
 
 
@@ -20,7 +21,9 @@ class Recognised:
 
     `names` pairs beginnings of names, ours and theirs; `changed` are tensors of ours that are made
     from theirs in more than the name. Theirs below `dropped` have no counterpart, and of ours those
-    below `untrained`: no prediction needs either. `notes` are sentences for the reader.
+    below `untrained`: no prediction needs either. `zeros` are ours that are 0 where the file lacks
+    them. With `in_place`, batch norms multiply by |weight| + eps. `notes` are sentences for the
+    reader.
     """
 
     model: str  # as that code base calls it
@@ -33,11 +36,21 @@ class Recognised:
     dropped: Sequence[str] = ()
     untrained: Sequence[str] = ()
     notes: Sequence[str] = ()
+    align_corners: bool = False
+    in_place: bool = False
+    zeros: Sequence[str] = ()
+    prefix: str = ""  # of every name in the file, and of no other here
+    inference: Mapping[str, Any] | None = None  # `EvaluateConfig` of its code base, with `like`
 
 
 def convolved(ours: str, theirs: str) -> dict[str, str]:
     """Names of a convolution and its batch norm: `conv_bn_relu` here, mmcv's `ConvModule` there."""
     return {f"{ours}.0": f"{theirs}.conv", f"{ours}.1": f"{theirs}.bn"}
+
+
+def halves_swapped(weight: Tensor) -> Tensor:
+    """Of a convolution over two maps of equal width that lie in the other order."""
+    return weight.roll(weight.shape[1] // 2, dims=1)
 
 
 def transplant(
@@ -48,6 +61,7 @@ def transplant(
     Raises `ImportedError` for tensors that are missing or left over, unless `partial`, and always
     for those of another shape or with values that no network computes with.
     """
+    file = file.without(found.prefix)
     own = model.state_dict()
     taken, missing, used = _taken(own, file, found)
     unused = _unused(file, found, used)
@@ -74,11 +88,42 @@ def _taken(
             used.add(theirs)
             change = found.changed.get(name, torch.Tensor.clone)
             taken[name] = change(file.tensors[theirs])
-        elif name.endswith(f".{COUNTER}") or _is_redundant(name, own):
+            if found.in_place and _is_factor(name, own):
+                taken[name] = taken[name].abs() + IN_PLACE_EPS
+            used |= _fold_bias(name, own, file, found, taken)
+        elif name.endswith(f".{COUNTER}") or _is_redundant(name, own) or name in found.zeros:
             taken[name] = torch.zeros_like(tensor)
         elif not _below(name, found.untrained):
             missing.append(theirs)
     return taken, missing, used
+
+
+def _is_factor(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether it is what a batch norm multiplies by."""
+    module, _, kind = name.rpartition(".")
+    return kind == "weight" and f"{module}.running_mean" in own
+
+
+def _fold_bias(
+    name: str,
+    own: Mapping[str, Tensor],
+    file: CheckpointFile,
+    found: Recognised,
+    taken: dict[str, Tensor],
+) -> set[str]:
+    """A bias of theirs in front of a batch norm, for which ours has no place, is less mean.
+
+    The name of theirs where there is one.
+    """
+    convolution = f"{name.removesuffix('1.running_mean')}0"
+    bias = f"{convolution}.bias"
+    if not name.endswith(".1.running_mean") or f"{convolution}.weight" not in own or bias in own:
+        return set()
+    theirs = _their_name(bias, found.names)
+    if theirs not in file.tensors:
+        return set()
+    taken[name] = taken[name].float() - file.tensors[theirs].float()
+    return {theirs}
 
 
 def _their_name(name: str, names: Mapping[str, str]) -> str:

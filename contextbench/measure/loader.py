@@ -179,7 +179,7 @@ class _Bench:
             device=device,
             seed=0,
             identity={},
-            criterion=Criterion.of(loss, weights),
+            criterion=Criterion.of(protocol, weights),
         )
         return Training(model, recipe)
 

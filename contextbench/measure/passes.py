@@ -222,7 +222,7 @@ def _recipe(work: Workload, model: Segmenter, head: HeadConfig, device: torch.de
     # Class weights are not known yet and do not change any cost.
     weighted = config.loss.class_weights is not None
     weights = torch.ones(work.classes, device=device) if weighted else None
-    criterion = Criterion.of(config.loss, weights)
+    criterion = Criterion.of(work.protocol, weights)
     if work.processes > 1:
         criterion = criterion.divided(work.processes, own_mean)
     return Recipe(

@@ -13,7 +13,9 @@ ImageNet weights keep their meaning. A multi-grid other than (1, 1, 1) replaces 
 layer4: block i has dilation `rate * multi_grid[i]` in every 3x3 convolution, the first included,
 as in DeepLabv3 (rate 2 at output stride 16: 2, 4, 8). In blocks of two convolutions (ResNet-18 and
 -34) `basic_dilation: first` dilates the first alone, as mmsegmentation does, which is not what the
-undilated network computes.
+undilated network computes. Nor is `entry_dilation: own`, as in OCNet's code, where the convolution
+that had the stride is dilated like the others of its stage. `ceil_pool` is a stem's pooling whose
+last cell may be smaller, so that even sides have one pixel more: OCNet, openseg.pytorch.
 
 Parameter names are torchvision's, so its checkpoints load as they are; the deep stem's are those
 of PyTorch-Encoding (`conv1.0`, `conv1.1`, `conv1.3`, ..., `bn1`). `STEM_NAMES` has what other code
@@ -41,12 +43,14 @@ from torchvision.models.resnet import (
     ResNet101_Weights,
 )
 
-from contextbench.config.protocols import WEIGHT_SUFFIXES, weights_file
+from contextbench.config.protocols import WEIGHT_SUFFIXES, InputsConfig, weights_file
+from contextbench.data.transforms import MEAN, STD
 from contextbench.models.pretrained import Fitted, Naming, Wanted, WeightsError, fit
 from heads.interface import Channels, Features
 
 Stem = Literal["basic", "deep", "deep_wide"]
 BasicDilation = Literal["both", "first"]
+EntryDilation = Literal["previous", "own"]
 
 # Channels of the first convolutions and of the last one, for each channel of layer1's.
 STEM_CHANNELS: Mapping[Stem, tuple[float, float]] = {
@@ -112,12 +116,52 @@ RESNETS = {
 OUTPUT_STRIDES = (8, 16, 32)
 
 
+class OtherInputs(nn.Module):
+    """Images (N, 3, H, W) as they are normalised here, as another network was trained on them.
+
+    Exact at the borders too, where the padding of convolutions is 0 in that network's units.
+    """
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, inputs: InputsConfig) -> None:
+        super().__init__()
+        self.reverse = inputs.order == "bgr"
+        ours = [torch.tensor(each, dtype=torch.float64) * 255 for each in (MEAN, STD)]
+        mean, std = (each.flip(0) if self.reverse else each for each in ours)
+        theirs = torch.tensor(inputs.std, dtype=torch.float64)
+        shift = (mean - torch.tensor(inputs.mean, dtype=torch.float64)) / theirs
+        # Settings, not weights: no file of a model has them.
+        for name, values in (("factor", std / theirs), ("offset", shift)):
+            self.register_buffer(name, values.float().view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        ordered = images.flip(1) if self.reverse else images
+        return ordered * self.factor + self.offset
+
+
 class Backbone(nn.Module):
-    """What models are built on: images (N, 3, H, W) to `Features`."""
+    """What models are built on: images (N, 3, H, W) to `Features`.
+
+    `other_inputs` is there where a network takes other images than those of ImageNet's statistics.
+    """
 
     channels: Channels
     output_stride: int  # of layer4
     origin: str | None = None  # what its first weights were, None for random ones
+    other_inputs: OtherInputs | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other_inputs = None
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """The images that the network takes."""
+        if self.other_inputs is None:
+            return images
+        other: Tensor = self.other_inputs(images)
+        return other
 
     def synchronise_batch_norm(self) -> None:
         """Let every batch norm use the statistics of all processes, in place."""
@@ -140,6 +184,8 @@ class DilatedResNet(Backbone):
         multi_grid: Sequence[int],
         width: int,
         basic_dilation: BasicDilation = "both",
+        entry_dilation: EntryDilation = "previous",
+        ceil_pool: bool = False,
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
@@ -148,14 +194,14 @@ class DilatedResNet(Backbone):
         self.conv1 = _stem(stem, int(half * width), outputs)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1, ceil_mode=ceil_pool)
         planes = [width, 2 * width, 4 * width, 8 * width]
         self.channels = Channels(*(n * spec.block.expansion for n in planes))
         inputs = [outputs, *self.channels[:3]]
         strides, rates = strides_and_rates(output_stride)
         sizes = zip(inputs, planes, spec.blocks, strides, strict=True)
         stages = [_stage(spec.block, *each) for each in sizes]
-        entries = [1, *rates[:3]]
+        entries = list(rates) if entry_dilation == "own" else [1, *rates[:3]]
         dilations = [[rate] * blocks for rate, blocks in zip(rates, spec.blocks, strict=True)]
         if tuple(multi_grid) != (1, 1, 1):
             dilations[3] = [rates[3] * factor for factor in multi_grid]
@@ -164,9 +210,10 @@ class DilatedResNet(Backbone):
         for each in zip(stages, entries, dilations, strict=True):
             _dilate(*each, dilated)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        _initialise(self)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Features:
+        images = self.prepared(images)
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (N, width, H/4, W/4)
         layer1 = self.layer1(x)
         layer2 = self.layer2(layer1)
@@ -182,6 +229,8 @@ def build_backbone(
     multi_grid: tuple[int, int, int] = (1, 1, 1),
     width: int = 64,
     basic_dilation: BasicDilation = "both",
+    entry_dilation: EntryDilation = "previous",
+    ceil_pool: bool = False,
     weights: str | None = None,
 ) -> DilatedResNet:
     """Build a ResNet by name.
@@ -194,7 +243,7 @@ def build_backbone(
     """
     spec = _find(name)
     _check_options(name, spec, stem, output_stride, multi_grid, width)
-    _check_dilation(name, spec, basic_dilation)
+    _check_dilation(name, spec, basic_dilation, entry_dilation)
     backbone = DilatedResNet(
         spec,
         stem=stem,
@@ -202,6 +251,8 @@ def build_backbone(
         multi_grid=multi_grid,
         width=width,
         basic_dilation=basic_dilation,
+        entry_dilation=entry_dilation,
+        ceil_pool=ceil_pool,
     )
     if weights is not None:
         _load(backbone, name, stem, weights)
@@ -213,7 +264,9 @@ def _find(name: str) -> ResNetSpec:
         nearest = difflib.get_close_matches(name, RESNETS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         known = ", ".join(RESNETS)
-        raise ValueError(f"unknown backbone {name!r}{hint} Known: {known}, timm:NAME")
+        raise ValueError(
+            f"unknown backbone {name!r}{hint} Known: {known}, hrnet_w18, hrnet_w48, timm:NAME"
+        )
     return RESNETS[name]
 
 
@@ -242,11 +295,15 @@ def _check_options(
         raise ValueError(f"width {width}: expected at least 2")
 
 
-def _check_dilation(name: str, spec: ResNetSpec, basic_dilation: str) -> None:
-    allowed = get_args(BasicDilation)
-    if basic_dilation not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise ValueError(f"basic_dilation {basic_dilation!r}: allowed are {listed}")
+def _check_dilation(name: str, spec: ResNetSpec, basic_dilation: str, entry_dilation: str) -> None:
+    choices = {
+        "basic_dilation": (basic_dilation, get_args(BasicDilation)),
+        "entry_dilation": (entry_dilation, get_args(EntryDilation)),
+    }
+    for option, (given, allowed) in choices.items():
+        if given not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise ValueError(f"{option} {given!r}: allowed are {listed}")
     if basic_dilation != "both" and spec.block is not BasicBlock:
         raise ValueError(
             f"basic_dilation {basic_dilation!r} is of blocks of two convolutions; those of {name} "
@@ -314,7 +371,7 @@ def _convolutions(block: nn.Module) -> list[nn.Conv2d]:
     return [m for m in block.children() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
 
 
-def _initialise(backbone: nn.Module) -> None:
+def initialise(backbone: nn.Module) -> None:
     """As torchvision: He initialisation by fan-out (batch norms start as the identity anyway)."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):

@@ -9,7 +9,8 @@ import torch
 from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import BackboneConfig, Protocol, weights_file
-from contextbench.models.backbone import Backbone, build_backbone
+from contextbench.models.backbone import Backbone, OtherInputs, build_backbone
+from contextbench.models.hrnet import HRNETS, build_hrnet
 from contextbench.models.segmenter import Segmenter
 from contextbench.models.timm_backbone import PREFIX, build_timm_backbone
 from heads import HEADS, Channels, ContextHead, build_head
@@ -36,11 +37,16 @@ def build_model(
         config = config.model_copy(update={"weights": None})
     if backbone is None:
         torch.manual_seed(seed)
-        backbone = _backbone(config)
+        backbone = _backbone(config, align_corners=protocol.align_corners)
     torch.manual_seed(seed)
     options = head_options(protocol, head)
     module = build_configured(head, backbone.channels, num_classes, options)
-    return Segmenter(backbone, module, frozen=protocol.shared_backbone == "frozen")
+    return Segmenter(
+        backbone,
+        module,
+        frozen=protocol.shared_backbone == "frozen",
+        align_corners=protocol.align_corners,
+    )
 
 
 def check_weights(protocol: Protocol) -> str | None:
@@ -76,19 +82,21 @@ def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:
     """The head's options with every channel count multiplied by `head_width_factor`.
 
     Channel counts are the options named `width`, `*_width` and `*_channels`; those left at None
-    follow the backbone by themselves.
+    follow the backbone by themselves. Heads that resize maps do it as the protocol says.
     """
     parameters = inspect.signature(HEADS[head.head]).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    resolved = {**options, **head.options}
+    aligned = {"align_corners": True} if protocol.align_corners else {}
+    given = {**{name: each for name, each in aligned.items() if name in options}, **head.options}
+    resolved = {**options, **given}
     if protocol.head_width_factor == 1.0:
-        return dict(head.options)
+        return given
     scaled = {
         name: max(1, round(value * protocol.head_width_factor))
         for name, value in resolved.items()
         if isinstance(value, int) and name.endswith(("width", "_channels"))
     }
-    return {**head.options, **scaled}
+    return {**given, **scaled}
 
 
 def loss_weights(model: Segmenter, head: HeadConfig) -> dict[str, float]:
@@ -103,13 +111,30 @@ def loss_weights(model: Segmenter, head: HeadConfig) -> dict[str, float]:
     return {**published, **head.loss_weights}
 
 
-def _backbone(config: BackboneConfig) -> Backbone:
+def _backbone(config: BackboneConfig, *, align_corners: bool = False) -> Backbone:
+    built = _network(config, align_corners)
+    if config.inputs is not None:
+        built.other_inputs = OtherInputs(config.inputs)
+    return built
+
+
+def _network(config: BackboneConfig, align_corners: bool) -> Backbone:
     try:
+        if config.name in HRNETS:
+            _refuse_resnet_options(config)
+            return build_hrnet(
+                config.name,
+                output_stride=config.output_stride,
+                weights=config.weights,
+                align_corners=align_corners,
+                scaled_exchange=config.scaled_exchange,
+            )
         if config.name.startswith(PREFIX):
             _refuse_resnet_options(config)
             return build_timm_backbone(
                 config.name, output_stride=config.output_stride, weights=config.weights
             )
+        _refuse_hrnet_options(config)
         return build_backbone(
             config.name,
             stem=config.stem,
@@ -117,14 +142,22 @@ def _backbone(config: BackboneConfig) -> Backbone:
             multi_grid=config.multi_grid,
             width=config.width,
             basic_dilation=config.basic_dilation,
+            entry_dilation=config.entry_dilation,
+            ceil_pool=config.ceil_pool,
             weights=config.weights,
         )
     except ValueError as error:
         raise ConfigError(f"backbone: {error}") from error
 
 
+def _refuse_hrnet_options(config: BackboneConfig) -> None:
+    if config.scaled_exchange:
+        raise ValueError(f"scaled_exchange is of HRNet, and {config.name} is none")
+
+
 def _refuse_resnet_options(config: BackboneConfig) -> None:
-    for option in ("stem", "multi_grid", "width", "basic_dilation"):
+    options = ("stem", "multi_grid", "width", "basic_dilation", "entry_dilation", "ceil_pool")
+    for option in options:
         default, given = BackboneConfig.model_fields[option].default, getattr(config, option)
         if given != default:
             raise ValueError(

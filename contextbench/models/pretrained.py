@@ -47,6 +47,7 @@ AFTER_BACKBONE = {
     "decoder", "segmentation_head", "classification_head",  # segmentation-models-pytorch
     "last_layer", "aux_head", "cls_head", "conv3x3_ocr", "ocr_gather_head", "ocr_distri_head",
     "conv_3x3", "spatial_context_head", "spatial_ocr_head", "aux_layer",  # HRNet, openseg.pytorch
+    "incre_modules", "downsamp_modules", "final_layer",  # HRNet on ImageNet
 }  # fmt: skip
 
 Shape = tuple[int, ...]

@@ -18,11 +18,20 @@ class Segmenter(nn.Module):
 
     A frozen backbone is not trained: its parameters need no gradients, its batch norms keep their
     statistics, and several models may share it. Labels reach no head but one whose regions are the
-    ground truth, an upper bound: `needs_labels`.
+    ground truth, an upper bound: `needs_labels`. `align_corners` is how its logits are to be
+    resized: `resize_logits`.
     """
 
-    def __init__(self, backbone: Backbone, head: ContextHead, *, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: ContextHead,
+        *,
+        frozen: bool = False,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.backbone = backbone.requires_grad_(False).eval() if frozen else backbone
         self.head = head
         self.frozen = frozen
@@ -42,7 +51,7 @@ class Segmenter(nn.Module):
         if isinstance(part, Segmenter):
             return part
         assert isinstance(part, ContextHead)
-        return Segmenter(self.backbone, part, frozen=True)
+        return Segmenter(self.backbone, part, frozen=True, align_corners=self.align_corners)
 
     def train(self, mode: bool = True) -> Self:
         """As any module, but that a frozen backbone stays in evaluation mode."""
@@ -98,9 +107,9 @@ def ideal_regions(labels: Tensor, num_classes: int, size: tuple[int, int]) -> Te
     return (nearest == classes).float()
 
 
-def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (N, K, h, w) at `size` (H, W): bilinear, pixel corners not aligned.
+def resize_logits(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Logits (N, K, h, w) at `size` (H, W): bilinear, pixel corners aligned only where asked.
 
     The one place where the interpolation of logits is chosen, for losses and evaluation alike.
     """
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)

@@ -80,6 +80,7 @@ class TimmBackbone(Backbone):
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """One map (N, C, ceil(H / stride), ceil(W / stride)) for each stride."""
+        images = self.prepared(images)
         height, width = images.shape[-2:]
         below, beside = -height % COARSEST, -width % COARSEST
         if not self.padded or below == beside == 0:

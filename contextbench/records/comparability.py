@@ -33,13 +33,16 @@ class MixedProtocolsError(UserError, ValueError):
 def check_comparable(runs: Sequence[RunRecord]) -> None:
     """Refuse runs of different protocols, of differently configured heads, and duplicates.
 
-    Raises `MixedProtocolsError`; `RecordError` when there are no runs or a cell occurs twice.
+    Models from elsewhere share no protocol with anything: of them, what they are scored on and how
+    has to agree. Raises `MixedProtocolsError`; `RecordError` when there are no runs or a cell
+    occurs twice.
     """
     if not runs:
         raise RecordError("there are no runs to compare")
-    for run in runs[1:]:
-        if run.fingerprint != runs[0].fingerprint:
-            raise MixedProtocolsError(_protocol_difference(runs[0], run))
+    own = [run for run in runs if run.imported is None]
+    for run in own[1:]:
+        if run.fingerprint != own[0].fingerprint:
+            raise MixedProtocolsError(_protocol_difference(own[0], run))
     _check_views(runs)
     for name, same_head in by_head(runs).items():
         _check_head(name, same_head)
@@ -60,7 +63,7 @@ def _check_views(runs: Sequence[RunRecord]) -> None:
     first, *others = [run for run in runs if run.view is not None] or runs[:1]
     for run in others:
         one, other = first.view, run.view
-        if one is None or other is None or one.fingerprint == other.fingerprint:
+        if one is None or other is None or _scored_alike(first, run):
             continue
         known = [key for key in one.settings if key in other.settings]  # others came later
         pairs = ({key: v.settings[key] for key in known} | {"split": v.split} for v in (one, other))
@@ -69,6 +72,20 @@ def _check_views(runs: Sequence[RunRecord]) -> None:
             f"runs cannot share a table of view {first.view_name}: {_cell(first)} and {_cell(run)} "
             f"differ in\n{listed}"
         )
+
+
+def _scored_alike(one: RunRecord, other: RunRecord) -> bool:
+    """Whether the views that both are seen in score the same, of the same data."""
+    first, second = one.view, other.view
+    assert first is not None
+    assert second is not None
+    if one.imported is None and other.imported is None:
+        return first.fingerprint == second.fingerprint
+    scored = [
+        (view.settings, view.split, view.dataset_fingerprint.split("/")[1:2])
+        for view in (first, second)
+    ]
+    return scored[0] == scored[1] and one.labels.classes == other.labels.classes
 
 
 def seen_protocol(run: RunRecord) -> dict[str, Any]:

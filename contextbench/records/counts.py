@@ -33,7 +33,10 @@ ARRAYS = ("image", "intersection", "predicted", "labelled")  # arrays of an `are
 
 @dataclass(frozen=True)
 class Areas:
-    """Per-image pixel counts of one evaluation; `names` in the order of the rows."""
+    """Per-image pixel counts of one evaluation; `names` in the order of the rows.
+
+    `elsewhere`: of a model that was imported. No statistics take it for a training of its method.
+    """
 
     names: list[str]
     intersection: IntArray  # (images, K)
@@ -42,6 +45,7 @@ class Areas:
     further: Counts = field(
         default_factory=dict, kw_only=True
     )  # what the view counted beside these
+    elsewhere: bool = field(default=False, kw_only=True)
 
     def totals(self) -> ClassTotals:
         """Sums over the images."""
@@ -76,7 +80,8 @@ def read_areas(path: Path, run: RunRecord | None = None) -> Areas:
         every = (*ARRAYS, *(part for name in shapes for part in _parts(name)))
         names, *arrays = read_arrays(path, every, partial(_check_shapes, run=run))
         counts, further = arrays[: len(ARRAYS) - 1], arrays[len(ARRAYS) - 1 :]
-        areas = Areas(_image_names(names), *counts)
+        imported = run is not None and run.imported is not None
+        areas = Areas(_image_names(names), *counts, elsewhere=imported)
         _check_areas(areas)
         areas = replace(areas, further=_further(shapes, further, areas))
     except (OSError, ValueError) as error:

@@ -109,6 +109,7 @@ class Imported(Stored):
     published: str | None = None  # the score that its publisher states, in words
     facts: Free = {}
     assumed: Free = {}
+    inference: Free | None = None  # how its code base evaluates it, where the file says so
     partial: bool = False  # not all tensors were there: not the published model
     notes: list[str] = []
 

@@ -146,6 +146,7 @@ def _scored(runs: Iterable[RunRecord]) -> list[Scores]:
 def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
     results = _scored(runs)
     mious = [result.miou for result in results if not math.isnan(result.miou)]
+    elsewhere = any(run.imported for run in runs)
     groups = runs[0].labels.groups
     per_seed = [group_iou(result.iou_per_class, groups) for result in results]
     return {
@@ -154,7 +155,8 @@ def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
         **{measure: _mean(getattr(result, measure) for result in results) for measure in MEASURES},
         "miou_min": min(mious, default=math.nan),
         "miou_max": max(mious, default=math.nan),
-        "miou_seed_sd": stdev(mious) if len(mious) > 1 else math.nan,
+        # Models from elsewhere are no trainings of one method, of which this would be the spread.
+        "miou_seed_sd": stdev(mious) if len(mious) > 1 and not elsewhere else math.nan,
         **{GROUP_PREFIX + group: _mean(seed[group] for seed in per_seed) for group in groups},
     }
 

@@ -103,6 +103,12 @@ def _judged(ranking: Ranking) -> str:
 
 def _unjudged(ranking: Ranking) -> str:
     """Why there is no verdict on the best head."""
+    if elsewhere := [each.head for each in ranking.heads if each.seeds.elsewhere]:
+        names = ", ".join(elsewhere)
+        were = "was" if len(elsewhere) == 1 else "were"
+        return (
+            f"of these trained models, and no verdict on methods: {names} {were} trained elsewhere."
+        )
     if {each.seeds.n for each in ranking.heads} == {1}:
         return "in this one training: nothing is said of heads, which another may order otherwise."
     few = _with_few(ranking.heads)

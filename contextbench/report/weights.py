@@ -30,6 +30,8 @@ def weights_sentence(texts: dict[str, str]) -> str:
 
 
 def _weights_of(run: RunRecord) -> str:
+    if run.imported is not None:
+        return f"trained elsewhere, from {run.imported.source}"
     train: Any = run.protocol.get("train")
     decay = train.get("ema") if isinstance(train, dict) else None
     averaged = f", averaged with decay {decay:g}" if isinstance(decay, float) else ""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from contextbench.config.evaluation import EvaluateConfig, checked_view
-from contextbench.config.files import ConfigError
+from contextbench.config.files import ConfigError, nearest, validated
 from contextbench.config.fingerprints import differing
 from contextbench.config.protocols import Protocol
 from contextbench.data import SegmentationDataset
@@ -29,9 +29,11 @@ from contextbench.runs.trained import (
     stored_precision,
 )
 from contextbench.runs.views import settings_of
-from contextbench.statistics.scores import CLASS_METRICS, group_iou, scores
+from contextbench.statistics.scores import CLASS_METRICS, Scores, group_iou, scores
 from contextbench.system.files import digest_of
 from contextbench.training.execution import Execution
+
+LIKES = ("mmseg",)
 
 
 def evaluate_runs(
@@ -41,13 +43,15 @@ def evaluate_runs(
     view: str | None = None,
     split: str | None = None,
     changes: Changes = Changes(),
+    like: str | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run, or of the mean prediction of several, as fractions, by name.
 
     With the settings of `view`, the first unless named, but for `changes` and `split`. A view of a
     single run is kept with it, counts and record, and read from there where it is already; `fresh`
-    counts it again, also with other settings. `kept` in the result says whether it is.
+    counts it again, also with other settings. `kept` in the result says whether it is. `like` is a
+    code base, with whose settings an imported run is evaluated as that code does it.
     Classes absent from the split are None. Raises `RecordError` for runs of different classes or
     data, `ConfigError` for a view that does not exist and for one of other settings, besides what
     `open_run` raises.
@@ -56,7 +60,7 @@ def evaluate_runs(
     record = records[0]
     _check_ensemble(folders, records)
     protocol = recorded_protocol(record, str(folder))
-    config = _wanted(record, protocol, view, split, changes)
+    config = _wanted(record, protocol, view, split, changes, like)
     if view is None or len(folders) > 1:
         return _described(
             folders, record, view, config, protocol, _count(folders, config, execution)
@@ -72,11 +76,17 @@ def evaluate_runs(
 
 
 def _wanted(
-    record: RunRecord, protocol: Protocol, view: str | None, split: str | None, changes: Changes
+    record: RunRecord,
+    protocol: Protocol,
+    view: str | None,
+    split: str | None,
+    changes: Changes,
+    like: str | None,
 ) -> EvaluateConfig:
     """The settings to evaluate with. Raises `ConfigError` for a view that nothing describes."""
     known = view is None or view in {**record.views, **protocol.evaluate}
-    if view is not None and not known and (changes.any or split is not None):
+    settings = changes.any or split is not None or like is not None
+    if view is not None and not known and settings:
         try:
             checked_view(view)
         except ValueError as error:
@@ -90,10 +100,27 @@ def _wanted(
                 f"{error}. A new view needs settings: --scales, --flip, --window, --stride, "
                 "--split, --set"
             ) from None
-    config = changes.applied_to(base)
-    split = split or config.split
+    config = changes.applied_to(base if like is None else _like(record, like))
+    split = split or config.split or base.split
     own = None if split == protocol.dataset.evaluate else split
     return config.model_copy(update={"split": own})
+
+
+def _like(record: RunRecord, like: str) -> EvaluateConfig:
+    """The settings of a code base. Raises `ConfigError` where they are not known."""
+    if like not in LIKES:
+        raise ConfigError(f"--like {like}: {nearest(like, LIKES)}")
+    if record.imported is None or record.imported.source != like:
+        raise ConfigError(
+            f"--like {like} is for runs imported from there, whose files say how it evaluates them"
+        )
+    if record.imported.inference is None:
+        raise ConfigError(
+            f"--like {like}: {record.imported.file} has no configuration with a test pipeline, or "
+            "it was imported before this was read; import it again from a file that has one"
+        )
+    content = {**record.imported.inference, "like": like}
+    return validated(EvaluateConfig, content, f"the test pipeline of {record.imported.file}")
 
 
 def _is_there(
@@ -216,6 +243,7 @@ def _described(
     totals, images = counted
     counts = [np.array(each) for each in (totals.intersection, totals.predicted, totals.labelled)]
     result = scores(*counts)
+    miou = result.miou if config.like is None else _with_strays(result, totals)
     groups = {name: tuple(ids) for name, ids in record.labels.groups.items()}
     return {
         "head": record.head_name,
@@ -225,7 +253,7 @@ def _described(
         "images": images,
         **config.model_dump(mode="json"),
         "split": config.split or protocol.dataset.evaluate,
-        "miou": _number(result.miou),
+        "miou": _number(miou),
         "pixel_accuracy": _number(result.pixel_accuracy),
         "mean_accuracy": _number(result.mean_accuracy),
         "frequency_weighted_iou": _number(result.frequency_weighted_iou),
@@ -242,6 +270,16 @@ def _described(
             name: _number(value) for name, value in group_iou(result.iou_per_class, groups).items()
         },
     }
+
+
+def _with_strays(result: Scores, totals: ClassTotals) -> float:
+    """mIoU where a class that is predicted and nowhere labelled counts as 0, as in mmsegmentation.
+
+    Classes that are neither are left out, as everywhere.
+    """
+    strays = [k for k in result.absent if totals.predicted[k]]
+    counted = len(result.iou_per_class) - len(result.absent)
+    return result.miou * counted / (counted + len(strays)) if counted else result.miou
 
 
 def _check_ensemble(folders: Sequence[Path], records: Sequence[RunRecord]) -> None:

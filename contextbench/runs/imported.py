@@ -16,8 +16,10 @@ from contextbench.interop.facts import Facts, written
 from contextbench.interop.files import CheckpointFile, ImportedError, read_checkpoint
 from contextbench.interop.sources import SOURCES
 from contextbench.interop.structure import Recognised, transplant
+from contextbench.models.backbone import RESNETS
 from contextbench.models.build import build_model
 from contextbench.models.checkpoint import save_checkpoint
+from contextbench.models.hrnet import HRNETS
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.counts import Areas, write_areas
@@ -33,18 +35,22 @@ from contextbench.runs.weights import description, own_run
 from contextbench.system.files import digest_of, write_text
 from contextbench.training.environment import environment
 from contextbench.training.execution import Execution
+from heads import HEADS
 
 
 @dataclass(frozen=True)
 class Request:
     """What is asked for beside the file, its source and the protocol.
 
-    `facts` are what the file does not say; `usual` takes what published models have for the rest.
-    `score` evaluates under the protocol, which needs its data. `published` is the score that the
-    publisher states, in words.
+    `head` and `backbone` are what it has to be recognised as, unless they are None. `facts` are
+    what the file does not say; `usual` takes what published models have for the rest. `score`
+    evaluates under the protocol, which needs its data. `published` is the score that the publisher
+    states, in words.
     """
 
     name: str | None = None
+    head: str | None = None
+    backbone: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     usual: bool = False
     partial: bool = False
@@ -70,6 +76,7 @@ def import_checkpoint(
     _check_asked(source, folder, request)
     file, facts = read_checkpoint(path), Facts(request.facts, usual=request.usual)
     found = SOURCES[source](file, facts)
+    _check_expected(found, path, request)
     labels = dataset_source(protocol.dataset, execution.data_root).facts.labels
     _check_classes(found, file, labels, protocol)
     settings, head = _settings(protocol, found), _head(found, source, folder, request.name)
@@ -83,6 +90,7 @@ def import_checkpoint(
         published=request.published,
         facts={name: written(value) for name, value in facts.stated.items()},
         assumed={name: written(value) for name, value in facts.assumed.items()},
+        inference=None if found.inference is None else dict(found.inference),
         partial=any(note.startswith("Missing") for note in moved),
         notes=[*file.notes, *found.notes, *moved],
     )
@@ -194,6 +202,22 @@ def _check_asked(source: str, folder: Path, request: Request) -> None:
         raise ConfigError(f"{folder} holds a run already: choose another --out, or --fresh")
 
 
+def _check_expected(found: Recognised, path: Path, request: Request) -> None:
+    """Raises `ConfigError` where the file is of another model than was asked for."""
+    asked = {"head": request.head, "backbone": request.backbone}
+    seen = {"head": found.head, "backbone": found.backbone.name}
+    known = {"head": HEADS, "backbone": (*RESNETS, *HRNETS)}
+    for option, given in asked.items():
+        if given is None:
+            continue
+        if given not in known[option]:
+            raise ConfigError(f"--{option} {given}: {nearest(given, known[option])}")
+        if given != seen[option]:
+            raise ConfigError(
+                f"--{option} {given}: {path} is recognised as {seen['head']} on {seen['backbone']}"
+            )
+
+
 def _check_classes(
     found: Recognised, file: CheckpointFile, labels: LabelSet, protocol: Protocol
 ) -> None:
@@ -233,6 +257,7 @@ def _settings(protocol: Protocol, found: Recognised) -> Protocol:
     changes: dict[str, Any] = {
         "backbone": found.backbone.model_copy(update={"weights": weights}),
         "head_width_factor": 1.0,
+        "align_corners": found.align_corners,
     }
     return protocol.model_copy(update=changes)
 

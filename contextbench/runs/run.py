@@ -315,7 +315,7 @@ def _criterion(setting: Setting, execution: Execution) -> Criterion:
     """The protocol's losses; class weights from labels that are counted once for all cells."""
     config = setting.protocol.train.loss
     if config.class_weights is None:
-        return Criterion.of(config, None)
+        return Criterion.of(setting.protocol, None)
 
     def counts() -> ClassPixels:
         dataset = setting.train_set
@@ -330,7 +330,7 @@ def _criterion(setting: Setting, execution: Execution) -> Criterion:
 
     weighting, classes = config.class_weights, setting.num_classes
     weights = execution.world.from_main(lambda: class_weights(weighting, counts, classes))
-    return Criterion.of(config, weights.to(execution.device))
+    return Criterion.of(setting.protocol, weights.to(execution.device))
 
 
 def _batches(run: _Run) -> Batches:

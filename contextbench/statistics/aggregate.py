@@ -22,7 +22,7 @@ from contextbench.config.sampling import INDEPENDENT, Sampling
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.statistics import student
-from contextbench.statistics.counts import aligned
+from contextbench.statistics.counts import aligned, trained_elsewhere
 from contextbench.statistics.draws import FEWEST_UNITS, FloatArray, Resampling
 from contextbench.statistics.groups import holm
 from contextbench.statistics.intervals import (
@@ -80,7 +80,11 @@ def measured(
     counts = aligned(areas, None)
     names = sorted(next(iter(next(iter(areas.values())).values())).names)
     draws = draws_of(counts, names, sampling, resampling)
-    seeds = {head: SeedSpread(whole_split(stacked)) for head, stacked in counts.items()}
+    elsewhere = trained_elsewhere(areas)
+    seeds = {
+        head: SeedSpread(whole_split(stacked), head in elsewhere)
+        for head, stacked in counts.items()
+    }
     return Measured(protocol, seeds, resampled(counts, draws)[0], draws.units)
 
 

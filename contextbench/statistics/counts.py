@@ -50,6 +50,13 @@ def aligned(
     return {head: np.stack(seeds) for head, seeds in rows_by_name.items()}
 
 
+def trained_elsewhere(areas: Mapping[str, Mapping[int, Areas]]) -> frozenset[str]:
+    """Heads of which some model was imported: nothing can be said of them as methods."""
+    return frozenset(
+        head for head, seeds in areas.items() if any(each.elsewhere for each in seeds.values())
+    )
+
+
 def iou_of_draws(
     weights: FloatArray, seeds: FloatArray, measure: Measure = class_iou
 ) -> FloatArray:

@@ -17,7 +17,7 @@ the number of blocks (`_image_test`).
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist, fmean, stdev
@@ -29,7 +29,13 @@ from contextbench.config.sampling import INDEPENDENT, Sampling, SamplingError
 from contextbench.records.counts import Areas
 from contextbench.records.stored import RecordError
 from contextbench.statistics import student
-from contextbench.statistics.counts import aligned, effects, effects_on, iou_of_draws
+from contextbench.statistics.counts import (
+    aligned,
+    effects,
+    effects_on,
+    iou_of_draws,
+    trained_elsewhere,
+)
 from contextbench.statistics.draws import (
     FEWEST_UNITS,
     Draws,
@@ -74,13 +80,19 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """Scores of the seeds that were run, in order of seed, each over the whole split."""
+    """Scores of the seeds that were run, in order of seed, each over the whole split.
+
+    Models that were trained `elsewhere`, however many, are no trainings of one method: how they
+    spread says nothing of it.
+    """
 
     values: tuple[float, ...]
+    elsewhere: bool = False
 
     @property
     def n(self) -> int:
-        return len(self.values)
+        """Trainings of the method; one, without a deviation, for models from elsewhere."""
+        return 1 if self.elsewhere else len(self.values)
 
     @property
     def deviation(self) -> float:
@@ -191,6 +203,7 @@ class Ranking:
         """What limits the intervals, one sentence each; empty where nothing does."""
         sentences = (
             _few_units(self),
+            _from_elsewhere(self.heads),
             _few_trainings(self.heads),
             _no_variance(self.heads),
             _rare_classes(self.missing_classes),
@@ -224,7 +237,13 @@ def rank(
     names = sorted(next(iter(next(iter(areas.values())).values())).names)
     ids = range(next(iter(counts.values())).shape[-1]) if classes is None else classes
     return rank_counts(
-        counts, names, ids, sampling=sampling, resampling=resampling, measure=measure
+        counts,
+        names,
+        ids,
+        sampling=sampling,
+        resampling=resampling,
+        measure=measure,
+        elsewhere=trained_elsewhere(areas),
     )
 
 
@@ -237,15 +256,19 @@ def rank_counts(
     resampling: Resampling = Resampling(),
     bounds: tuple[float, float] = (0.0, 1.0),
     measure: Measure = class_iou,
+    elsewhere: Collection[str] = (),
 ) -> Ranking:
     """`rank` of counts (S, 3, N, K) of each head, as `aligned` makes them.
 
     `names` are those of the N images, in order; `ids` the train ids of the K classes, or of what
-    `measure` gives; `bounds` what scores cannot pass.
+    `measure` gives; `bounds` what scores cannot pass; `elsewhere` heads whose models were imported.
     """
     draws = draws_of(counts, names, sampling, resampling, measure)
     sampled, missing = resampled(counts, draws, measure)
-    seeds = {head: SeedSpread(whole_split(stacked, measure)) for head, stacked in counts.items()}
+    seeds = {
+        head: SeedSpread(whole_split(stacked, measure), head in elsewhere)
+        for head, stacked in counts.items()
+    }
     # Where a seed has no score, neither has its head, which then comes last.
     means = {head: fmean(spread.values) for head, spread in seeds.items()}
     order = sorted(counts, key=lambda head: (math.isnan(means[head]), -means[head], head))
@@ -549,8 +572,19 @@ def _few_units(ranking: Ranking) -> str:
     return f"{few}: intervals from fewer than {ENOUGH_UNITS} hold the truth less often than stated."
 
 
+def _from_elsewhere(heads: Sequence[HeadStatistics]) -> str:
+    names = [each.head for each in heads if each.seeds.elsewhere]
+    if not names:
+        return ""
+    return (
+        f"No verdict on {_listed(names)}: trained elsewhere, which says something of these models "
+        "and nothing of a method."
+    )
+
+
 def _few_trainings(heads: Sequence[HeadStatistics]) -> str:
-    few = [each for each in heads if each.seeds.n < TRAININGS]
+    own = [each for each in heads if not each.seeds.elsewhere]
+    few = [each for each in own if each.seeds.n < TRAININGS]
     if not few or len(heads) < 2:
         return ""
     names = "every head" if len(few) == len(heads) else _listed([each.head for each in few])

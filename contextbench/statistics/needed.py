@@ -36,7 +36,8 @@ def needed(ranking: Ranking, difference: float) -> list[Needed]:
 
     Raises ValueError where a head was trained once or there is no pair with a variance.
     """
-    once = [each.head for each in ranking.heads if each.seeds.n < 2]
+    own = [each for each in ranking.heads if not each.seeds.elsewhere]
+    once = [each.head for each in own if each.seeds.n < 2]
     if once:
         raise ValueError(
             f"{', '.join(once)}: one training, whose deviation is not known; it takes at least two"

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contextbench.config.training import LossConfig, OhemConfig
+from contextbench.config.protocols import Protocol
+from contextbench.config.training import OhemConfig
 from contextbench.data.base import IGNORE
 from contextbench.models.segmenter import resize_logits
 from heads.interface import HeadOutput
@@ -26,7 +27,12 @@ def own_mean(total: Tensor, count: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE, mean: Mean = own_mean
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = IGNORE,
+    mean: Mean = own_mean,
+    *,
+    align_corners: bool = False,
 ) -> Tensor:
     """Cross-entropy of logits (N, K, h, w) resized to the labels, averaged over labelled pixels.
 
@@ -34,7 +40,8 @@ def pixel_cross_entropy(
     NaN would end the run for an unlucky crop.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
+        size = (labels.shape[-2], labels.shape[-1])
+        resized = resize_logits(logits.float(), size, align_corners=align_corners)
         total = F.cross_entropy(resized, labels.long(), ignore_index=ignore_index, reduction="sum")
         return mean(total, (labels != ignore_index).sum())
 
@@ -73,9 +80,9 @@ class Criterion:
     `label_smoothing`, act on every pixel term. `dice` and `lovasz` are weights of further terms on
     the main logits.
 
-    `mean` divides the totals of pixels and images. One that counts over several processes makes
-    these means those of their whole batch; dice and Lovasz are no means over pixels and stay those
-    of the images here.
+    `align_corners` is how logits are resized to the labels. `mean` divides the totals of pixels and
+    images. One that counts over several processes makes these means those of their whole batch;
+    dice and Lovasz are no means over pixels and stay those of the images here.
     """
 
     class_weights: Tensor | None = None
@@ -84,11 +91,20 @@ class Criterion:
     dice: float = 0.0
     lovasz: float = 0.0
     mean: Mean = own_mean
+    align_corners: bool = False
 
     @classmethod
-    def of(cls, config: LossConfig, class_weights: Tensor | None) -> "Criterion":
-        """As a protocol says, with the weights (K,) that its `class_weights` came out as."""
-        return cls(class_weights, config.ohem, config.label_smoothing, config.dice, config.lovasz)
+    def of(cls, protocol: Protocol, class_weights: Tensor | None) -> "Criterion":
+        """As it says, with the weights (K,) that its `class_weights` came out as."""
+        config = protocol.train.loss
+        return cls(
+            class_weights,
+            config.ohem,
+            config.label_smoothing,
+            config.dice,
+            config.lovasz,
+            align_corners=protocol.align_corners,
+        )
 
     def divided(self, parts: int, mean: Mean) -> "Criterion":
         """As each of `parts` processes uses it, which keeps its part of the hard pixels of OHEM."""
@@ -106,9 +122,11 @@ class Criterion:
     def pixel_loss(self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
         """Of logits (N, K, h, w) resized to the labels (N, H, W)."""
         if self.class_weights is None and self.ohem is None and not self.label_smoothing:
-            return pixel_cross_entropy(logits, labels, ignore_index, self.mean)
+            return pixel_cross_entropy(
+                logits, labels, ignore_index, self.mean, align_corners=self.align_corners
+            )
         with torch.autocast(logits.device.type, enabled=False):
-            resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
+            resized = self._resized(logits, labels)
             target = labels.long()
             weights = None if self.class_weights is None else self.class_weights.to(resized)
             losses = F.cross_entropy(
@@ -132,10 +150,14 @@ class Criterion:
         if not self.extra_weights:
             return {}
         with torch.autocast(logits.device.type, enabled=False):
-            resized = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1]))
+            resized = self._resized(logits, labels)
             probabilities, truth = _labelled_pixels(resized.softmax(dim=1), labels, ignore_index)
             functions = {"dice": dice_loss, "lovasz": lovasz_softmax}
             return {name: functions[name](probabilities, truth) for name in self.extra_weights}
+
+    def _resized(self, logits: Tensor, labels: Tensor) -> Tensor:
+        size = (labels.shape[-2], labels.shape[-1])
+        return resize_logits(logits.float(), size, align_corners=self.align_corners)
 
 
 def hard_pixels(

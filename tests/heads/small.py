@@ -16,6 +16,7 @@ IMPLEMENTATIONS = get_args(Implementation)
 ONE_CELL = (
     "ppm",
     "ppm-max",
+    "ppm-aligned",
     "aspp",
     "aspp-wide-fusion",
     "aspp-refined",
@@ -26,6 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in HEADS},
     "fcn-concat": ("fcn", {"convolutions": 2, "concat_input": True}),
     "ppm-max": ("ppm", {"pooling": "max"}),
+    "ppm-aligned": ("ppm", {"align_corners": True}),
     "ppm-no-reduction": ("ppm", {"reduction": False}),
     "aspp-no-image": ("aspp", {"image_pooling": False}),
     "aspp-wide-fusion": ("aspp", {"fuse_kernel": 3, "dilations": [1, 2, 30]}),
@@ -70,6 +72,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "asp_oc-authors": (
         "asp_oc",
         {"release": "authors", "branch_width": 5, "key_channels": 3, "value_channels": 4},
+    ),
+    "asp_oc-later": (
+        "asp_oc",
+        {
+            "share_key_query": False,
+            "transforms": 2,
+            "align_corners": True,
+            "branch_width": 5,
+            "key_channels": 4,
+            "value_channels": 4,
+        },
     ),
     "encnet-authors": ("encnet", {"release": "authors", "codewords": 5, "se_stage3": True}),
     "ccnet-authors": ("ccnet", {"release": "authors", "key_channels": 7}),

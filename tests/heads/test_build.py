@@ -31,8 +31,8 @@ def test_a_name_like_no_other_gets_the_list_alone() -> None:
 def test_unknown_option_names_head_nearest_and_all() -> None:
     message = (
         "head 'ocnet' has no option 'key_chanels'; did you mean 'key_channels'? allowed: width, "
-        "key_channels, value_channels, share_key_query, release, aux_width, dropout, "
-        "implementation"
+        "key_channels, value_channels, share_key_query, transforms, release, aux_width, dropout, "
+        "implementation, activation"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         build_head("ocnet", CHANNELS, CLASSES, key_chanels=8)
@@ -74,6 +74,7 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "width": (512, "the dilated FCN of the other heads' papers"),
         "convolutions": (1, "the same"),
         "concat_input": (False, "the same"),
+        "kernel": (3, "the same; on HRNet: 1"),
         "dropout": (0.1, "suite"),
     },
     "ppm": {
@@ -82,6 +83,7 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "pool_width": (None, "a B-th of the input: section 3.2"),
         "pooling": ("average", "Table 1: the best"),
         "reduction": (True, "Table 1: the best"),
+        "align_corners": (False, "suite; released: True"),
         "dropout": (0.1, "released network"),
     },
     "aspp": {
@@ -97,6 +99,7 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "key_channels": (256, "released network"),
         "value_channels": (256, "released network"),
         "share_key_query": (True, "first released network"),
+        "transforms": (1, "first released network; later: 2"),
         "release": ("paper", "suite"),
         "dropout": (0.1, "suite; released: 0.05"),
     },
@@ -113,6 +116,9 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "branch_width": (256, "released network"),
         "key_channels": (128, "half the branches: released network"),
         "value_channels": (256, "the branches: first released network"),
+        "share_key_query": (True, "first released network"),
+        "transforms": (1, "first released network; later: 2"),
+        "align_corners": (False, "suite"),
         "dilations": ((12, 24, 36), "released network"),
         "release": ("paper", "suite"),
         "dropout": (0.1, "released network"),
@@ -134,6 +140,7 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "transforms": (1, "section 3.2; released: 2"),
         "delta_on": ("regions", "section 3.2"),
         "ground_truth_regions": (False, "a bound, not a method"),
+        "aux_kernel": (3, "released network on ResNet; on HRNet: 1"),
         "dropout": (0.05, "released network"),
     },
     "isa": {
@@ -180,6 +187,24 @@ def test_defaults_are_the_published_ones(name: str) -> None:
     defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     published = {option: value for option, (value, _) in PUBLISHED_DEFAULTS[name].items()}
     assert defaults == {**published, "aux_width": None, "implementation": "fast"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_leaky_relu_takes_the_place_of_every_relu(name: str) -> None:
+    plain, leaky = (
+        build_head(name, CHANNELS, CLASSES, activation=each) for each in ("relu", "leaky_relu")
+    )
+    activations = [part for part in plain.modules() if isinstance(part, nn.ReLU)]
+    replaced = [part for part in leaky.modules() if isinstance(part, nn.LeakyReLU)]
+    assert activations
+    assert len(replaced) == len(activations)
+    assert not any(isinstance(part, nn.ReLU) for part in leaky.modules())
+    assert {part.negative_slope for part in replaced} == {0.01}
+
+
+def test_unknown_activation() -> None:
+    with pytest.raises(ValueError, match="unknown activation 'gelu'; allowed: relu, leaky_relu"):
+        build_head("fcn", CHANNELS, CLASSES, activation="gelu")
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -51,7 +51,11 @@ def opened(path: Path, source: str, facts: Facts | None = None) -> tuple[Segment
     file = read_checkpoint(path)
     found = SOURCES[source](file, facts or Facts())
     settings = load_protocol("cityscapes-r50").model_copy(
-        update={"backbone": found.backbone, "head_width_factor": 1.0}
+        update={
+            "backbone": found.backbone,
+            "head_width_factor": 1.0,
+            "align_corners": found.align_corners,
+        }
     )
     head = HeadConfig(name="imported", head=found.head, options=dict(found.options))
     model = build_model(settings, head, found.num_classes, seed=5, pretrained=False)
@@ -111,9 +115,11 @@ def mmseg_logits(model: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         metas = [{"img_shape": tuple(x.shape[-2:])}] * len(x)
         logits: Tensor = model.encode_decode(x, metas)
-        return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
+        aligned = model.align_corners
+        return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=aligned)
 
 
 def our_logits(model: Segmenter, x: Tensor) -> Tensor:
     with torch.inference_mode():
-        return resize_logits(model(x).logits, (x.shape[-2], x.shape[-1]))
+        size = (x.shape[-2], x.shape[-1])
+        return resize_logits(model(x).logits, size, align_corners=model.align_corners)

@@ -1,6 +1,7 @@
 """`contextbench import` as a user meets it: the run folder it makes, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def test_a_table_says_that_the_model_was_trained_elsewhere(run: Path) -> None:
     text = " ".join(result.output.split())
     assert "published seed 0 was trained elsewhere, by a recipe of its own" in text
     assert "published: 77.8 mIoU, single scale" in text
+    assert "Weights: trained elsewhere, from mmseg." in text
 
 
 def test_a_folder_with_a_run_is_kept(file: Path, run: Path) -> None:
@@ -214,3 +216,36 @@ def test_unknown_sources_are_named(file: Path, tmp_path: Path) -> None:
     result = call("import", file, "--from", "mmsegm", "--protocol", "probe", "-o", tmp_path / "x")
     assert result.exit_code == 2
     assert "mmseg" in result.output
+
+
+def test_a_file_of_another_head_or_backbone_than_asked_for(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    assert "is recognised as ppm on resnet18" in refused(file, out, "--head", "ocr")
+    assert "is recognised as ppm on resnet18" in refused(file, out, "--backbone", "hrnet_w48")
+    assert "did you mean" in refused(file, out, "--head", "ocrnet")
+    assert not out.exists()
+
+
+def test_models_of_other_backbones_share_a_table_where_they_are_scored_alike(
+    run: Path, tmp_path: Path
+) -> None:
+    """Their protocols differ by the backbone, and two seeds of one are no method."""
+    folder = tmp_path / "probe"
+    shutil.copytree(run.parents[1], folder)
+    path = frozen.saved(tmp_path / "basic.pth", deep=False)
+    content = torch.load(path, weights_only=True)
+    content["meta"]["cfg"] = content["meta"]["cfg"].replace("ResNetV1c", "ResNet")
+    torch.save(content, path)
+    for seed in (0, 1):
+        out = folder / "basic" / f"seed-{seed}"
+        assert imported(path, out, "--score").exit_code == 0
+    result = call("table", folder)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "No verdict on" in text
+    assert "trained elsewhere, which says something of these models" in text
+    other = imported(path, folder / "wide" / "seed-0", "--score", "--set", "evaluate.flip=true")
+    assert other.exit_code == 0, other.output
+    refused_table = call("table", folder)
+    assert refused_table.exit_code == 2
+    assert "flip" in refused_table.output

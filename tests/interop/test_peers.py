@@ -11,6 +11,7 @@ import pytest
 import torch
 from torchvision.models import segmentation
 
+from contextbench.interop.facts import Facts
 from tests.interop import frozen
 from tests.interop.peers import (
     SIZES,
@@ -40,6 +41,10 @@ PUBLISHED = (
     "danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
     "ccnet/ccnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
     "isanet/isanet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+    "pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-769x769.py",  # aligned corners
+    "hrnet/fcn_hr18_4xb2-80k_cityscapes-512x1024.py",
+    "hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py",
+    "ocrnet/ocrnet_hr48_4xb2-80k_cityscapes-512x1024.py",
 )
 CLASSES = {"ade20k": 150, "voc12aug": 21, "cityscapes": 19}
 
@@ -93,4 +98,26 @@ def test_torchvision(name: str, aux_loss: bool, tmp_path: Path) -> None:
         expected = theirs(x)["out"]
     difference = largest_difference(our_logits(ours, x), expected)
     print(f"{name}: {difference:.1e}")  # with -s, for docs/checkpoints.md
+    assert difference <= TOLERANCE
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("encoder", "stride"), [("resnet18", 16), ("resnet50", 8)])
+def test_segmentation_models_pytorch(encoder: str, stride: int, tmp_path: Path) -> None:
+    """Of its sizes: sides that the output stride divides."""
+    import segmentation_models_pytorch as smp
+
+    model = smp.DeepLabV3(
+        encoder, encoder_weights=None, classes=5, encoder_output_stride=stride, aux_params=None
+    )
+    theirs = randomised(model)
+    torch.save(theirs.state_dict(), tmp_path / "it.pth")
+    facts = Facts({"output_stride": str(stride)}, usual=True)
+    ours, found = opened(tmp_path / "it.pth", "smp", facts)
+    assert found.backbone.name == encoder
+    x = images(2, 64, 96)
+    with torch.inference_mode():
+        difference = largest_difference(our_logits(ours, x), theirs(x))
+    print(f"smp {encoder}: {difference:.1e}")  # with -s, for docs/checkpoints.md
     assert difference <= TOLERANCE
