@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Peer, dict[str, bool], tuple[str, Any, Any]]] = {
     "openseg asp_oc": (networks.openseg_asp_oc, NESTED, BGR),
     "openseg asp_oc in-place": (networks.openseg_asp_oc, IN_PLACE, BGR),
     "openseg fcn": (networks.openseg_fcn, NESTED, BGR),
-    "openseg hrnet ocr": (networks.openseg_hrnet_ocr, IN_PLACE, ("bgr", MEAN[::-1], STD[::-1])),
+    "openseg hrnet ocr": (networks.openseg_hrnet_ocr, IN_PLACE, ("bgr", MEAN, STD)),  # sic
     "hrnet ocr": (networks.hrnet_ocr, {}, ("rgb", MEAN, STD)),
     "hrnet fcn": (networks.hrnet_fcn, {"aligned": False}, ("rgb", MEAN, STD)),
     "pytorch-encoding fcn": (networks.encoding_fcn, {}, ("rgb", MEAN, STD)),
