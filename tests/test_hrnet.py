@@ -54,6 +54,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
         build_model(protocol(**options), small.head(), 5, seed=0)
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_with_its_classifier(tmp_path: Path) -> None:
     source = build_hrnet(SMALL, output_stride=4)
     state = {**source.state_dict(), "incre_modules.0.0.conv1.weight": torch.ones(2, 2, 1, 1)}

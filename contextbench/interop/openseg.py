@@ -183,8 +183,10 @@ def recognise(file: CheckpointFile, facts: Facts) -> Recognised:
     hrnet = is_hrnet(backbone)
     layout = layout_of(file, HRNET if hrnet else RESNET, SOURCE)
     config = Part("config_dict", file.config)
-    usual = HRNET_INPUTS if hrnet else RESNET_INPUTS
-    inputs = inputs_of(facts, usual, **_stated_inputs(config))
+    images = _stated_inputs(config)
+    rgb = "rgb" in (images["order"], facts.given.get("inputs"))
+    on_hrnet = IMAGENET if rgb else HRNET_INPUTS
+    inputs = inputs_of(facts, on_hrnet if hrnet else RESNET_INPUTS, **images)
     stated = _stated(config.part("network"))
     # In a Sequential with its ReLU, a batch norm is one level deeper than an in-place one.
     norms = {f"{name.rpartition('.')[0]}" for name in file.tensors if "running_mean" in name}

@@ -467,7 +467,6 @@ def _record(
         initial=run.initial,
         digests=run.weights() if status == "done" else {},
         kept=progress.kept,
-        tuned=setting.tuned.get(cell.head.name),
     )
 
 

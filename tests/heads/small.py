@@ -73,17 +73,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "asp_oc",
         {"release": "authors", "branch_width": 5, "key_channels": 3, "value_channels": 4},
     ),
-    "asp_oc-later": (
-        "asp_oc",
-        {
-            "share_key_query": False,
-            "transforms": 2,
-            "align_corners": True,
-            "branch_width": 5,
-            "key_channels": 4,
-            "value_channels": 4,
-        },
-    ),
     "encnet-authors": ("encnet", {"release": "authors", "codewords": 5, "se_stage3": True}),
     "ccnet-authors": ("ccnet", {"release": "authors", "key_channels": 7}),
     "encnet-no-se-loss": ("encnet", {"se_loss": False}),

@@ -30,7 +30,6 @@ SIZE_IN_GRAPH = {
     "asp_oc",
     "asp_oc-equal-widths",
     "asp_oc-authors",
-    "asp_oc-later",
     "danet",
     "ocnet-two-transforms",
 }

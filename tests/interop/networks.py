@@ -21,7 +21,9 @@ EPS = 1e-5
 class Net:
     """`in_place`: batch norms multiply by |weight| + eps, and ReLU behind those of heads is leaky.
 
-    `nested`: a batch norm of a head and its ReLU are one entry of a Sequential.
+    Weights are float32, as in files, and computed with in float64: some of these random networks
+    magnify rounding a thousandfold. `nested`: a batch norm of a head and its ReLU are one entry of
+    a Sequential.
     """
 
     in_place: bool = False
@@ -35,7 +37,7 @@ class Net:
             drawn = torch.rand(shape, generator=self.generator)
             self.state[name] = low + (high - low) * drawn
         assert self.state[name].shape == shape, name
-        return self.state[name]
+        return self.state[name].double()
 
     def conv(
         self,

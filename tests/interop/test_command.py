@@ -226,6 +226,7 @@ def test_a_file_of_another_head_or_backbone_than_asked_for(file: Path, tmp_path:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_models_of_other_backbones_share_a_table_where_they_are_scored_alike(
     run: Path, tmp_path: Path
 ) -> None:
