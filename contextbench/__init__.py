@@ -20,6 +20,7 @@ __all__ = [
     "rank",
     "read_counts",
     "read_results",
+    "tune",
 ]
 
 # Name -> module that has it.
@@ -34,13 +35,14 @@ _PUBLIC = {
     "rank": "contextbench.report.frames",
     "read_counts": "contextbench.report.frames",
     "read_results": "contextbench.report.frames",
+    "tune": "contextbench.runs.named",
 }
 
 if TYPE_CHECKING:
     from contextbench.measure.cost import profile
     from contextbench.report.frames import rank, read_counts, read_results
     from contextbench.runs.loaded import Model, load
-    from contextbench.runs.named import build_model, compare
+    from contextbench.runs.named import build_model, compare, tune
     from contextbench.system.errors import UserError
     from heads import build_head
 else:  # a type checker would take any name for one of this package

@@ -12,7 +12,6 @@ import torch
 from typer.testing import CliRunner
 
 from contextbench.cli import app
-from contextbench.cli.planning import duration
 from contextbench.config.files import ConfigError, names_in
 from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.measure import forecast
@@ -23,6 +22,7 @@ from contextbench.models.build import build_model
 from contextbench.models.precision import Precision
 from contextbench.records.runs import cell_folder, read_run
 from contextbench.records.stored import write_model
+from contextbench.report.words import duration
 from contextbench.runs.cells import Cell, open_setting
 from contextbench.runs.plan import ComparisonPlan, HeadPlan, State, Wanted, plan_comparison
 from contextbench.runs.run import run_cell

@@ -31,6 +31,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "compare": Command("runs:compare", "Train, evaluate and measure several heads; rank them."),
+    "tune": Command(
+        "tuning:tune",
+        "Try the same grid of settings with every head; choose on images of no table.",
+    ),
     "train": Command("runs:train", "Train and evaluate one head."),
     "evaluate": Command(
         "runs:evaluate",

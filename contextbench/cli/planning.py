@@ -23,7 +23,7 @@ from contextbench.cli.shared import (
 from contextbench.config.evaluation import COUNTING
 from contextbench.config.files import ConfigError
 from contextbench.papers.published import refer
-from contextbench.report.words import ABSENT, fixed
+from contextbench.report.words import ABSENT, duration, fixed
 
 if TYPE_CHECKING:
     from contextbench.measure.passes import Workload
@@ -236,14 +236,6 @@ def _total(plan: "ComparisonPlan") -> str:
         return f"{text}, for how long is not known."
     shared = f" on {plan.workload.processes} such devices" if plan.workload.processes > 1 else ""
     return f"{text}, one after another for about {duration(plan.hours)} on {plan.device}{shared}."
-
-
-def duration(hours: float) -> str:
-    """Two digits, in what a reader plans with."""
-    for unit, length in (("days", 24), ("hours", 1), ("minutes", 1 / 60)):
-        if hours >= 2 * length:
-            return f"{float(f'{hours / length:.2g}'):g} {unit}"
-    return f"{float(f'{3600 * hours:.2g}'):g} seconds"
 
 
 def _size(size: tuple[int, int]) -> str:

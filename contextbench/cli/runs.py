@@ -93,6 +93,9 @@ def compare(
         typer.Option(min=0, metavar="N", help="Images to keep with predictions."),
     ] = 4,
     track: TrackOption = None,
+    tuned: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Use the choices of `tune` in here.")
+    ] = None,
     fresh: FreshOption = False,
     retry_failed: RetryOption = False,
     dry_run: DryRunOption = False,
@@ -125,6 +128,10 @@ def compare(
         from contextbench.runs.plan import Wanted, plan_comparison
 
         settings = load_protocol(protocol, overrides or ())
+        if tuned is not None and (dry_run or launcher is not None):
+            raise ConfigError(
+                "--tuned is not for --dry-run or --launcher; several processes may share one --out"
+            )
         if dry_run:
             wanted = Wanted(
                 heads_of(heads), seeds_of(seeds), fresh, retry_failed, processes, time_steps
@@ -141,6 +148,7 @@ def compare(
             retry_failed=retry_failed,
             rounds=rounds,
             examples=examples,
+            tuned=tuned,
         )
         jobs = JobOptions(partition, gpus, cpus, memory, time, array_width, restarts, sbatch)
         if launcher is not None:

@@ -47,6 +47,12 @@ def differing(recorded: str, now: str) -> list[str]:
     ]
 
 
+def same_images(one: str, other: str) -> bool:
+    """Whether two splits with these fingerprints have the same images, whatever they are called."""
+    images = _parts(one).get("images")
+    return one == other or (images is not None and images == _parts(other).get("images"))
+
+
 def _parts(fingerprint: str) -> dict[str, str]:
     pairs = [part.partition(":") for part in fingerprint.split(",")]
     return {name: value for name, separator, value in pairs if separator}

@@ -24,16 +24,20 @@ def _overridden(content: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError(
             f"--set {given(override)}: the value is not YAML: {why(error)}"
         ) from error
-    return _replaced(content, dotted.split("."), value, override)
+    return with_value(content, dotted.split("."), value, f"--set {given(override)}")
 
 
-def _replaced(
-    content: Mapping[str, Any], keys: Sequence[str], value: Any, override: str
+def with_value(
+    content: Mapping[str, Any], keys: Sequence[str], value: Any, source: str
 ) -> dict[str, Any]:
+    """`content` with a nested key set.
+
+    Raises `ConfigError`, beginning with `source`, for a key below a value.
+    """
     first, *rest = keys
     if not rest:
         return {**content, first: value}
     inner = {} if content.get(first) is None else content[first]  # null: a group that is not set
     if not isinstance(inner, Mapping):
-        raise ConfigError(f"--set {given(override)}: {first!r} holds a value, not keys")
-    return {**content, first: _replaced(inner, rest, value, override)}
+        raise ConfigError(f"{source}: {first!r} holds a value, not keys")
+    return {**content, first: with_value(inner, rest, value, source)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from contextbench.config import averaging
 from contextbench.config.differences import differences
+from contextbench.config.overrides import with_value
 from contextbench.config.sampling import INDEPENDENT, Sampling
 from contextbench.records.profiles import ProfileRecord
 from contextbench.records.runs import NOTABLE_WAIT, Leg, RunRecord
@@ -41,11 +42,16 @@ def check_comparable(runs: Sequence[RunRecord]) -> None:
         raise RecordError("there are no runs to compare")
     own = [run for run in runs if run.imported is None]
     for run in own[1:]:
-        if run.fingerprint != own[0].fingerprint:
+        if _shared(run) != _shared(own[0]):
             raise MixedProtocolsError(_protocol_difference(own[0], run))
     _check_views(runs)
     for name, same_head in by_head(runs).items():
         _check_head(name, same_head)
+
+
+def _shared(run: RunRecord) -> tuple[str, str | None]:
+    """What all rows of a table have in common: the protocol, and what tuned heads chose from."""
+    return run.shared_fingerprint, None if run.tuned is None else run.tuned.digest
 
 
 def views_of(runs: Iterable[RunRecord]) -> list[str]:
@@ -66,7 +72,10 @@ def _check_views(runs: Sequence[RunRecord]) -> None:
         if one is None or other is None or _scored_alike(first, run):
             continue
         known = [key for key in one.settings if key in other.settings]  # others came later
-        pairs = ({key: v.settings[key] for key in known} | {"split": v.split} for v in (one, other))
+        pairs = [{key: v.settings[key] for key in known} | {"split": v.split} for v in (one, other)]
+        same_data = one.dataset_fingerprint == other.dataset_fingerprint
+        if first.tuned and run.tuned and same_data and pairs[0] == pairs[1]:
+            continue  # their fingerprints are of other values of the grid
         listed = _differences(*pairs) or "  its data or the code's protocol version"
         raise MixedProtocolsError(
             f"runs cannot share a table of view {first.view_name}: {_cell(first)} and {_cell(run)} "
@@ -95,6 +104,18 @@ def seen_protocol(run: RunRecord) -> dict[str, Any]:
     if view is not None and isinstance(content.get("dataset"), dict):
         content["dataset"] = {**content["dataset"], "evaluate": view.split}
     return {**content, "evaluate": settings}
+
+
+def shared_protocol(run: RunRecord) -> dict[str, Any]:
+    """`seen_protocol` without the values that were tuned for the run's head."""
+    return untuned(run, seen_protocol(run))
+
+
+def untuned(run: RunRecord, content: dict[str, Any]) -> dict[str, Any]:
+    """A protocol of the run, with its own values where those of the head were tuned."""
+    for key, value in run.tuned.others.items() if run.tuned is not None else ():
+        content = with_value(content, key.split("."), value, "tuned")
+    return content
 
 
 def by_head(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -202,17 +223,18 @@ def _check_head(name: str, runs: Sequence[RunRecord]) -> None:
 def _protocol_difference(first: RunRecord, other: RunRecord) -> str:
     left, right = (
         {
-            **seen_protocol(run.seen(None)),
+            **shared_protocol(run.seen(None)),
             "dataset_fingerprint": run.dataset_fingerprint,
             "weights_digest": run.weights_digest,
             "init_digest": run.init_digest,
+            "tuned": "no" if run.tuned is None else f"by tuning {run.tuned.digest}",
         }
         for run in (first, other)
     )
     return (
         "runs of different protocols cannot share a table: "
-        f"{_cell(first)} ({first.protocol_name}, {first.fingerprint}) and "
-        f"{_cell(other)} ({other.protocol_name}, {other.fingerprint}) differ in\n"
+        f"{_cell(first)} ({first.protocol_name}, {first.shared_fingerprint}) and "
+        f"{_cell(other)} ({other.protocol_name}, {other.shared_fingerprint}) differ in\n"
         + (_differences(left, right) or "  the code's protocol version")
     )
 

@@ -27,6 +27,7 @@ from contextbench.records.stored import (
     fitting,
     read_record,
 )
+from contextbench.records.tuning import Tuned
 from contextbench.records.views import ViewResult, counts_file, from_version_1
 from contextbench.records.watched import Watched
 from contextbench.system.files import digest_of, quarantine
@@ -155,6 +156,7 @@ class RunRecord(Stored):
     imported: Imported | None = None  # of a model that was trained elsewhere
     digests: dict[Literal["checkpoint.safetensors"], str] = {}  # SHA-256; {} in records of before
     kept: Watched | None = None  # the step whose weights were kept; None: those of the last step
+    tuned: Tuned | None = None  # what its settings were chosen from; None: those of the protocol
     _seen: str | None = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -233,6 +235,11 @@ class RunRecord(Stored):
         if self.train_wait_seconds is None or not self.train_seconds:
             return None
         return self.train_wait_seconds / self.train_seconds
+
+    @property
+    def shared_fingerprint(self) -> str:
+        """Of the protocol that heads share: without the values that were tuned for one."""
+        return self.fingerprint if self.tuned is None else self.tuned.protocol_fingerprint
 
     @property
     def head_name(self) -> str:

@@ -9,6 +9,7 @@ from contextbench.records.examples import Examples
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadProfileRecord
 from contextbench.records.stored import write_model
+from contextbench.records.tuning import TuningRecord
 from contextbench.report.boundaries import calibration_of, trimap_bands
 from contextbench.report.collection import Collection
 from contextbench.report.columns import write_csv
@@ -39,6 +40,7 @@ from contextbench.report.figures.style import (
     Width,
     save,
 )
+from contextbench.report.figures.tuning import tuning_figure
 from contextbench.report.figures.watched import watched_figure
 from contextbench.report.heat import BASELINE, class_heat, group_heat
 from contextbench.report.insight import Insight, InsightError
@@ -52,7 +54,9 @@ from contextbench.report.tables.forms import write_forms
 from contextbench.report.tables.insight import insight_markdown
 from contextbench.report.tables.scaling import write_scaling
 from contextbench.report.tables.sheet import markdown_text, sheet_markdown
+from contextbench.report.tables.tuning import trials_frame
 from contextbench.report.tradeoffs import MAIN, plottable
+from contextbench.report.tuning import tuned_heads
 from contextbench.system.files import OutputError, write_text
 from contextbench.system.interrupt import Interrupted
 
@@ -114,6 +118,18 @@ def write_head_report(
         for form in forms_of(record):
             written += save(scaling_figure(record, form), folder, f"scaling-{form}", formats)
     return written
+
+
+def write_tuning(
+    record: TuningRecord, folder: Path, *, formats: Sequence[Format] = FORMATS
+) -> list[Path]:
+    """Write `trials.csv` and, where a trial has a score, `figures/tuning.FORMAT`; the paths."""
+    path = folder / "trials.csv"
+    write_csv(trials_frame(record), path)
+    title = f"Tuning: protocol {record.protocol.get('name')}"
+    figure = tuning_figure(record, record.heads, title)
+    drawn = [] if figure is None else save(figure, folder / "figures", "tuning", formats)
+    return [path, *drawn]
 
 
 def write_insight(insight: Insight, path: Path) -> list[Path]:
@@ -204,6 +220,13 @@ def _of_training(collection: Collection, width: float | None) -> Figures:
     if losses is not None:
         title = f"Training loss: {collection.subject}"
         yield "loss", loss_figure(losses, title, width=width or ONE_COLUMN)
+    tuned = tuned_heads(collection.runs)
+    if tuned:
+        trials = {name: each.head for name, each in tuned.items()}
+        title = f"Tuning: {collection.subject}"
+        figure = tuning_figure(next(iter(tuned.values())), trials, title, width=width)
+        if figure is not None:
+            yield "tuning", figure
     title = f"mIoU while training: {collection.subject}"
     watched = watched_figure(collection.watched, title, width=width or ONE_COLUMN)
     if watched is not None:

@@ -4,9 +4,10 @@ Columns of a comparison: `head, seeds`, scores as means over seeds, `miou_min, m
 miou_seed_sd` over seeds, `iou_<group>`, what resampling the test images says (below), costs of the
 profile's scope (`parameters` to `train_latency_ratio`; a ratio has ends `_low` and `_high` of an
 interval over rounds, and its `_level`), `train_seconds, train_device`, `weights` (which of
-those that training passed through are scored), `status` (the worst of the seeds), `note` and
-`cost_note` (why scores or costs are missing), and what the numbers belong to (`dataset, protocol,
-view, device, input, latency_baseline, latency_rounds`).
+those that training passed through are scored), of tuned heads `tuned` (the values that were
+chosen), `tuned_trials` (from so many) and `tuning` (sentences on all heads), `status` (the worst of
+the seeds), `note` and `cost_note` (why scores or costs are missing), and what the numbers belong to
+(`dataset, protocol, view, device, input, latency_baseline, latency_rounds`).
 
 `miou_low, miou_high` end the interval of mIoU of these models over test images. Over other
 trainings and other images are `groups`, letters (heads that share one are not separated; empty
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from contextbench.config.grids import values_text
 from contextbench.records.classes import ClassTotals
 from contextbench.records.comparability import (
     by_head,
@@ -38,6 +40,7 @@ from contextbench.records.runs import RunRecord, Status
 from contextbench.report.collection import run_note
 from contextbench.report.rankings import difference_to, statistics_of, typical_resolution
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
+from contextbench.report.tuning import tuned_heads, tuned_notes
 from contextbench.report.verdicts import MODELS, models_columns, verdict_sentence
 from contextbench.report.weights import weights_text
 from contextbench.statistics.intervals import Ranking
@@ -86,6 +89,7 @@ def comparison_table(
     heads = [str(head) for head in table["head"]]
     statistics = pd.DataFrame([_statistics(head, heads[0], ranking) for head in heads])
     return table.join(statistics.astype({"separable_from_best": "boolean"})).assign(
+        **_tuned(heads, runs),
         verdict=verdict_sentence(ranking) if ranking else "",
         **_resampling(ranking),
         dataset=dataset_name(runs[0]),
@@ -204,6 +208,19 @@ def _resampling(ranking: Ranking | None) -> dict[str, float]:
     given = ranking.resampling
     values = (given.level, given.resamples, ranking.images, ranking.block)
     return dict(zip(RESAMPLING, (*values, typical_resolution(ranking)), strict=True))
+
+
+def _tuned(heads: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """What was chosen for each head, of how many trials; no columns where heads are not tuned."""
+    tuned = tuned_heads(runs)
+    if not tuned:
+        return {}
+    own = [tuned.get(head) for head in heads]  # None: a model from elsewhere
+    return {
+        "tuned": ["" if each is None else values_text(each.head.values) for each in own],
+        "tuned_trials": [0 if each is None else len(each.head.trials) for each in own],
+        "tuning": [" ".join(tuned_notes(runs))] * len(heads),
+    }
 
 
 def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:

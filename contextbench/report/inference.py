@@ -116,7 +116,7 @@ def aggregate_of(
     collections = {folder: collect(folder) for folder in folders}
     fingerprints: dict[str, Path] = {}
     for folder, collection in collections.items():
-        fingerprint = collection.runs[0].fingerprint
+        fingerprint = collection.runs[0].shared_fingerprint
         if fingerprint in fingerprints:
             raise RecordError(
                 f"{folder} and {fingerprints[fingerprint]} are of the same protocol, which would "

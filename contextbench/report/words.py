@@ -95,3 +95,11 @@ def counted(number: int, noun: str) -> str:
 def status_text(status: str) -> str:
     """How a run ended, for a reader."""
     return status.replace("_", " ")
+
+
+def duration(hours: float) -> str:
+    """Two digits, in what a reader plans with."""
+    for unit, length in (("days", 24), ("hours", 1), ("minutes", 1 / 60)):
+        if hours >= 2 * length:
+            return f"{float(f'{hours / length:.2g}'):g} {unit}"
+    return f"{float(f'{3600 * hours:.2g}'):g} seconds"

@@ -1,6 +1,5 @@
 """The runs of an ablation: what is missing of its rows, under one number format."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,13 +11,10 @@ from contextbench.config.protocols import BackboneConfig, Protocol
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.precision import Precision
 from contextbench.papers.ablations import Ablation, Variant, variants
-from contextbench.runs.cells import Cell, Setting, lock, open_setting, refuse_others
+from contextbench.runs.cells import lock, open_setting
 from contextbench.runs.comparison import say_weights, shared_precision
-from contextbench.runs.grid import run_grid
+from contextbench.runs.grid import Grid, run_grids
 from contextbench.training.execution import Execution
-
-Grid = tuple[Setting, Sequence[HeadConfig]]
-"""The heads that run under one protocol."""
 
 TRIAL_CLASSES = 2  # of the models that are built to see whether they can be
 PLAIN_BACKBONE = BackboneConfig(name="resnet10")
@@ -93,19 +89,8 @@ def _heads_by_protocol(rows: Iterable[Variant]) -> dict[str, list[HeadConfig]]:
 
 
 def _run(grids: Sequence[Grid], plan: Plan, precision: Precision, execution: Execution) -> None:
-    if not plan.fresh:
-        # Before the first run, not after hours: a cell of another configuration is refused.
-        for setting, heads in grids:
-            for head, seed in itertools.product(heads, plan.seeds):
-                refuse_others(Cell(setting, head, seed, precision), execution)
-    for setting, heads in grids:
+    options = {"fresh": plan.fresh, "retry_failed": plan.retry_failed}
+    records = run_grids(grids, plan.seeds, precision, execution, **options)
+    for setting, _ in grids:
         execution.reporter.say(f"protocol {setting.protocol.name}")
-        run_grid(
-            setting,
-            heads,
-            plan.seeds,
-            precision,
-            execution,
-            fresh=plan.fresh,
-            retry_failed=plan.retry_failed,
-        )
+        next(records)

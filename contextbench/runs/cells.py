@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from contextbench.records.runs import (
     cell_folder,
     existing_run,
 )
+from contextbench.records.tuning import Tuned
 from contextbench.runs.watching import watched_part
 from contextbench.system.files import clear_leftovers, digest_of
 from contextbench.system.locks import exclusive
@@ -59,6 +60,7 @@ class Setting:
     weights_digest: str | None = None  # of the file that `backbone.weights` names
     watched: Part | None = None  # what trainings are watched on
     init_digest: str | None = None  # of the weights that `train.init` names
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)  # head -> what it was chosen from
 
     @property
     def labels(self) -> LabelSet:
@@ -292,6 +294,7 @@ def stored_run(cell: Cell, execution: Execution) -> RunRecord | None:
     _check_same_cell(record, cell, folder)
     head = cell.head.model_dump(mode="json")
     if record.fingerprint == cell.setting.fingerprint and record.head == head:
+        _check_same_tuning(record, cell, folder)
         _check_same_views(record, cell, folder)
         return None if record.status == "interrupted" else record
     different = named_differences(_identity_of(record), cell.identity)
@@ -333,6 +336,20 @@ def _check_same_views(record: RunRecord, cell: Cell, folder: Path) -> None:
             f"{folder} was evaluated in another view of the name {view}: {cause}. Give the view of "
             f"the protocol another name: that costs no training, and {view} stays as it is"
         )
+
+
+def _check_same_tuning(record: RunRecord, cell: Cell, folder: Path) -> None:
+    """Raise `ConfigError` for a run with the same settings that were chosen otherwise."""
+    tuned = cell.setting.tuned.get(cell.head.name)
+    was, now = (None if each is None else each.digest for each in (record.tuned, tuned))
+    if was == now:
+        return
+    told = [f"by tuning {digest}" if digest else "without tuning" for digest in (was, now)]
+    raise ConfigError(
+        f"{folder} holds a run with the same settings, but these were chosen {told[0]} and are "
+        f"chosen {told[1]} now: tables that mix them would not say so. Choose another --out, or "
+        "--fresh to replace it"
+    )
 
 
 def _instead(record: RunRecord, cell: Cell) -> str:

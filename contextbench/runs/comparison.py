@@ -1,6 +1,7 @@
 """A comparison from start to end: precision, runs, costs, tables and figures in one folder."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +22,14 @@ from contextbench.records.failures import Failure
 from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError, write_model
+from contextbench.records.tuning import read_tuning
 from contextbench.report.bundle import FIGURES, write_report
 from contextbench.report.collection import Collection, assemble
 from contextbench.runs.cells import Cell, Setting, lock, open_setting
 from contextbench.runs.examples import store_examples
-from contextbench.runs.grid import run_grid
+from contextbench.runs.grid import Grid, run_grids
 from contextbench.runs.initial import check_start
+from contextbench.runs.tuned import tuned_grids, without_view
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import Execution
@@ -49,6 +52,7 @@ class Plan:
     train_rounds: int = 6
     examples: int = 4  # images that are stored with predictions and attention
     figures: bool = True  # whether they are drawn; `contextbench plot` does it later
+    tuned: Path | None = None  # what heads are to run with: the choices of a tuning
 
 
 def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
@@ -59,20 +63,22 @@ def compare(protocol: Protocol, plan: Plan, execution: Execution) -> Collection:
     evaluation, while the others wait.
     Raises `DataError`, `ConfigError` and `OutputError` for wrong input, `Interrupted` on request.
     """
+    tuning = None if plan.tuned is None else read_tuning(plan.tuned)
+    if tuning is not None:
+        protocol = without_view(protocol, tuning, execution)
     say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
-    check_runnable(setting, plan.heads, execution)
+    grids: list[Grid] = [(setting, plan.heads)]
+    if tuning is not None:
+        grids = tuned_grids(setting, plan.heads, tuning, execution)
+        plan = replace(plan, heads=[head for _, heads in grids for head in heads])
+    for each, heads in grids:
+        check_runnable(each, heads, execution)
     with lock(execution, protocol):
         precision = shared_precision(setting, plan.heads, execution)
-    runs = run_grid(
-        setting,
-        plan.heads,
-        plan.seeds,
-        precision,
-        execution,
-        fresh=plan.fresh,
-        retry_failed=plan.retry_failed,
-    )
+    options = {"fresh": plan.fresh, "retry_failed": plan.retry_failed}
+    records = run_grids(grids, plan.seeds, precision, execution, **options)
+    runs = list(itertools.chain.from_iterable(records))
     return conclude(setting, plan, runs, precision, execution)
 
 

@@ -3,8 +3,9 @@
 Cells that were interrupted go on, and a cell that fails is recorded while the others go on.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,33 @@ from contextbench.system.locks import BusyError
 from contextbench.training.execution import Execution
 from contextbench.training.failures import spoils_training
 from contextbench.training.processes import World
+
+Grid = tuple[Setting, Sequence[HeadConfig]]
+"""The heads that run under one protocol."""
+
+
+def run_grids(
+    grids: Sequence[Grid],
+    seeds: Sequence[int],
+    precision: Precision,
+    execution: Execution,
+    *,
+    fresh: bool = False,
+    retry_failed: bool = False,
+) -> Iterator[list[RunRecord]]:
+    """The records of one grid after another, with every seed; each runs when it is asked for.
+
+    A cell that holds another configuration is refused at once, not after hours.
+    """
+    cells = [
+        Cell(setting, head, seed, precision)
+        for setting, heads in grids
+        for head, seed in itertools.product(heads, seeds)
+    ]
+    if not fresh:
+        execution.world.from_main(lambda: _refuse(cells, execution))
+    options = {"fresh": fresh, "retry_failed": retry_failed}
+    return (run_grid(each, heads, seeds, precision, execution, **options) for each, heads in grids)
 
 
 def run_grid(

@@ -1,20 +1,22 @@
 """Models and comparisons from names, as the command line makes them, for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from contextbench.config.files import ConfigError
 from contextbench.config.frozen import LARGEST_SEED
+from contextbench.config.grids import axis_of
 from contextbench.config.heads import HeadConfig, load_head
 from contextbench.config.protocols import Protocol, load_protocol, overridden
 from contextbench.data import dataset_source
 from contextbench.models.build import build_model as build
 from contextbench.models.segmenter import Segmenter
 from contextbench.report.frames import results_frame
-from contextbench.runs import comparison
+from contextbench.report.tables.tuning import trials_frame
+from contextbench.runs import comparison, tuning
 from contextbench.runs.initial import start_of, started
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import executing
@@ -67,12 +69,14 @@ def compare(
     rounds: int = 15,
     examples: int = 4,
     figures: bool = True,
+    tuned: str | Path | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame:
     """Train, evaluate and measure heads like the command; the table that `read_results` gives.
 
+    `tuned` is the folder that `tune` wrote: heads run with their choices.
     What is on disk below `out` is not run again. A head that failed is a row that says so. Without
     `figures` none are drawn, which takes longer than small trainings do. Raises `UserError`s for
     wrong input and KeyboardInterrupt on request; the same call then goes on.
@@ -90,11 +94,51 @@ def compare(
         rounds=rounds,
         examples=examples,
         figures=figures,
+        tuned=None if tuned is None else Path(tuned),
     )
     root = None if data_root is None else Path(data_root)
     try:
         with executing(Path(out), device, root, workers, shared=settings, quiet=quiet) as execution:
             return results_frame(comparison.compare(settings, plan, execution))
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
+def tune(
+    protocol: GivenProtocol,
+    heads: Sequence[GivenHead],
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    view: str | None = None,
+    seeds: Sequence[int] = (0,),
+    out: str | Path = "runs",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    workers: int = 0,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Try every choice of values with every head like the command; a row a trial.
+
+    `grid` has values for keys as in `--grid`: `{"train.lr": [0.01, 0.03]}`. What is chosen is
+    marked, and lies in `OUT/PROTOCOL-tuning` for `compare(..., tuned=...)`. Raises and goes on as
+    `compare` does.
+    """
+    settings = protocol_of(protocol, overrides)
+    plan = tuning.Plan(
+        heads=_different("heads", [head_of(head) for head in heads]),
+        axes=[axis_of(key, values) for key, values in grid.items()],
+        seeds=_different("seeds", [_check_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]),
+        view=view,
+        fresh=fresh,
+        retry_failed=retry_failed,
+    )
+    root = None if data_root is None else Path(data_root)
+    try:
+        with executing(Path(out), device, root, workers, shared=settings, quiet=quiet) as execution:
+            return trials_frame(tuning.tune(settings, plan, execution))
     except Interrupted:
         raise KeyboardInterrupt from None
 

@@ -97,7 +97,7 @@ class HeadPlan:
     """One head: its cells and what one of them will take."""
 
     name: str
-    cells: Mapping[int, State]  # seed -> state
+    cells: Mapping[int | str, State]  # seed, or name of a trial -> state
     forecast: Forecast
 
     @property
@@ -181,7 +181,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
     facts = dataset_source(protocol.dataset, execution.data_root).facts
     check_watch(protocol, facts)
     check_view_splits(protocol, execution.data_root)
-    setting, data_note = _opened(protocol, execution.data_root)
+    setting, data_note = opened(protocol, execution.data_root)
     precision, precision_note = _precision(protocol, execution)
     views = _views(protocol, facts, setting, wanted.processes, precision)
     workload = views[protocol.first_view].workload
@@ -222,8 +222,8 @@ def _heads(
     with execution.reporter.task("predict costs", len(wanted.heads)) as update:
         for number, head in enumerate(wanted.heads, 1):
             execution.stop.check()
-            cells = {
-                seed: _state(
+            cells: dict[int | str, State] = {
+                seed: state_of(
                     cell_folder(execution.out, protocol.name, head.name, seed),
                     protocol,
                     head,
@@ -247,7 +247,7 @@ def _check_processes(protocol: Protocol, processes: int) -> None:
         )
 
 
-def _opened(protocol: Protocol, data_root: Path | None) -> tuple[Setting | None, list[str]]:
+def opened(protocol: Protocol, data_root: Path | None) -> tuple[Setting | None, list[str]]:
     """The data, or None and why."""
     try:
         return open_setting(protocol, data_root), []
@@ -319,7 +319,7 @@ def _precision(protocol: Protocol, execution: Execution) -> tuple[Precision, lis
     ]
 
 
-def _state(
+def state_of(
     folder: Path,
     protocol: Protocol,
     head: HeadConfig,
@@ -338,7 +338,7 @@ def _state(
         return _state_without_record(folder, protocol, head, seed, setting)
     if (record.protocol_name, record.seed) != (protocol.name, seed):
         return "other"
-    if record.head != head.model_dump(mode="json"):
+    if record.head != head.model_dump(mode="json") or record.tuned is not None:
         return "other"
     if setting is None and not _same_recipe(record.protocol, protocol):
         return "other"

@@ -467,6 +467,7 @@ def _record(
         initial=run.initial,
         digests=run.weights() if status == "done" else {},
         kept=progress.kept,
+        tuned=setting.tuned.get(cell.head.name),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contextbench.config.files import ConfigError, nearest
+from contextbench.config.fingerprints import same_images
 from contextbench.config.protocols import Protocol
 from contextbench.data import Facts, SegmentationDataset
 from contextbench.data.part import Part
@@ -33,7 +34,7 @@ def check_watch(protocol: Protocol, facts: Facts) -> None:
     if protocol.train.keep != "best":
         return
     for key, reported in protocol.reported_splits.items():
-        if _single(split, facts) & _single(reported, facts):
+        if single_splits(split, facts) & single_splits(reported, facts):
             raise ConfigError(_chosen_on_what_is_reported(protocol, split, key, reported))
 
 
@@ -66,16 +67,17 @@ def _refuse_equal(
     whole: SegmentationDataset,
     opened: Mapping[str, SegmentationDataset],
 ) -> None:
-    """Raise `ConfigError` where a reported split of another name has the very same files."""
+    """Raise `ConfigError` where a reported split of another name has the very same images."""
+    own = whole.fingerprint()
     for key, reported in protocol.reported_splits.items():
-        if reported in opened and opened[reported].fingerprint() == whole.fingerprint():
+        if reported in opened and same_images(opened[reported].fingerprint(), own):
             raise ConfigError(_chosen_on_what_is_reported(protocol, split, key, reported))
 
 
-def _single(split: str, facts: Facts) -> set[str]:
-    """The splits of which one consists."""
+def single_splits(split: str, facts: Facts) -> set[str]:
+    """The splits of which one consists, itself among them."""
     parts = facts.contains.get(split, ())
-    return {split}.union(*(_single(part, facts) for part in parts))
+    return {split}.union(*(single_splits(part, facts) for part in parts))
 
 
 def _chosen_on_what_is_reported(protocol: Protocol, split: str, key: str, reported: str) -> str:

@@ -21,6 +21,7 @@ from contextbench import __version__
 from contextbench.records.examples import Examples, read_examples
 from contextbench.report import words
 from contextbench.report.collection import Collection, collect
+from contextbench.report.figures.tuning import tuning_picture
 from contextbench.report.figures.watched import Picture, watched_picture
 from contextbench.report.heat import Heat, class_heat, group_heat
 from contextbench.report.losses import Losses, losses_of
@@ -42,6 +43,7 @@ from contextbench.report.tradeoffs import (
     sentences,
     tradeoff_of,
 )
+from contextbench.report.tuning import budget_fact, tuned_heads, tuned_notes
 from contextbench.statistics.intervals import Interval
 from contextbench.system.files import write_text
 
@@ -102,6 +104,7 @@ class Comparison:
         return [
             words.counted(len({run.head_name for run in runs}), "head"),
             words.counted(len({run.seed for run in runs}), "seed"),
+            *budget_fact(runs),
             *([words.counted(images, "image")] if images else []),
             words.counted(len(self.collection.labels.classes), "class"),
             *dict.fromkeys(str(run.environment.get("device") or "unknown device") for run in runs),
@@ -167,6 +170,19 @@ class Comparison:
     def details(self) -> list[Section]:
         """What the view counted beside the pixels of classes."""
         return sections(self.collection)
+
+    @cached_property
+    def tuning(self) -> Picture | None:
+        tuned = tuned_heads(self.collection.runs)
+        if not tuned:
+            return None
+        heads = {name: tuned[name].head for name in self.marks if name in tuned}
+        title = f"Tuning: {self.collection.subject}"
+        return tuning_picture(next(iter(tuned.values())), heads, title)
+
+    @property
+    def tuned_notes(self) -> list[str]:
+        return tuned_notes(self.collection.runs)
 
     @cached_property
     def gallery(self) -> Gallery | None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from contextbench.config.differences import differences
 from contextbench.config.files import ConfigError
+from contextbench.config.overrides import with_value
 from contextbench.config.protocols import load_protocol
-from contextbench.records.comparability import by_head, part_of_protocol, seen_protocol
+from contextbench.records.comparability import by_head, part_of_protocol, shared_protocol, untuned
 from contextbench.records.profiles import ProfileRecord
 from contextbench.records.runs import RunRecord
 from contextbench.report.collection import Collection
@@ -40,7 +41,7 @@ def provenance(collection: Collection) -> Provenance:
     runs = collection.runs
     commands, remark = _commands(runs)
     return Provenance(
-        protocol=_sections(seen_protocol(runs[0])),
+        protocol=_sections(_shared(runs)),
         heads=[_head_entry(group[0]) for group in by_head(runs).values()],
         environment=[
             ("runs", _environment(runs)),
@@ -51,6 +52,19 @@ def provenance(collection: Collection) -> Provenance:
         remark=remark,
         citation=_citation(runs, collection.images),
     )
+
+
+def _shared(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """The protocol, where tuned heads have values of their own with what these are."""
+    content, names = shared_protocol(runs[0]), by_head(runs)
+    for key in runs[0].tuned.others if runs[0].tuned else ():
+        told = [f"{name} {_value(_tuned_value(names[name][0], key))}" for name in names]
+        content = with_value(content, key.split("."), f"tuned: {', '.join(told)}", "tuned")
+    return content
+
+
+def _tuned_value(run: RunRecord, key: str) -> Any:
+    return None if run.tuned is None else run.tuned.head.values.get(key)
 
 
 def _sections(protocol: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -102,7 +116,7 @@ def _records(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
         ("first run started", _date(min(run.started for run in runs))),
         ("last run finished", _date(max(run.finished for run in runs))),
         ("time spent on training", f"{grouped(seconds)} s in {counted(len(runs), 'run')}"),
-        ("protocol fingerprint", runs[0].fingerprint),
+        ("protocol fingerprint", runs[0].shared_fingerprint),
         ("dataset fingerprint", runs[0].dataset_fingerprint),
     ]
 
@@ -149,10 +163,23 @@ def _commands(runs: Sequence[RunRecord]) -> tuple[list[str], str]:
         "--seeds", ",".join(map(str, seeds)),
         *(part for setting in settings for part in ("--set", setting)),
     ]  # fmt: skip
+    tune, chosen = _tuning(runs, compare)
     report = ["contextbench", "report", f"runs/{name}", "-o", "report.html"]
     if runs[0].view_name != runs[0].first_view:
         report += ["--view", runs[0].view_name]
-    return [shlex.join(compare), shlex.join(report)], remark
+    return [*tune, shlex.join([*compare, *chosen]), shlex.join(report)], remark
+
+
+def _tuning(runs: Sequence[RunRecord], compare: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command that tuned heads, and what `compare` is given for it; nothing where none did."""
+    tuned = runs[0].tuned
+    if tuned is None:
+        return [], []
+    seeds = ",".join(map(str, tuned.seeds))
+    words = ["--view", tuned.view, *(w for axis in tuned.grid for w in ("--grid", axis))]
+    words += ["--set", f"evaluate.{tuned.view}={json.dumps(tuned.settings)}"]
+    command = ["contextbench", "tune", *compare[2:6], "--seeds", seeds, *compare[8:], *words]
+    return [shlex.join(command)], ["--tuned", f"runs/{runs[0].protocol_name}-tuning"]
 
 
 def _settings(run: RunRecord) -> tuple[list[str], str]:
@@ -163,7 +190,7 @@ def _settings(run: RunRecord) -> tuple[list[str], str]:
         return [], f"{HEADS_REMARK} This protocol is not among those shipped."
     changed = {
         key: there
-        for key, (_, there) in differences(shipped, run.protocol).items()
+        for key, (_, there) in differences(shipped, untuned(run, run.protocol)).items()
         if part_of_protocol(key) and there != "(not set)"
     }
     return [f"{key}={json.dumps(value)}" for key, value in changed.items()], HEADS_REMARK
@@ -181,7 +208,7 @@ def _citation(runs: Sequence[RunRecord], images: int | None) -> str:
     seeds = sorted({run.seed for run in runs})
     return (
         f"Measured with {versions}; protocol {runs[0].protocol_name} "
-        f"(fingerprint {runs[0].fingerprint}), "
+        f"(fingerprint {runs[0].shared_fingerprint}), "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
         + (f", {counted(images, 'image')} evaluated." if images else ".")
     )

@@ -283,6 +283,8 @@ def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
     if "miou" not in table:
         return []
     remarks = [Remark(str(text)) for text in table["verdict"].iloc[:1] if text]
+    if "tuning" in table:
+        remarks.append(Remark(str(table["tuning"].iloc[0])))
     remarks.append(Remark(_seed_sentence(table), ["miou_seed_sd"]))
     weights = dict(zip(table["head"], table["weights"], strict=True))
     if text := weights_sentence(weights):
