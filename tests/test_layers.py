@@ -31,7 +31,10 @@ ORDER = (
     "system",
 )
 HEAVY = {"torch", "pandas", "matplotlib"}  # each takes longer to import than `--help` may
-OPTIONAL = {"submitit": "of the extra `slurm`: nobody without a cluster has it"}
+OPTIONAL = {
+    "submitit": "of the extra `slurm`: nobody without a cluster has it",
+    "onnxruntime": "of the extra `export`",
+}
 TORCH_FREE = ("report", "statistics", "papers", "records", "config", "system")
 SHARED = ("heads.interface", "heads.blocks", "heads.attention", "heads.regions")
 

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests import small
+from tests.interop import frozen
+from tests.interop.test_command import DATA
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +71,23 @@ def test_a_wheel_has_the_configurations_and_the_published_figures(
     [published] = scripts.parent.glob("lib/*/site-packages/contextbench/published")
     tables = {path.name for path in (ROOT / "results" / "published").glob("*.csv")}
     assert {path.name for path in published.glob("*.csv")} == tables != set()
+
+
+@pytest.mark.slow
+def test_a_wheel_takes_models_over_and_hands_them_on(scripts: Path, tmp_path: Path) -> None:
+    """A checkpoint of mmsegmentation's names becomes a run, predicts, and is exported."""
+    command, folder = scripts / "contextbench", tmp_path / "runs" / "published"
+    file = frozen.saved(tmp_path / "pspnet.pth")
+    settings = [part for setting in DATA for part in ("--set", setting)]
+    arguments = ("--from", "mmseg", "--protocol", "probe", *settings, "-o", folder)
+    said = run(command, "import", file, *arguments, cwd=tmp_path)
+    assert "ppm of mmsegmentation on resnet18 with 13 classes" in said
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (57, 41), "grey").save(tmp_path / "photos" / "street.png")
+    run(command, "predict", folder, "photos", "-o", "predicted", "--device", "cpu", cwd=tmp_path)
+    with Image.open(tmp_path / "predicted" / "street_mask.png") as mask:
+        assert (mask.size, mask.mode) == ((57, 41), "L")
+    for format, name in (("torch-export", "model.pt2"), ("safetensors", "model.safetensors")):
+        size = ("--size", "64x64") if format == "torch-export" else ()
+        said = run(command, "export", folder, "--format", format, *size, "-o", name, cwd=tmp_path)
+        assert "largest difference over spread" in said

@@ -48,6 +48,10 @@ COMMANDS = {
         "interchange:import_checkpoint",
         "Turn a published checkpoint into the folder of a run, with the same logits.",
     ),
+    "export": Command(
+        "interchange:export",
+        "Write a run's model to a file for other programs, read it back and compare.",
+    ),
     "attend": Command(
         "attention:attend",
         "Show what a pixel attends to: attention, regions, codewords; and what influences its "

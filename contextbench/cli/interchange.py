@@ -8,12 +8,14 @@ import typer
 from contextbench.cli.shared import (
     DeviceOption,
     RootOption,
+    RunArgument,
     SetOption,
     console,
     execution_of,
     guarded,
     print_notes,
     print_text,
+    size_of,
 )
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
@@ -106,6 +108,43 @@ def import_checkpoint(
         backbone = record.protocol["backbone"]["name"]
         text = f"{record.imported.model} on {backbone} with {len(record.labels.classes)} classes"
         console.print(f"{text}: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def export(
+    run: RunArgument,
+    format: Annotated[
+        str, typer.Option("--format", help="torch-export, onnx or safetensors.", metavar="NAME")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    size: Annotated[
+        str | None,
+        typer.Option(help="Of all images, height x width: 512x1024; without: any size."),
+    ] = None,
+    input: Annotated[str, typer.Option(help="Type of images: uint8 or float32.")] = "uint8",
+    output: Annotated[str, typer.Option(help="logits or labels.")] = "logits",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images at a time.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a run's model to a file for other programs, read it back and compare.
+
+    A graph takes images, RGB from 0 to 255, normalises them and gives logits or labels of their
+    size; class names and palette are in the file.
+
+    Example: contextbench export runs/probe/ocr/seed-0 --format onnx -o ocr.onnx
+
+    Example: contextbench export runs/probe/isa/seed-0 --format onnx --size 512x1024 -o isa.onnx
+    """
+    with guarded():
+        from contextbench.runs.exporting import Wanted, export_run
+
+        wanted = Wanted(format, size_of(size, "--size"), input, output, batch, fresh)
+        exported = export_run(run, out, wanted)
+        compared = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
+        what = "labels that differ" if output == "labels" else "largest difference over spread"
+        text = (
+            f"images of {exported.taken}; compared at {compared}: {what} {exported.difference:.1e}"
+        )
+        console.print(f"{out}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _pairs(texts: "list[str] | tuple[()]") -> dict[str, str]:

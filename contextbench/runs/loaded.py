@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from contextbench.config.protocols import Protocol
 from contextbench.data.inputs import GivenImage, name_of, pixels_of
 from contextbench.evaluation.attention import AttentionError, attention_maps
+from contextbench.interop.deployed import Exported
 from contextbench.models.device import device_of
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.attention import AttentionMap
 from contextbench.records.runs import RunRecord
 from contextbench.runs.attending import train_id
+from contextbench.runs.exporting import Wanted, export_run
 from contextbench.runs.trained import Changes, finite, open_run, predictor_of, seen_config
 from contextbench.training.execution import Execution
 
@@ -100,6 +102,25 @@ class Model:
             classes=self.classes,
             target=train_id(class_name, self.classes),
         )
+
+    def export(
+        self,
+        path: str | Path,
+        format: str,
+        *,
+        size: tuple[int, int] | None = None,
+        input: str = "uint8",
+        output: str = "logits",
+        batch: int = 1,
+        fresh: bool = False,
+    ) -> Exported:
+        """Write the model to a file, as `contextbench export` does; what was compared.
+
+        Without `size` (H, W) images may have any. Raises `ExportError` for what cannot be exported
+        so, `ConfigError` for what is unknown, `OutputError` for a file that is there.
+        """
+        wanted = Wanted(format, size, input, output, batch, fresh)
+        return export_run(self.folder, Path(path), wanted)
 
 
 def _whole(pixel: tuple[int, int]) -> tuple[int, int]:
