@@ -30,6 +30,7 @@ from heads.blocks import (
     PixelClassifier,
     TwoForms,
     by_authors,
+    checked_implementation,
     conv_bn_relu,
     full_precision,
     resize_like,
@@ -134,6 +135,7 @@ class SemanticEncoder(nn.Module):
         super().__init__()
         self.reduce = reduce
         self.authors = by_authors(release)
+        checked_implementation(implementation)  # also where there is no encoding
         self.encoding: Encoding | None = None
         if codewords:
             self.before = conv_bn_relu(width, width) if self.authors else nn.Identity()

@@ -37,6 +37,7 @@ OPTIONAL = {
 }
 TORCH_FREE = ("report", "statistics", "papers", "records", "config", "system")
 SHARED = ("heads.interface", "heads.blocks", "heads.attention", "heads.regions")
+CHECKS = ("heads.small", "heads.contract")  # of heads, which import none of them
 
 
 def module_name(path: Path) -> str:
@@ -121,7 +122,7 @@ def cycle(modules: Mapping[str, str]) -> list[str] | None:
 
 HEADS_SOURCES = sources("heads")
 BENCH_SOURCES = sources("contextbench")
-METHODS = sorted(set(HEADS_SOURCES) - {"heads", *SHARED})
+METHODS = sorted(set(HEADS_SOURCES) - {"heads", *SHARED, *CHECKS})
 
 
 @pytest.mark.parametrize("name", HEADS_SOURCES)
@@ -133,13 +134,15 @@ def test_heads_need_torch_and_nothing_else(name: str) -> None:
 def test_shared_parts_know_no_head() -> None:
     internal = {
         name: imported(everywhere(HEADS_SOURCES[name]), HEADS_SOURCES) & set(HEADS_SOURCES)
-        for name in SHARED
+        for name in (*SHARED, *CHECKS)
     }
     assert internal == {
         "heads.interface": set(),
         "heads.blocks": {"heads.interface"},
         "heads.attention": {"heads.interface", "heads.blocks"},
         "heads.regions": {"heads.interface", "heads.blocks", "heads.attention"},
+        "heads.small": {"heads.interface"},
+        "heads.contract": {"heads.interface", "heads.blocks", "heads.small"},
     }
 
 

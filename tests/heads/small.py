@@ -1,18 +1,37 @@
-"""Small heads and inputs for the tests: every head in both forms, widths of a few channels."""
+"""Every head in both forms, with widths of a few channels; more of them in `heads.small`."""
 
-import itertools
-from typing import Any, get_args
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from heads import HEADS, ContextHead
+from heads.contract import FORMS as IMPLEMENTATIONS
+from heads.small import (
+    CHANNELS,
+    CLASSES,
+    WIDTH,
+    Subject,
+    randomize_norms,
+    scalar_loss,
+    sharpen,
+    small_features,
+    tensors,
+)
 
-from heads import HEADS, Channels, ContextHead, Features, HeadOutput, build_head
-from heads.interface import Implementation
+__all__ = [
+    "CHANNELS",
+    "CLASSES",
+    "IMPLEMENTATIONS",
+    "ONE_CELL",
+    "VARIANTS",
+    "WIDTH",
+    "randomize_norms",
+    "scalar_loss",
+    "sharpen",
+    "small_features",
+    "small_head",
+    "subject",
+    "tensors",
+]
 
-CHANNELS = Channels(4, 6, 10, 12)
-CLASSES = 5
-WIDTH = 8
-IMPLEMENTATIONS = get_args(Implementation)
 ONE_CELL = (
     "ppm",
     "ppm-max",
@@ -81,6 +100,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def subject(variant: str) -> Subject:
+    name, options = VARIANTS[variant]
+    return Subject(HEADS[name], {"width": WIDTH, **options})
+
+
 def small_head(
     variant: str,
     implementation: str = "fast",
@@ -90,65 +114,4 @@ def small_head(
     sharp: bool = True,
 ) -> ContextHead:
     """Seeded, so that two calls have equal parameters; batch norm and attention made to matter."""
-    name, options = VARIANTS[variant]
-    torch.manual_seed(seed)
-    head = build_head(
-        name,
-        CHANNELS,
-        CLASSES,
-        width=WIDTH,
-        dropout=dropout,
-        implementation=implementation,
-        **options,
-    )
-    randomize_norms(head)
-    if sharp:
-        sharpen(head)
-    return head
-
-
-def sharpen(module: nn.Module) -> None:
-    """Larger weights: with the library's, attention is almost uniform, whatever it attends to."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-
-
-def randomize_norms(module: nn.Module) -> None:
-    """Statistics and affine parameters away from their neutral start, variances positive."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.normal_(0, 0.2)
-            norm.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, 0, 0.3)
-    for parameter in module.parameters():
-        if parameter.ndim == 0:  # a gate that starts at 0 hides what is behind it
-            nn.init.constant_(parameter, 0.7)
-
-
-def small_features(
-    height: int = 17, width: int = 13, *, batch: int = 2, dtype: torch.dtype = torch.float32
-) -> Features:
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(2 * height, 2 * width), *[(height, width)] * 3]
-    return Features(
-        *(
-            torch.randn(batch, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
-            for channels, size in zip(CHANNELS, sizes, strict=True)
-        )
-    )
-
-
-def tensors(output: HeadOutput) -> list[Tensor]:
-    """All logits of an output, in a fixed order."""
-    return [output.logits, *output.pixel_aux.values(), *output.image_aux.values()]
-
-
-def scalar_loss(output: HeadOutput) -> Tensor:
-    """A smooth function of every logit, different for each."""
-    weights = itertools.count(1)
-    losses = [(logits * logits.sin()).mean() * next(weights) for logits in tensors(output)]
-    return torch.stack(losses).sum()
+    return subject(variant).built(implementation, dropout=dropout, seed=seed, sharp=sharp)

@@ -1,25 +1,19 @@
 """What heads say a pixel attends to, against what their own modules compute with it."""
 
-import copy
 import itertools
 
 import pytest
 import torch
 from torch import Tensor
 
+from heads import contract
+from heads.contract import PIXEL
 from heads.interface import Attended, ContextHead, Features
 from tests.heads import loops
-from tests.heads.small import (
-    IMPLEMENTATIONS,
-    VARIANTS,
-    small_features,
-    small_head,
-    tensors,
-)
+from tests.heads.small import IMPLEMENTATIONS, VARIANTS, small_features, small_head, subject
 
 CHANNELS_ONLY = "danet-channel"  # an attention between channels is of no pixel
 WEIGHTS = ("attention", "level-", "round-", "regions", "codewords")  # of sum 1, by their meaning
-PIXEL = (4, 5)
 
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 every_head = pytest.mark.parametrize("variant", VARIANTS)
@@ -50,22 +44,12 @@ def at(x: Tensor, pixel: tuple[int, int]) -> Tensor:
 @every_form
 @every_head
 def test_shapes_signs_and_sums(variant: str, implementation: str) -> None:
+    contract.attention_is_a_map(subject(variant), implementation)
     head = small_head(variant, implementation)
-    features = small_features(9, 7)
-    parts = head.attend(features, PIXEL)
+    parts = head.attend(small_features(9, 7), PIXEL)
     has_attention = type(head)._attend is not ContextHead._attend
     assert (parts != {}) == (has_attention and variant != CHANNELS_ONLY)
-    for name, (values, meaning, part, places) in parts.items():
-        assert values.dtype == torch.float32
-        assert not values.requires_grad
-        assert values.min() >= 0
-        assert meaning
-        if part == "pixel":
-            assert values.shape == (2, 9, 7)
-        else:
-            assert values.ndim == 2
-        if places is not None:
-            assert places.shape == (*values.shape, 9, 7)
+    for name, (values, *_) in parts.items():
         if name.startswith(WEIGHTS) and not variant.startswith("isa"):  # which may weigh padding
             torch.testing.assert_close(values.flatten(1).sum(dim=1), torch.ones(2))
 
@@ -73,34 +57,12 @@ def test_shapes_signs_and_sums(variant: str, implementation: str) -> None:
 @every_form
 @every_head
 def test_nothing_of_the_head_changes(variant: str, implementation: str) -> None:
-    """Even where some parts train and others do not: no statistics, modes, outputs, attributes."""
-    head = small_head(variant, implementation)
-    head.train()
-    head.classifier.eval()
-    modes = [module.training for module in head.modules()]
-    state = copy.deepcopy(head.state_dict())
-    attributes = [set(vars(module)) for module in head.modules()]
-    features = small_features(9, 7)
-    with torch.no_grad():
-        before = tensors(copy.deepcopy(head).eval()(features))
-    head.attend(features, PIXEL)
-    assert [module.training for module in head.modules()] == modes
-    assert [set(vars(module)) for module in head.modules()] == attributes
-    torch.testing.assert_close(head.state_dict(), state, rtol=0, atol=0)
-    with torch.no_grad():
-        after = tensors(head.eval()(features))
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    contract.attending_changes_nothing(subject(variant), implementation)
 
 
 @every_head
 def test_both_forms_and_each_image_alone_give_the_same(variant: str) -> None:
-    features = small_features(7, 10)
-    first, second = (small_head(variant, form).attend(features, (6, 9)) for form in IMPLEMENTATIONS)
-    assert list(first) == list(second)
-    alone = small_head(variant).attend(Features(*(stage[1:] for stage in features)), (6, 9))
-    for name, part in first.items():
-        torch.testing.assert_close(second[name].values, part.values)
-        torch.testing.assert_close(alone[name].values, part.values[1:])
+    contract.attention_is_that_of_each_image(subject(variant))
 
 
 @pytest.mark.parametrize("pixel", [(9, 0), (0, 7), (-1, 0)])

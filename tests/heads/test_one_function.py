@@ -6,7 +6,6 @@ smaller than it, sides without a second pixel, padding, one and several blocks o
 chooses by its widths (a fused kernel of attention) has a variant each.
 """
 
-import ast
 import inspect
 import itertools
 import pkgutil
@@ -15,38 +14,27 @@ from importlib import import_module
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import heads
-from heads import HEADS, ContextHead, Features
+from heads import HEADS, contract
 from heads.blocks import TwoForms
-from tests.heads.small import (
-    IMPLEMENTATIONS,
-    ONE_CELL,
-    VARIANTS,
-    scalar_loss,
-    small_features,
-    small_head,
-    tensors,
+from heads.contract import (
+    LAYOUTS,
+    SIZES,
+    Broken,
+    eager,
+    forms_are_apart,
+    forms_are_one_function,
+    replaced,
 )
+from tests.heads.small import IMPLEMENTATIONS, ONE_CELL, VARIANTS, subject
 
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# Height, width and a batch; every batch and layout, at sizes up to 24 x 24, is for the slow suite.
-SIZES = [
-    (1, 1, 3),
-    (2, 3, 2),
-    (7, 5, 1),
-    (24, 24, 1),
-    (23, 30, 2),
-    (33, 29, 1),
-]
-LARGE = (65, 65, 1)
+# Every batch and layout, at sizes up to 24 x 24, is for the slow suite.
 EVERY_BATCH = [(h, w, batch) for h, w, _ in SIZES[:4] for batch in (1, 2, 3)]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-
-Computed = dict[str, list[Tensor] | dict[str, Tensor]]
 
 
 def trainable(variant: str, size: tuple[int, int, int]) -> bool:
@@ -71,44 +59,6 @@ def modes(
     ]
 
 
-def features_of(size: tuple[int, int, int], layout: str) -> Features:
-    height, width, batch = size
-    stages = small_features(height, width, batch=batch, dtype=torch.float64)
-    return Features(*(s.contiguous(memory_format=LAYOUTS[layout]) for s in stages))
-
-
-def computed(call: nn.Module, head: ContextHead, features: Features) -> Computed:
-    """Outputs of `call`, which is `head` or made of it, every gradient, and statistics after it."""
-    stages = Features(*(stage.detach().requires_grad_() for stage in features))
-    output = call(stages)
-    leaves = [*stages, *head.parameters()]
-    gradients = torch.autograd.grad(
-        scalar_loss(output), leaves, allow_unused=True, materialize_grads=True
-    )
-    return {
-        "outputs": [tensor.detach() for tensor in tensors(output)],
-        "gradients of the stages": list(gradients[: len(stages)]),
-        "gradients of the parameters": list(gradients[len(stages) :]),
-        "state": head.state_dict(),
-    }
-
-
-def eager(
-    variant: str, implementation: str, size: tuple[int, int, int], layout: str, training: bool
-) -> Computed:
-    head = small_head(variant, implementation).double().train(training)
-    if layout == "channels_last":
-        head = head.to(memory_format=torch.channels_last)
-    return computed(head, head, features_of(size, layout))
-
-
-def check_forms(
-    variant: str, size: tuple[int, int, int], training: bool, layout: str = "contiguous"
-) -> None:
-    expected = eager(variant, "reference", size, "contiguous", training)
-    torch.testing.assert_close(eager(variant, "fast", size, layout, training), expected)
-
-
 @every_variant
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_both_forms_are_one_function(variant: str, size: tuple[int, int, int]) -> None:
@@ -117,17 +67,13 @@ def test_both_forms_are_one_function(variant: str, size: tuple[int, int, int]) -
     The layouts take turns; the slow suite has each with everything.
     """
     if trainable(variant, size):
-        check_forms(variant, size, True, list(LAYOUTS)[size[0] % 2])
-    check_forms(variant, size, False, list(LAYOUTS)[1 - size[0] % 2])
+        forms_are_one_function(subject(variant), size, True, list(LAYOUTS)[size[0] % 2])
+    forms_are_one_function(subject(variant), size, False, list(LAYOUTS)[1 - size[0] % 2])
 
 
 @every_variant
 def test_both_forms_are_one_function_on_a_large_map(variant: str) -> None:
-    """Without gradients, which take seconds there: more than four thousand pixels."""
-    fast, reference = (small_head(variant, form).double().eval() for form in IMPLEMENTATIONS)
-    features = features_of(LARGE, "contiguous")
-    with torch.no_grad():
-        torch.testing.assert_close(tensors(fast(features)), tensors(reference(features)))
+    contract.forms_are_one_function_on_a_large_map(subject(variant))
 
 
 @pytest.mark.slow
@@ -135,25 +81,11 @@ def test_both_forms_are_one_function_on_a_large_map(variant: str) -> None:
 def test_both_forms_are_one_function_for_every_batch(
     variant: str, size: tuple[int, int, int], training: bool
 ) -> None:
-    expected = eager(variant, "reference", size, "contiguous", training)
+    expected = eager(subject(variant), "reference", size, "contiguous", training)
     others = [*itertools.product(IMPLEMENTATIONS, LAYOUTS)]
     others.remove(("reference", "contiguous"))
     for form, layout in others:
-        torch.testing.assert_close(eager(variant, form, size, layout, training), expected)
-
-
-def check_compiled(
-    variant: str,
-    implementation: str,
-    size: tuple[int, int, int],
-    training: bool,
-) -> None:
-    head = small_head(variant, implementation).double().train(training)
-    expected = eager(variant, implementation, size, "contiguous", training)
-    torch.compiler.reset()
-    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
-    got = computed(compiled, head, features_of(size, "contiguous"))  # type: ignore[arg-type]
-    torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(eager(subject(variant), form, size, layout, training), expected)
 
 
 @pytest.mark.parametrize("variant", ["pyramid_oc", "aspp", "encnet"])
@@ -162,18 +94,14 @@ def test_compiled_is_the_same_function(variant: str) -> None:
 
     The slow suite has every head at every size, and every variant, with gradients.
     """
-    head, features = small_head(variant).double().eval(), features_of((24, 24, 1), "contiguous")
-    torch.compiler.reset()
-    compiled = torch.compile(head, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(tensors(compiled(features)), tensors(head(features)))
+    contract.compiles(subject(variant))
 
 
 @pytest.mark.slow
 @every_variant
 def test_every_variant_compiled_is_the_same_function(variant: str) -> None:
     """In training, whose gradients need all of it. Seconds each."""
-    check_compiled(variant, "fast", (23, 30, 2), training=True)
+    contract.compiles_with_gradients(subject(variant), "fast", (23, 30, 2), training=True)
 
 
 @pytest.mark.slow
@@ -183,34 +111,14 @@ def test_every_variant_compiled_is_the_same_function(variant: str) -> None:
 def test_every_head_compiled_is_the_same_function_at_every_size(
     variant: str, size: tuple[int, int, int], training: bool
 ) -> None:
-    check_compiled(variant, "fast", size, training)
+    contract.compiles_with_gradients(subject(variant), "fast", size, training)
 
 
 @every_variant
 @every_form
 @pytest.mark.parametrize("training", [True, False])
 def test_bfloat16_autocast_is_near(variant: str, implementation: str, training: bool) -> None:
-    """Of the formula in float64, with weights as sharp as trained ones.
-
-    bfloat16 keeps 8 bits: 0.4 % a rounding, of which a head chains about ten. In training, batch
-    norm over nearly equal regions or groups magnifies that, in both forms alike.
-    """
-    exact = small_head(variant, "reference").double().train(training)
-    with torch.no_grad():
-        expected = tensors(exact(small_features(dtype=torch.float64)))
-
-    def error(form: str) -> float:
-        head = small_head(variant, form).train(training)
-        with torch.autocast("cpu", torch.bfloat16):
-            output = head(small_features())
-            loss = scalar_loss(output)
-        gradients = torch.autograd.grad(loss, list(head.context.parameters()))
-        assert all(gradient.isfinite().all() for gradient in gradients)
-        got = [tensor.detach().double() for tensor in tensors(output)]
-        return max(float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True))
-
-    limit = 0.02 + 2 * error("reference") if training else 0.03
-    assert error(implementation) < limit
+    contract.bfloat16_is_near(subject(variant), implementation, training)
 
 
 def classes_of_heads() -> list[type]:
@@ -219,13 +127,6 @@ def classes_of_heads() -> list[type]:
     ]
     found = [value for module in modules for value in vars(module).values()]
     return [value for value in found if inspect.isclass(value) and issubclass(value, TwoForms)]
-
-
-def replaced(part: type) -> list[str]:
-    """What `part` defines although a class below it that has forms defines it, too."""
-    bases = [base for base in part.__mro__[1:] if {"_fast", "_reference"} & {*vars(base)}]
-    own = {name for name, value in vars(part).items() if callable(value)} - {"__init__"}
-    return [f"{base.__name__}.{name}" for base in bases for name in own & {*vars(base)}]
 
 
 def test_no_class_replaces_what_a_form_of_its_base_may_call() -> None:
@@ -242,8 +143,19 @@ def test_no_class_replaces_what_a_form_of_its_base_may_call() -> None:
 
 
 def test_no_form_calls_the_other() -> None:
-    for part in {part for part in classes_of_heads() if hasattr(part, "_fast")}:
-        for form, other in (("_fast", "_reference"), ("_reference", "_fast")):
-            source = inspect.cleandoc("\n" + inspect.getsource(getattr(part, form)))
-            called = {n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)}
-            assert other not in called, part.__name__
+    for part in classes_of_heads():
+        forms_are_apart(part)
+
+    class Calling(heads.attention.DenseAttention):
+        def _fast(self, *maps: Tensor) -> Tensor:
+            return self._reference(*maps)
+
+    with pytest.raises(Broken, match="Calling replaces DenseAttention"):
+        forms_are_apart(Calling)
+
+    class Alone(TwoForms):
+        def _fast(self, *maps: Tensor) -> Tensor:
+            return self._reference(*maps)
+
+    with pytest.raises(Broken, match="calls _reference"):
+        forms_are_apart(Alone)
