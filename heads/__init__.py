@@ -41,7 +41,7 @@ HEADS: dict[str, type[ContextHead]] = {
 
 
 def build_head(
-    name: str,
+    name: str | type[ContextHead],
     channels: Channels,
     num_classes: int,
     *,
@@ -50,14 +50,15 @@ def build_head(
 ) -> ContextHead:
     """The head registered as `name`, for features of `channels` and K = `num_classes`.
 
-    `options` are keyword arguments of the head's class. `activation: leaky_relu`, an option of
-    every head, is for networks that were published on in-place batch norm: it takes the place of
-    every ReLU, also behind `aux`. Raises ValueError for an unknown head or option, naming the
-    nearest and all allowed ones.
+    A class is taken as it is. `options` are keyword arguments of the head's class.
+    `activation: leaky_relu`, an option of every head, is for networks that were published on
+    in-place batch norm: it takes the place of every ReLU, also behind `aux`. Raises ValueError for
+    an unknown head or option, naming the nearest and all allowed ones.
     """
-    if name not in HEADS:
+    if isinstance(name, str) and name not in HEADS:
         raise ValueError(f"unknown head {name!r}{_alternatives(name, HEADS)}")
-    head = HEADS[name]
+    head = HEADS[name] if isinstance(name, str) else name
+    name = next((known for known, each in HEADS.items() if each is head), head.__name__)
     allowed = [*_options(head), "activation"]
     for option in options:
         if option not in allowed:

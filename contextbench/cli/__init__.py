@@ -75,6 +75,9 @@ COMMANDS = {
     "check-data": Command(
         "inspection:check_data", "Look for faults in a dataset before training on it."
     ),
+    "check-head": Command(
+        "heads:check_head", "Run on a head the tests that every head here passes; say what fails."
+    ),
     "plot": Command(
         "reports:plot",
         "Make tables and figures again from records. Needs no device and no data.",

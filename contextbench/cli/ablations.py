@@ -1,5 +1,6 @@
 """The command that runs a paper's ablation and puts its scores beside the measured ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from contextbench.cli.shared import (
     seeds_of,
 )
 from contextbench.config.protocols import load_protocol
-from contextbench.papers.ablations import load_ablation, variants
+from contextbench.papers.ablations import Ablation, load_ablation, variants
 from contextbench.report.papers.runs import read_rows
 
 
@@ -60,9 +61,8 @@ def ablate(
             ablation_table,
             write_ablation,
         )
-        from heads import HEADS
 
-        ablation = load_ablation(name, HEADS)
+        ablation = _loaded(name)
         settings = load_protocol(protocol, overrides or ())
         unsuitable: dict[str, str] = {}
         if not report_only:
@@ -80,3 +80,12 @@ def ablate(
             console.print(ablation_sheet(table))
             print_paths(paths)
         exit_for([run for row in rows for run in row.runs.values()])
+
+
+def _loaded(name: str) -> Ablation:
+    """With the code of those of its heads that are plug-ins."""
+    from contextbench.models.heads import head_names, identified
+
+    ablation = load_ablation(name, head_names())
+    rows = tuple(replace(row, head=identified(row.head)) for row in ablation.rows)
+    return replace(ablation, rows=rows)

@@ -9,11 +9,13 @@ import typer
 from contextbench.cli.shared import (
     DeviceOption,
     JsonOption,
+    PluginOption,
     RootOption,
     ViewOption,
     console,
     execution_of,
     guarded,
+    permit_plugins,
     print_json,
     print_notes,
     print_paths,
@@ -47,6 +49,7 @@ def attend(
     view: ViewOption = None,
     data_root: RootOption = None,
     device: DeviceOption = "auto",
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a pixel attends to: attention, regions, codewords; and what influences its class.
@@ -58,6 +61,7 @@ def attend(
     with guarded():
         from contextbench.runs.attending import attend
 
+        permit_plugins(plugins)
         with execution_of(out, device, data_root, 0) as execution, execution.stop.at_once():
             where = _pixel(pixel)
             scene = attend(runs, image, where, execution, class_name=class_name, view=view)

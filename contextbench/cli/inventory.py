@@ -2,7 +2,7 @@
 
 import inspect
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import names_in
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol, load_protocol
-from contextbench.data import DATASETS
+from contextbench.data.named import known_datasets
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model
+from contextbench.models.heads import head_names, known_heads
 from contextbench.models.hrnet import HRNETS
 from contextbench.models.timm_backbone import HRNET_STRIDE, PREFIX, hrnet_names
 from contextbench.papers.ablations import load_ablation
 from contextbench.papers.published import load_table
 from contextbench.training.environment import environment
 from contextbench.training.losses import pixel_cross_entropy
-from heads import HEADS
 
 
 def examine(device: torch.device) -> dict[str, Any]:
@@ -45,6 +45,13 @@ def _try_step(device: torch.device) -> str:
 
 def _first_line(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _plugged(known: tuple[Mapping[str, Any], Mapping[str, str]]) -> dict[str, str]:
+    """A line about each that can be used, and what is wrong with the others."""
+    usable, faults = known
+    lines = {name: _first_line(inspect.getmodule(made)) for name, made in usable.items()}
+    return {**lines, **{name: f"cannot be used: {fault}" for name, fault in faults.items()}}
 
 
 def _protocol_line(name: str) -> str:
@@ -93,13 +100,13 @@ def _backbone_line(name: str) -> str:
 
 
 INVENTORY: dict[str, Callable[[], dict[str, str]]] = {
-    "heads": lambda: {name: _first_line(inspect.getmodule(head)) for name, head in HEADS.items()},
+    "heads": lambda: _plugged(known_heads()),
     "protocols": _protocol_lines,
-    "datasets": lambda: {
-        name: _first_line(inspect.getmodule(make)) for name, make in DATASETS.items()
-    },
+    "datasets": lambda: _plugged(known_datasets()),
     "backbones": _backbone_lines,
-    "tables": lambda: {name: load_table(name, HEADS).title for name in names_in("tables")},
-    "ablations": lambda: {name: load_ablation(name, HEADS).title for name in names_in("ablations")},
+    "tables": lambda: {name: load_table(name, head_names()).title for name in names_in("tables")},
+    "ablations": lambda: {
+        name: load_ablation(name, head_names()).title for name in names_in("ablations")
+    },
 }
 """Name and one line about each, by kind."""

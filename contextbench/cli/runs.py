@@ -27,6 +27,7 @@ from contextbench.cli.shared import (
     HeadsOption,
     JsonOption,
     OutOption,
+    PluginOption,
     ProtocolOption,
     RetryOption,
     RootOption,
@@ -42,6 +43,7 @@ from contextbench.cli.shared import (
     exit_for,
     guarded,
     heads_of,
+    permit_plugins,
     print_comparison,
     print_json,
     print_notes,
@@ -166,7 +168,7 @@ def compare(
 
 
 def train(
-    head: Annotated[str, typer.Option(help="Head by name or file.")],
+    head: Annotated[str, typer.Option(help="Head by name, file or package.module:Class.")],
     protocol: ProtocolOption = "probe",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: OutOption = Path("runs"),
@@ -248,6 +250,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the scores to this JSON file.")
     ] = None,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate trained runs again: with other scales, in windows, on another split, together.
@@ -262,6 +265,7 @@ def evaluate(
     with guarded():
         from contextbench.runs.evaluating import evaluate_runs
 
+        permit_plugins(plugins)
         with execution_of(runs[0], device, data_root, 0) as execution:
             scored = evaluate_runs(
                 runs,
@@ -316,6 +320,7 @@ def predict(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
     ] = False,
+    plugins: PluginOption = None,
 ) -> None:
     """Write what a run predicts: index masks, colour masks and overlays, or a submission.
 
@@ -329,6 +334,7 @@ def predict(
     with guarded(resume=True):
         from contextbench.runs.predicting import Wanted, predict_files
 
+        permit_plugins(plugins)
         if (split is None) == (not images):
             raise ConfigError("predict needs images or --split, one of the two")
         changes = _changes(scales, flip, window, stride)

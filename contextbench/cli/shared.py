@@ -19,11 +19,12 @@ from rich.text import Text
 
 from contextbench.config.files import ConfigError
 from contextbench.config.frozen import LARGEST_SCALE, LARGEST_SEED, LARGEST_SIDE
-from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.system.console import SafeConsole
 from contextbench.system.errors import UserError
 from contextbench.system.interrupt import Interrupted, RankError
+from contextbench.system.plugins import permit
 from contextbench.system.reading import given, why
 from contextbench.system.text import printable
 
@@ -43,7 +44,9 @@ console = SafeConsole()
 errors = SafeConsole(stderr=True)
 
 ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name or file.")]
-HeadsOption = Annotated[str, typer.Option(help="Names or files, with commas; or all.")]
+HeadsOption = Annotated[
+    str, typer.Option(help="Names, files or package.module:Class, with commas; or all.")
+]
 SeedsOption = Annotated[str, typer.Option(help="Seeds, with commas.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the data, or that above.")]
@@ -63,6 +66,14 @@ PrecisionOption = Annotated[str, typer.Option(help="float32, tf32 or bfloat16.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RetryOption = Annotated[
     bool, typer.Option("--retry-failed", help="Run cells recorded as failed again.")
+]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="PACKAGE.MODULE:CLASS",
+        help="Code that the run is of and that is not installed as a plug-in; repeatable.",
+    ),
 ]
 ViewOption = Annotated[
     str | None,
@@ -127,10 +138,20 @@ def device_of(name: str) -> "torch.device":
 
 
 def heads_of(names: str) -> list[HeadConfig]:
-    from heads import HEADS
+    """`all` are those that can be used; what is wrong with others is said."""
+    from contextbench.models.heads import known_heads, named_heads
 
-    chosen = list(HEADS) if names == "all" else listed(names, "--heads")
-    return [load_head(name, HEADS) for name in chosen]
+    if names != "all":
+        return named_heads(listed(names, "--heads"))
+    known = known_heads()
+    print_notes((f"left out: {fault}" for fault in known.faults.values()), errors)
+    return named_heads(list(known.classes))
+
+
+def permit_plugins(places: Sequence[str] | None) -> None:
+    """Let records be of code that is named here. Raises `PluginError` where it is not found."""
+    for place in places or ():
+        permit(place)
 
 
 def seeds_of(text: str) -> list[int]:

@@ -142,10 +142,10 @@ def _compare(folder: Path, wanted: Wanted, view: str | None, classes: ClassMetri
 def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
+    from contextbench.models.heads import head_names
     from contextbench.report.papers.complexity import paper_table, printed_paper
-    from heads import HEADS
 
-    spec = load_table(name, HEADS)
+    spec = load_table(name, head_names())
     published = load_published(spec)
     costs = read_head_profile(record) if record is not None else _sampled(spec, *sampling)
     _print(printed_paper(spec, paper_table(spec, published, costs)), wanted)

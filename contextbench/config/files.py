@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from contextbench.config.frozen import Frozen
+from contextbench.config.frozen import FOUND_OUT, Frozen
 from contextbench.config.safe_yaml import LARGEST_TEXT, parse_yaml
 from contextbench.system.errors import UserError
 from contextbench.system.naming import Name
@@ -76,6 +76,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_stated(model: type[BaseModel], content: Any, source: str) -> None:
+    """Raise `ConfigError` for keys in a user's `content` that are found out."""
+    found_out = {n for n, f in model.model_fields.items() if f.json_schema_extra == FOUND_OUT}
+    for name in found_out & {*(content if isinstance(content, Mapping) else ())}:
+        hint = nearest(name, _keys(model))
+        raise ConfigError(f"{source}: unknown key {name!r}, which records state; {hint}")
+
+
 def validated(model: type[M], content: Mapping[str, Any], source: str) -> M:
     """`content` as a model. Raises `ConfigError` that names `source`, key and what is allowed."""
     try:
@@ -127,4 +135,6 @@ def _keys_at(annotation: Any, location: Sequence[str]) -> list[str]:
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
-    return [name for name in model.model_fields if name != "name" or not issubclass(model, Named)]
+    """Of files: not those that are found out, nor a name, which that of the file stands for."""
+    fields = {n: f for n, f in model.model_fields.items() if f.json_schema_extra != FOUND_OUT}
+    return [name for name in fields if name != "name" or not issubclass(model, Named)]

@@ -1,8 +1,11 @@
 """What files of settings are made of: frozen models, and numbers within their limits."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_serializer
+
+from contextbench.system.plugins import Plugin
 
 LARGEST_SCALE = 100.0  # of images, against their own size
 LARGEST_SIDE = 2**16  # pixels
@@ -27,14 +30,30 @@ LATER: dict[str, JsonValue] = {"later": True}
 """Marks options that came after records were published: a fingerprint holds them only where they
 are not at their default, which is what the code did before it had them."""
 
+FOUND_OUT: dict[str, JsonValue] = {**LATER, "found out": True}
+"""Marks what no file states: it is found out where the file is read, and recorded."""
+
+
+class Plugged(Frozen):
+    """What may be of a plug-in, and then states which code that is; else there is no such key."""
+
+    plugin: Plugin | None = Field(None, json_schema_extra=FOUND_OUT)
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        content = plain(self)
+        if content.get("plugin") is None:
+            content.pop("plugin", None)
+        return content
+
 
 def without_later_defaults(model: BaseModel) -> dict[str, Any]:
     """`model` as plain data, less the options marked `LATER` that are at their default."""
     content = model.model_dump(mode="json")
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if field.json_schema_extra == LATER and value == field.default:
-            del content[name]
+        if field.json_schema_extra in (LATER, FOUND_OUT) and value == field.default:
+            content.pop(name, None)
         elif isinstance(value, BaseModel):
             content[name] = without_later_defaults(value)
     return content

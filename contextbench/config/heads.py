@@ -10,15 +10,19 @@ from contextbench.config.files import (
     names_in,
     nearest,
     read_mapping,
+    refuse_stated,
     validated,
 )
-from contextbench.config.frozen import Weight
+from contextbench.config.frozen import Plugged, Weight
+from contextbench.system.plugins import is_place, name_of
 
 
-class HeadConfig(Named):
-    """One row of a comparison: a registered head with its options.
+class HeadConfig(Plugged, Named):
+    """One row of a comparison: a head with its options.
 
-    `name` is the file's stem and labels the row; `loss_weights` override the published ones.
+    `name` is the file's stem and labels the row; `loss_weights` override the published ones. `head`
+    is a registered name, that of an entry point, or `package.module:Class`; of the latter two
+    `plugin` says which code it is. No file states it: it is found out where the head is named.
     """
 
     head: str
@@ -27,15 +31,20 @@ class HeadConfig(Named):
 
 
 def load_head(name: str, known: Iterable[str]) -> HeadConfig:
-    """Read a head's file by name or path; a registered head without a file has default options.
+    """Read a head's file by name or path; without a file a head has its default options.
 
-    `known` are the registered names. Raises `ConfigError` as `load_protocol` does.
+    `known` are the registered names and those of entry points; a file may also have the place of
+    any class, `package.module:Class`. Raises `ConfigError` as `load_protocol` does.
     """
     heads = set(known)
+    if is_place(name):
+        return validated(HeadConfig, {"name": name_of(name), "head": name}, name)
     if name in heads and name not in names_in("heads"):
         return HeadConfig(name=name, head=name)
     path = find_config(name, "heads", extra=heads)
-    config = validated(HeadConfig, {"name": path.stem, **read_mapping(path)}, str(path))
-    if config.head not in heads:
+    content = read_mapping(path)
+    refuse_stated(HeadConfig, content, str(path))
+    config = validated(HeadConfig, {"name": path.stem, **content}, str(path))
+    if config.head not in heads and not is_place(config.head):
         raise ConfigError(f"{path}: head {config.head!r} is unknown; {nearest(config.head, heads)}")
     return config

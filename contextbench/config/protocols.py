@@ -20,6 +20,7 @@ from contextbench.config.files import (
     names_in,
     nearest,
     read_mapping,
+    refuse_stated,
     validated,
 )
 from contextbench.config.frozen import (
@@ -28,19 +29,21 @@ from contextbench.config.frozen import (
     Factor,
     Frozen,
     Level,
+    Plugged,
     Positive,
     Side,
     without_later_defaults,
 )
 from contextbench.config.overrides import all_overridden
 from contextbench.config.training import TrainConfig
+from contextbench.system import plugins
 from contextbench.system.reading import given
 
 PROTOCOL_VERSION = 1
 """Raised whenever a change of the code changes what a protocol measures; part of fingerprints."""
 
 
-class DatasetConfig(Frozen):
+class DatasetConfig(Plugged):
     name: str
     root: str | None = None
     train: str = "train"
@@ -242,14 +245,31 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
     """
     path = _protocol_file(name)
     content = _overridden(read_mapping(path), overrides, str(path))
-    return validated(Protocol, {"name": path.stem, **content}, str(path))
+    refuse_stated(DatasetConfig, content.get("dataset"), f"{path}: dataset")
+    return identified(validated(Protocol, {"name": path.stem, **content}, str(path)))
 
 
 def overridden(protocol: Protocol, overrides: Sequence[str]) -> Protocol:
     """`protocol` with `key.key=value` applied. Raises `ConfigError` as `load_protocol` does."""
     source = f"protocol {protocol.name}"
-    content = _overridden(protocol.model_dump(mode="json"), overrides, source)
-    return validated(Protocol, content, source)
+    content = protocol.model_dump(mode="json", exclude={"dataset": {"plugin"}})
+    content = _overridden(content, overrides, source)
+    refuse_stated(DatasetConfig, content.get("dataset"), f"{source}: dataset")
+    return identified(validated(Protocol, content, source))
+
+
+def identified(protocol: Protocol) -> Protocol:
+    """`protocol`, which the user gives, with the code that its dataset is if that is a plug-in.
+
+    Raises `PluginError` where that cannot be imported.
+    """
+    name = protocol.dataset.name
+    place = plugins.entry_place(plugins.DATASETS, name)
+    if place is None and ":" not in name:
+        return protocol
+    found = plugins.named(plugins.DATASETS, place or name)
+    dataset = protocol.dataset.model_copy(update={"plugin": found})
+    return protocol.model_copy(update={"dataset": dataset})
 
 
 def _protocol_file(name: str) -> Path:

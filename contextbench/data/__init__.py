@@ -26,6 +26,8 @@ from contextbench.data.pascal_context import PascalContext
 from contextbench.data.probe import ProbeSource
 from contextbench.data.submission import Submission
 from contextbench.data.voc import VOC
+from contextbench.system import plugins
+from contextbench.system.errors import UserError
 
 __all__ = [
     "DATASETS",
@@ -43,8 +45,8 @@ __all__ = [
 
 DATA_ROOT_VARIABLE = "CONTEXTBENCH_DATA"
 
-# Name -> what makes the source from the dataset's folder; its keyword-only parameters are the
-# options that a protocol file may set.
+# Name -> what makes the source from the dataset's folder, as an entry point does; its keyword-only
+# parameters are the options that a protocol file may set.
 DATASETS: dict[str, Callable[..., Source]] = {
     "probe": ProbeSource,
     "camvid": CamVid,
@@ -87,14 +89,60 @@ def dataset_source(config: DatasetOptions, data_root: Path | None = None) -> Sou
     Classes, splits and the submission format are in `.facts`, whether the data are there or not;
     only `folder` reads its description. Raises `DataError` for an unknown name or option.
     """
-    if config.name not in DATASETS:
-        raise DataError(f"unknown dataset {_choice(config.name, DATASETS)}")
-    make = DATASETS[config.name]
+    make = _maker(config)
     allowed = option_names(make)
     for option in config.options:
         if option not in allowed:
             raise DataError(f"dataset {config.name}: unknown option {_choice(option, allowed)}")
-    return make(dataset_folder(config, data_root), **config.options)
+    folder = dataset_folder(config, data_root)
+    if config.name in DATASETS:
+        return make(folder, **config.options)
+    return _of_others(config.name, make, folder, config.options)
+
+
+def _maker(config: DatasetOptions) -> Callable[..., Source]:
+    """Raises `DataError` for an unknown name, `PluginError` for code that cannot be used."""
+    place = plugins.entry_place(plugins.DATASETS, config.name, DATASETS)
+    if config.name in DATASETS:
+        return DATASETS[config.name]
+    plugin = getattr(config, "plugin", None)
+    if plugin is not None:
+        plugins.check_same(plugins.DATASETS, plugin, f"dataset {config.name}")
+        place = plugin.place
+    if place is None:
+        raise DataError(f"unknown dataset {_choice(config.name, dataset_names())}")
+    return plugged_dataset(place)
+
+
+def dataset_names() -> list[str]:
+    """Of this package and of entry points, none of which is loaded."""
+    return list(dict.fromkeys([*DATASETS, *plugins.installed(plugins.DATASETS)]))
+
+
+def plugged_dataset(place: str) -> Callable[..., Source]:
+    """What makes the source of a plug-in. Raises `PluginError` for what cannot be called."""
+    found = plugins.loaded(place)
+    if not callable(found):
+        raise plugins.PluginError(f"{place} is a {type(found).__name__}: no class, no function")
+    return found
+
+
+def _of_others(
+    name: str, make: Callable[..., Source], folder: Path, options: Mapping[str, Any]
+) -> Source:
+    """Raises `DataError` for what raises, and for what is no source."""
+    try:
+        source = make(folder, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"dataset {name}: making it raises {type(error).__name__}: {error}"
+        ) from error
+    lacking = [part for part in ("facts", "open", "images") if not hasattr(source, part)]
+    if lacking:
+        raise DataError(f"dataset {name}: a {type(source).__name__} has no {', '.join(lacking)}")
+    return source
 
 
 def option_names(make: Callable[..., Source]) -> list[str]:
@@ -105,7 +153,7 @@ def option_names(make: Callable[..., Source]) -> list[str]:
 
 def dataset_folder(config: DatasetOptions, data_root: Path | None) -> Path:
     """Where the files of a dataset on disk are, by the precedence of `build_dataset`."""
-    folder = _expanded(config.root or config.name)
+    folder = _expanded(config.root or config.name.rpartition(":")[2])
     if data_root is None and os.environ.get(DATA_ROOT_VARIABLE):
         data_root = Path(os.environ[DATA_ROOT_VARIABLE])
     if data_root is None:

@@ -10,10 +10,13 @@ from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import BackboneConfig, Protocol, weights_file
 from contextbench.models.backbone import Backbone, OtherInputs, build_backbone
+from contextbench.models.heads import head_class
 from contextbench.models.hrnet import HRNETS, build_hrnet
 from contextbench.models.segmenter import Segmenter
 from contextbench.models.timm_backbone import PREFIX, build_timm_backbone
-from heads import HEADS, Channels, ContextHead, build_head
+from contextbench.system.errors import UserError
+from heads import Channels, ContextHead, build_head
+from heads.contract import Broken, check_output
 
 
 def build_model(
@@ -62,10 +65,29 @@ def check_weights(protocol: Protocol) -> str | None:
 
 
 def check_heads(protocol: Protocol, heads: Sequence[HeadConfig], num_classes: int) -> None:
-    """Build every head without data. Raises `ConfigError` for the first one that cannot be."""
+    """Build every head without data, and look at what plug-ins give.
+
+    Raises `ConfigError` for the first one that cannot be built, or whose output is not a head's.
+    """
     with torch.device("meta"):
         for head in heads:
-            loss_weights(build_model(protocol, head, num_classes, seed=0, pretrained=False), head)
+            model = build_model(protocol, head, num_classes, seed=0, pretrained=False)
+            loss_weights(model, head)
+            if head.plugin is not None:
+                _check_plugin(head, model, num_classes)
+
+
+def _check_plugin(head: HeadConfig, model: Segmenter, num_classes: int) -> None:
+    """Shapes and terms of a pass in training, of tensors without values."""
+    try:
+        check_output(model.head, model.backbone.channels, num_classes)
+    except Broken as error:
+        raise ConfigError(f"head {head.name!r}, {head.plugin}: {error}") from error
+    except Exception as error:  # whatever the code of others raises
+        raise ConfigError(
+            f"head {head.name!r}, {head.plugin}: its forward pass raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def build_configured(
@@ -73,9 +95,17 @@ def build_configured(
 ) -> ContextHead:
     """The head that a file names, with `options`. Raises `ConfigError` naming the file."""
     try:
-        return build_head(head.head, channels, num_classes, **options)
+        return build_head(head_class(head), channels, num_classes, **options)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"head file {head.name!r}: {error}") from error
+    except Exception as error:
+        if head.plugin is None:
+            raise
+        raise ConfigError(
+            f"head {head.name!r}, {head.plugin}: building it raises {type(error).__name__}: {error}"
+        ) from error
 
 
 def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:
@@ -84,7 +114,7 @@ def head_options(protocol: Protocol, head: HeadConfig) -> dict[str, Any]:
     Channel counts are the options named `width`, `*_width` and `*_channels`; those left at None
     follow the backbone by themselves. Heads that resize maps do it as the protocol says.
     """
-    parameters = inspect.signature(HEADS[head.head]).parameters.values()
+    parameters = inspect.signature(head_class(head)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     aligned = {"align_corners": True} if protocol.align_corners else {}
     given = {**{name: each for name, each in aligned.items() if name in options}, **head.options}

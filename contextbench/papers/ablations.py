@@ -27,6 +27,7 @@ from contextbench.config.heads import HeadConfig, load_head
 from contextbench.config.protocols import Protocol
 from contextbench.papers.published import PublishedScore, find_score, load_scores
 from contextbench.system.naming import Name
+from contextbench.system.plugins import is_place
 
 CHANGEABLE = ("backbone", "evaluate", "head_width_factor", "train")
 """Parts of a protocol that a row may change. The data stay, so that rows share their images."""
@@ -182,7 +183,7 @@ def _head(row: _Row, known: set[str], source: str) -> HeadConfig:
             return load_head(row.head, known)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-    if row.head not in known:
+    if row.head not in known and not is_place(row.head):
         raise ConfigError(f"{source}: head {row.head!r} is unknown; {nearest(row.head, known)}")
     if row.name in names_in("heads"):
         raise ConfigError(f"{source}: name {row.name!r} is that of a shipped head's file")

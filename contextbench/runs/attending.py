@@ -19,7 +19,7 @@ from contextbench.records.examples import ByteArray
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.settings import recorded_protocol
 from contextbench.records.stored import RecordError
-from contextbench.runs.trained import open_run, seen_config, stored_dataset
+from contextbench.runs.trained import open_run, seen_config, stored_dataset, usable_dataset
 from contextbench.training.execution import Execution
 
 TOP = 3  # parts of a vector that are named
@@ -114,7 +114,8 @@ def attend(
     records = [read_run(_record(folder)) for folder in folders]
     classes = _shared_classes(folders, records)
     target = train_id(class_name, classes)
-    dataset = stored_dataset(folders[0], records[0])
+    found = stored_dataset if Path(image).is_file() else usable_dataset
+    dataset = found(folders[0], records[0])
     split = _seen(folders[0], records[0], view).split
     dataset = dataset.model_copy(update={"evaluate": split or dataset.evaluate})
     name, pixels = find_image(image, dataset, execution.data_root)

@@ -23,6 +23,7 @@ from contextbench.records.runs import RunRecord
 from contextbench.runs.attending import train_id
 from contextbench.runs.exporting import Wanted, export_run
 from contextbench.runs.trained import Changes, finite, open_run, predictor_of, seen_config
+from contextbench.system.plugins import permit
 from contextbench.training.execution import Execution
 
 
@@ -133,12 +134,16 @@ def _whole(pixel: tuple[int, int]) -> tuple[int, int]:
     return y, x
 
 
-def load(run: str | Path, *, device: str = "auto") -> Model:
+def load(run: str | Path, *, device: str = "auto", plugins: Sequence[str] = ()) -> Model:
     """The model of a finished run, from its folder `runs/PROTOCOL/HEAD/seed-N`.
 
-    Raises `RecordError` for a folder that is no finished run, `CheckpointError` for weights that
-    are not its own, `ConfigError` for a device that is not there.
+    `plugins` are places of code, `package.module:Class`, that the run may be of besides what is
+    installed as a plug-in. Raises `RecordError` for a folder that is no finished run, `PluginError`
+    for a run of other code, `CheckpointError` for weights that are not its own, `ConfigError` for a
+    device that is not there.
     """
+    for place in plugins:
+        permit(place)
     folder = Path(run)
     execution = Execution(out=folder, device=device_of(device))
     record, protocol, segmenter = open_run(folder, execution)

@@ -9,10 +9,12 @@ import pandas as pd
 from contextbench.config.files import ConfigError
 from contextbench.config.frozen import LARGEST_SEED
 from contextbench.config.grids import axis_of
-from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol, load_protocol, overridden
+from contextbench.config.protocols import identified as of_plugin
 from contextbench.data import dataset_source
 from contextbench.models.build import build_model as build
+from contextbench.models.heads import identified, named_head
 from contextbench.models.segmenter import Segmenter
 from contextbench.report.frames import results_frame
 from contextbench.report.tables.tuning import trials_frame
@@ -20,7 +22,6 @@ from contextbench.runs import comparison, tuning
 from contextbench.runs.initial import start_of, started
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import executing
-from heads import HEADS
 
 GivenHead = str | Path | HeadConfig
 GivenProtocol = str | Path | Protocol
@@ -146,13 +147,13 @@ def tune(
 def protocol_of(protocol: GivenProtocol, overrides: Sequence[str] = ()) -> Protocol:
     """By name or file, or as it is, with `key.key=value` applied. Raises `ConfigError`."""
     if isinstance(protocol, Protocol):
-        return overridden(protocol, overrides) if overrides else protocol
+        return overridden(protocol, overrides) if overrides else of_plugin(protocol)
     return load_protocol(str(protocol), overrides)
 
 
 def head_of(head: GivenHead) -> HeadConfig:
-    """By name or file, or as it is. Raises `ConfigError`."""
-    return head if isinstance(head, HeadConfig) else load_head(str(head), HEADS)
+    """By name, place or file, or as it is. Raises `ConfigError`, and `PluginError` for plug-ins."""
+    return identified(head) if isinstance(head, HeadConfig) else named_head(str(head))
 
 
 def _different(what: str, given: list[T]) -> list[T]:

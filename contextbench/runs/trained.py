@@ -14,12 +14,14 @@ from contextbench.config.overrides import all_overridden
 from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.evaluation.prediction import Predictor
+from contextbench.models.heads import available_head
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.settings import recorded_head, recorded_protocol
 from contextbench.records.stored import RecordError
 from contextbench.runs.weights import load_trained
+from contextbench.system.plugins import DATASETS, check_available
 from contextbench.training.execution import Execution
 
 
@@ -47,7 +49,7 @@ def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
     return load_trained(
         folder,
         recorded_protocol(record, str(folder)),
-        recorded_head(record, str(folder)),
+        available_head(recorded_head(record, str(folder)), str(folder)),
         len(record.labels.classes),
         stored_precision(record),
         execution.device,
@@ -129,7 +131,7 @@ def finite(name: str) -> Iterator[None]:
 
 def source_of(folder: Path, record: RunRecord, execution: Execution) -> Source:
     """The dataset of a run. Raises `RecordError` where its classes are others by now."""
-    source = dataset_source(stored_dataset(folder, record), execution.data_root)
+    source = dataset_source(usable_dataset(folder, record), execution.data_root)
     now = source.facts.labels.classes
     if list(now) != record.labels.classes:
         raise RecordError(
@@ -147,6 +149,14 @@ def stored_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
         return config
     stored = validated(Protocol, read_mapping(path).get("protocol", {}), str(path))
     return config.model_copy(update={"root": stored.dataset.root})
+
+
+def usable_dataset(folder: Path, record: RunRecord) -> DatasetConfig:
+    """As `stored_dataset`. Raises `PluginError` where it is of code that is not here."""
+    config = stored_dataset(folder, record)
+    if config.plugin is not None:
+        check_available(DATASETS, config.plugin, str(folder))
+    return config
 
 
 def _mirrored(record: RunRecord) -> tuple[int, ...]:

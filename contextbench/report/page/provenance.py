@@ -98,6 +98,8 @@ def _head_entry(run: RunRecord) -> tuple[str, str, str, str]:
         return ", ".join(f"{key} {_value(value)}" for key, value in content.items()) or "none"
 
     head = str(run.head.get("head", run.head_name))
+    if run.head.get("plugin"):
+        head = f"{head}, a plug-in: {listed('plugin')}"
     return run.head_name, head, listed("options"), listed("loss_weights")
 
 

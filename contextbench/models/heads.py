@@ -1,0 +1,137 @@
+"""Heads by name: registered ones, those of installed packages, and any class by its place.
+
+A class that is named as `package.module:Class` is called `Class` in folders and tables, one that is
+installed as its entry point is. No name has two meanings: a clash is refused, naming both.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from contextbench.config.files import ConfigError, names_in, nearest
+from contextbench.config.heads import HeadConfig, load_head
+from contextbench.system import plugins
+from contextbench.system.plugins import PluginError
+from contextbench.system.reading import given
+from heads import HEADS, ContextHead
+
+OWN = frozenset({*HEADS, *names_in("heads")})
+
+
+class Known(NamedTuple):
+    """Heads that can be used, by name, and what is wrong with those that cannot."""
+
+    classes: dict[str, type[ContextHead]]
+    faults: dict[str, str]
+
+
+def head_names() -> list[str]:
+    """Registered heads and the names of entry points, none of which is loaded."""
+    return list(dict.fromkeys([*HEADS, *plugins.installed(plugins.HEADS)]))
+
+
+def known_heads() -> Known:
+    """All that `head_names` names, loaded; what cannot be is told and the others go on."""
+    classes, faults = dict(HEADS), {}
+    for name in plugins.installed(plugins.HEADS):
+        try:
+            place = plugins.entry_place(plugins.HEADS, name, OWN)
+            assert place is not None
+            classes[name] = _class_at(place)
+        except PluginError as error:
+            faults[name] = str(error)
+    return Known(classes, faults)
+
+
+def named_head(name: str) -> HeadConfig:
+    """A head by name, place or file, with the code that a plug-in is. Raises `UserError`s."""
+    if ":" in name and not name.endswith((".yaml", ".yml")):
+        plugins.check_place(name)
+    plugins.entry_place(plugins.HEADS, name, OWN)  # refuses a name of two meanings
+    return identified(load_head(name, head_names()))
+
+
+def named_heads(names: Sequence[str]) -> list[HeadConfig]:
+    """As `named_head`. Raises `ConfigError` for two that would have one name in tables."""
+    found: dict[str, str] = {}
+    heads = [named_head(name) for name in names]
+    for name, head in zip(names, heads, strict=True):
+        other = found.setdefault(head.name, name)
+        if other != name:
+            raise ConfigError(
+                f"{other} and {name} are both called {head.name!r} in folders and tables: give "
+                f"one of them a file of another name, NAME.yaml with the line 'head: {head.head}'"
+            )
+    return heads
+
+
+def identified(config: HeadConfig) -> HeadConfig:
+    """`config`, which the user gives, with the code that its head is if that is a plug-in."""
+    place = _place_of(config.head)
+    if place is None:
+        return config
+    _refuse_clash(config.name, place)
+    found = plugins.named(plugins.HEADS, place)
+    _class_at(place)
+    return config.model_copy(update={"plugin": found})
+
+
+def _refuse_clash(name: str, place: str) -> None:
+    """Raise `PluginError` where a class would be called as another head is."""
+    other = "contextbench's own" if name in OWN else plugins.entry_place(plugins.HEADS, name)
+    if other not in (None, place):
+        raise PluginError(
+            f"{place} would be called {name!r} in folders and tables, as {other} head is: give it "
+            f"a file of another name, NAME.yaml with the line 'head: {place}'"
+        )
+
+
+def _place_of(head: str) -> str | None:
+    """Of a class that is installed or named by its place; None for a registered head.
+
+    Raises `PluginError` for what is none of them, and for a name of two meanings.
+    """
+    place = plugins.entry_place(plugins.HEADS, head, OWN)
+    if head in HEADS or place is not None:
+        return place
+    if plugins.is_place(head):
+        return head
+    raise PluginError(f"unknown head {given(head)}; {nearest(head, head_names())}")
+
+
+def head_class(config: HeadConfig) -> type[ContextHead]:
+    """What `config` configures; of a plug-in the code that was there when it was named.
+
+    Places are imported if `named_head` or `available_head` let them be. Raises `PluginError` for
+    other code, as another machine may have it.
+    """
+    if config.head in HEADS:
+        return HEADS[config.head]
+    if config.plugin is not None:
+        plugins.check_same(plugins.HEADS, config.plugin, f"head {config.name}")
+        return _class_at(config.plugin.place)
+    place = plugins.entry_place(plugins.HEADS, config.head, OWN)
+    if place is None:
+        raise PluginError(
+            f"unknown head {given(config.head)}; {nearest(config.head, head_names())}"
+        )
+    return _class_at(place)
+
+
+def _class_at(place: str) -> type[ContextHead]:
+    """Raises `PluginError` for what is no class, and no head."""
+    found = plugins.loaded(place)
+    if not isinstance(found, type):
+        raise PluginError(f"{place} is a {type(found).__name__}, not a class")
+    if not issubclass(found, ContextHead):
+        raise PluginError(f"{place} is not a head: it does not derive from heads.ContextHead")
+    return found
+
+
+def available_head(head: HeadConfig, source: str) -> HeadConfig:
+    """`head` of a record at `source`, if its code is here: registered, installed, or named.
+
+    Raises `PluginError` with what to install or to name.
+    """
+    if head.plugin is not None:
+        plugins.check_available(plugins.HEADS, head.plugin, source)
+    return head
