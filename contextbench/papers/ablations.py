@@ -19,13 +19,12 @@ from contextbench.config.files import (
     find_config,
     names_in,
     nearest,
-    read_mapping,
     validated,
 )
 from contextbench.config.frozen import Frozen, Weight
 from contextbench.config.heads import HeadConfig, load_head
 from contextbench.config.protocols import Protocol
-from contextbench.papers.published import PublishedScore, find_score, load_scores
+from contextbench.papers.published import PublishedScore, find_score, load_scores, read_rows
 from contextbench.system.naming import Name
 from contextbench.system.plugins import is_place
 
@@ -111,11 +110,7 @@ def load_ablation(name: str, known: Iterable[str]) -> Ablation:
     heads, and references that no or several published lines answer, naming file and row.
     """
     path = find_config(name, "ablations")
-    content = read_mapping(path)
-    if isinstance(content.get("rows"), list):
-        rows = [_row(row, f"{path}: row {i}") for i, row in enumerate(content["rows"], start=1)]
-        content = {**content, "rows": rows}
-    file = validated(_File, {"name": path.stem, **content}, str(path))
+    file = validated(_File, read_rows(path, _Row), str(path))
     _check_consistent(file, path)
     heads = [_head(row, set(known), f"{path}: row {row.label!r}") for row in file.rows]
     _check_names(heads, path)
@@ -152,12 +147,6 @@ def variants(ablation: Ablation, protocol: Protocol) -> list[Variant]:
         _variant(row, protocol, f"{ablation.path}: row {row.label!r}: protocol")
         for row in ablation.rows
     ]
-
-
-def _row(content: Any, source: str) -> _Row:
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{source}: must hold a mapping of keys, found {type(content).__name__}")
-    return validated(_Row, content, source)
 
 
 def _check_consistent(file: _File, path: Path) -> None:

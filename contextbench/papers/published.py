@@ -140,17 +140,26 @@ def load_table(name: str, known: Iterable[str]) -> TableSpec:
     unknown heads, naming the file and the row.
     """
     path = find_config(name, "tables")
-    content = read_mapping(path)
-    if isinstance(content.get("rows"), list):
-        rows = [_row(row, f"{path}: row {i}") for i, row in enumerate(content["rows"], start=1)]
-        content = {**content, "rows": rows}
-    spec = validated(TableSpec, {"name": path.stem, **content}, str(path))
+    spec = validated(TableSpec, read_rows(path, TableRow), str(path))
     heads = set(known)
     for row in spec.rows:
         if row.head not in heads:
             hint = nearest(row.head, heads)
             raise ConfigError(f"{path}: row {row.name!r}: head {row.head!r} is unknown; {hint}")
     return spec
+
+
+def read_rows(path: Path, model: type[Frozen]) -> dict[str, Any]:
+    """What a file holds, its `rows` validated one by one; its own name unless it gives one.
+
+    Raises `ConfigError` for an unreadable file and wrong rows, naming the row.
+    """
+    content = read_mapping(path)
+    rows = content.get("rows")
+    if isinstance(rows, list):
+        checked = [_row(row, model, f"{path}: row {i}") for i, row in enumerate(rows, start=1)]
+        content = {**content, "rows": checked}
+    return {"name": path.stem, **content}
 
 
 def load_published(spec: TableSpec) -> dict[str, PublishedCost]:
@@ -288,10 +297,10 @@ def _cells(line: Mapping[Any, Any], source: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in line.items()}
 
 
-def _row(content: Any, source: str) -> TableRow:
+def _row(content: Any, model: type[Frozen], source: str) -> Frozen:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source}: must hold a mapping of keys, found {type(content).__name__}")
-    return validated(TableRow, content, source)
+    return validated(model, content, source)
 
 
 def _published(line: Mapping[Any, Any], source: str) -> PublishedCost:
