@@ -14,6 +14,7 @@ DIRECTIONS = tuple(
     (math.cos(angle), math.sin(angle)) for angle in np.deg2rad(np.arange(0, 360, 30)).tolist()
 )
 OVERLAP, OUTSIDE, LENGTH = 10.0, 20.0, 0.02  # penalties: per area, per area, per unit of distance
+FOREIGN = 2.0  # penalty per area of a label that lies nearer to another point than to its own
 SWEEPS = 4
 
 
@@ -35,7 +36,8 @@ def pareto_front(cost: Sequence[float], score: Sequence[float]) -> list[int]:
 def place_labels(
     anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, bounds: Sequence[float]
 ) -> FloatArray:
-    """Centres of labels near their anchors that overlap neither each other nor obstacles.
+    """Centres of labels near their anchors that overlap neither each other nor obstacles, and lie
+    nearer to their own anchor than to others where there is room.
 
     anchors, sizes: (P, 2) centre of each point, width and height of its label; obstacles: (M, 4)
     boxes (left, bottom, right, top); bounds: one such box that labels stay within. One unit for
@@ -44,8 +46,8 @@ def place_labels(
     """
     candidates = [_candidates(a, s) for a, s in zip(anchors, sizes, strict=True)]
     fixed = [
-        _fixed_cost(boxes, anchor, obstacles, np.asarray(bounds))
-        for boxes, anchor in zip(candidates, anchors, strict=True)
+        _fixed_cost(boxes, anchors, own, obstacles, np.asarray(bounds))
+        for own, boxes in enumerate(candidates)
     ]
     chosen = np.stack([boxes[cost.argmin()] for boxes, cost in zip(candidates, fixed, strict=True)])
     for _, i in itertools.product(range(SWEEPS), range(len(anchors))):
@@ -89,14 +91,26 @@ def _candidates(anchor: FloatArray, size: FloatArray) -> FloatArray:
 
 
 def _fixed_cost(
-    boxes: FloatArray, anchor: FloatArray, obstacles: FloatArray, bounds: FloatArray
+    boxes: FloatArray, anchors: FloatArray, own: int, obstacles: FloatArray, bounds: FloatArray
 ) -> FloatArray:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     inside = _overlaps(boxes, bounds[None]).sum(1)
-    distance = np.hypot(*((boxes[:, :2] + boxes[:, 2:]) / 2 - anchor).T)
+    distance = np.hypot(*((boxes[:, :2] + boxes[:, 2:]) / 2 - anchors[own]).T)
     covered = _overlaps(boxes, obstacles).sum(1)
-    cost: FloatArray = OVERLAP * covered + OUTSIDE * (area - inside) + LENGTH * distance
+    gaps = _gaps(boxes, anchors)
+    others = np.delete(gaps, own, axis=1).min(axis=1, initial=np.inf)
+    foreign = area * (others < gaps[:, own])
+    cost: FloatArray = (
+        OVERLAP * covered + OUTSIDE * (area - inside) + LENGTH * distance + FOREIGN * foreign
+    )
     return cost
+
+
+def _gaps(boxes: FloatArray, points: FloatArray) -> FloatArray:
+    """(D, P) distances between boxes (D, 4) and points (P, 2)."""
+    nearest = np.clip(points[None], boxes[:, None, :2], boxes[:, None, 2:])
+    gaps: FloatArray = np.hypot(*np.moveaxis(nearest - points, -1, 0))
+    return gaps
 
 
 def _overlaps(boxes: FloatArray, others: FloatArray) -> FloatArray:

@@ -65,6 +65,20 @@ def test_a_lonely_label_stays_close_to_its_point():
     assert np.abs(centre - 50).max() <= 15 + 10  # half a width and one height away
 
 
+@pytest.mark.parametrize("seed", [6, 25, 26])
+def test_a_label_does_not_stand_beside_the_point_of_another(seed):
+    """Six points with bars through them: where the nearest free places lie beside other points."""
+    anchors = np.random.default_rng(seed).uniform(40, 260, (6, 2))
+    sizes = np.tile([36.0, 10.0], (6, 1))
+    points = np.hstack((anchors - 4, anchors + 4))
+    bars = [np.hstack((anchors - bar, anchors + bar)) for bar in ((20.0, 1.0), (1.0, 20.0))]
+    centres = place_labels(anchors, sizes, np.vstack((points, *bars)), (0, 0, 300, 300))
+    for own, (centre, size) in enumerate(zip(centres, sizes, strict=True)):
+        nearest = np.clip(anchors, centre - size / 2, centre + size / 2)
+        gaps = np.hypot(*(nearest - anchors).T)
+        assert gaps.argmin() == own
+
+
 @pytest.mark.parametrize(
     ("ends", "places"),
     [
