@@ -99,7 +99,7 @@ def test_a_comparison_outlives_costs_examples_and_figures(
     for module, name in (
         (comparison, "profile_models"),
         (comparison, "store_examples"),
-        (bundle, "loss_figure"),
+        (bundle, "course_figure"),
     ):
         monkeypatch.setattr(module, name, fail)
     for _ in range(2):

@@ -17,6 +17,7 @@ from contextbench.report.inference import (
     aggregate_sentences,
     power_plan,
 )
+from contextbench.report.words import p_value
 
 if TYPE_CHECKING:
     from contextbench.statistics.intervals import Interval
@@ -78,7 +79,7 @@ def aggregate(
                 each.head,
                 _with_ends(each.rank, 1, 1),
                 "baseline" if each.head == baseline else _with_ends(each.difference, 100, 2),
-                _number(each.holm_p_value, 3),
+                p_value(each.holm_p_value),
                 *(_number(place, 1) for place in each.ranks),
             ]
             for each in found.heads

@@ -25,7 +25,7 @@ from contextbench.report.figures.examples import disagreement_grid, prediction_g
 from contextbench.report.figures.heatmaps import class_figure, gain_figure, group_figure
 from contextbench.report.figures.insight import insight_figure
 from contextbench.report.figures.plots import (
-    loss_figure,
+    course_figure,
     scaling_figure,
     tradeoff,
     tradeoff_grid,
@@ -41,11 +41,9 @@ from contextbench.report.figures.style import (
     save,
 )
 from contextbench.report.figures.tuning import tuning_figure
-from contextbench.report.figures.watched import watched_figure
 from contextbench.report.heat import BASELINE, class_heat, group_heat
 from contextbench.report.insight import Insight, InsightError
 from contextbench.report.looks import shortened
-from contextbench.report.losses import losses_of
 from contextbench.report.robustness import robustness_of
 from contextbench.report.samples import forms_of
 from contextbench.report.tables.comparison import per_class_sheet, printed_comparison
@@ -56,6 +54,7 @@ from contextbench.report.tables.scaling import write_scaling
 from contextbench.report.tables.sheet import markdown_text, sheet_markdown
 from contextbench.report.tables.tuning import trials_frame
 from contextbench.report.tradeoffs import MAIN, plottable
+from contextbench.report.training import losses_of, watched_of
 from contextbench.report.tuning import tuned_heads
 from contextbench.system.files import OutputError, write_text
 from contextbench.system.interrupt import Interrupted
@@ -216,10 +215,13 @@ def _of_classes(collection: Collection, width: float | None) -> Figures:
 
 
 def _of_training(collection: Collection, width: float | None) -> Figures:
-    losses = losses_of(collection.histories)
-    if losses is not None:
-        title = f"Training loss: {collection.subject}"
-        yield "loss", loss_figure(losses, title, width=width or ONE_COLUMN)
+    for name, what, course in (
+        ("loss", "Training loss", losses_of(collection.histories)),
+        ("watched", "mIoU while training", watched_of(collection.watched)),
+    ):
+        if course is not None:
+            title = f"{what}: {collection.subject}"
+            yield name, course_figure(course, title, width=width or ONE_COLUMN)
     tuned = tuned_heads(collection.runs)
     if tuned:
         trials = {name: each.head for name, each in tuned.items()}
@@ -227,10 +229,6 @@ def _of_training(collection: Collection, width: float | None) -> Figures:
         figure = tuning_figure(next(iter(tuned.values())), trials, title, width=width)
         if figure is not None:
             yield "tuning", figure
-    title = f"mIoU while training: {collection.subject}"
-    watched = watched_figure(collection.watched, title, width=width or ONE_COLUMN)
-    if watched is not None:
-        yield "watched", watched
 
 
 def _of_details(collection: Collection, width: float | None) -> Figures:

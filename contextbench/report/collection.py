@@ -1,7 +1,7 @@
 """All records of one comparison, read once for whatever is made of them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -213,26 +213,28 @@ def _collected(
     cells = {cell: run.seen(view) for cell, run in cells.items()}
     runs = list(cells.values())
     check_comparable(runs)
+    warnings: list[str] = []
     histories: dict[str, dict[int, list[dict[str, Any]]]] = {}
     areas: dict[str, dict[int, Areas]] = {}
     watched: dict[str, dict[int, list[Watched]]] = {}
-    warnings = []
     for cell, run in cells.items():
-        seeds = histories.setdefault(run.head_name, {})
-        try:
-            seeds[run.seed] = read_history(cell / "history.jsonl")
-        except RecordError as error:
-            warnings.append(f"no loss curve of {run.head_name} seed {run.seed}: {error}")
-        try:
+        head, seed = run.head_name, run.seed
+        with _warned(warnings, f"no loss curve of {head} seed {seed}"):
+            histories.setdefault(head, {})[seed] = read_history(cell / "history.jsonl")
+        with _warned(warnings, f"no watched scores of {head} seed {seed}"):
             curve = read_watched(cell / WATCHED, len(run.labels.classes))
-            watched.setdefault(run.head_name, {})[run.seed] = curve
-        except RecordError as error:
-            warnings.append(f"no watched scores of {run.head_name} seed {run.seed}: {error}")
-        if run.totals is None:
-            continue
-        try:
-            areas.setdefault(run.head_name, {})[run.seed] = areas_of(cell, run)
-        except RecordError as error:
-            warnings.append(f"no interval for {run.head_name} seed {run.seed}: {error}")
+            watched.setdefault(head, {})[seed] = curve
+        if run.totals is not None:
+            with _warned(warnings, f"no interval for {head} seed {seed}"):
+                areas.setdefault(head, {})[seed] = areas_of(cell, run)
     folders = {(run.head_name, run.seed): cell for cell, run in cells.items()}
     return Collection(runs, profile, histories, areas, warnings, watched, folders)
+
+
+@contextmanager
+def _warned(warnings: list[str], what: str) -> Iterator[None]:
+    """What lies beside a record and cannot be used is a warning."""
+    try:
+        yield
+    except RecordError as error:
+        warnings.append(f"{what}: {error}")

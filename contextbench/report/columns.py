@@ -26,11 +26,12 @@ class Column:
     title: str
     unit: str = ""
     scale: float = 1.0
-    better: Literal["high", "low"] | None = None  # None: no value is marked as the best
+    better: Literal["high", "low"] | None = None  # None: no value is the best
     decimals: int | None = None  # None: as many as the values need
     short: str = ""  # title where there is little room, if it differs
     group: str = ""  # title shared with neighbouring columns
     extra: bool = False  # printed only where it is asked for
+    exact: bool = False  # counted or computed, not measured: the best value is marked
 
     @property
     def words(self) -> str:
@@ -69,9 +70,9 @@ class Cell:
 SCORES = (
     Column("miou", "mIoU", "%", 100, "high", 1),
     Column("miou_seed_sd", "over seeds", scale=100),
-    Column("groups", "group"),
+    Column("groups", "letters of heads", short="heads' letters"),
     Column("difference_to_best", "difference", "points", 100, decimals=1, short="diff."),
-    Column("models_groups", "these models"),
+    Column("models_groups", "letters of these models", short="models' letters"),
     Column("holm_p_value", "p-value", decimals=3, extra=True),
     Column("pixel_accuracy", "pixel accuracy", "%", 100, "high", 1, short="pixel acc."),
     Column("mean_accuracy", "mean accuracy", "%", 100, "high", 1, extra=True),
@@ -80,13 +81,21 @@ SCORES = (
     Column("mean_precision", "precision", "%", 100, "high", 1, extra=True),
 )
 COSTS = (
-    Column("parameters", "params", "M", 1e-6, "low"),
-    Column("macs", "MACs", "G", 1e-9, "low"),
-    Column("flops", "FLOPs", "G", 1e-9, "low", extra=True),
-    Column("context_parameters", "context params", "M", 1e-6, "low", extra=True),
-    Column("context_macs", "context MACs", "G", 1e-9, "low", extra=True),
-    Column("inference_memory_bytes", "memory", "MiB", 1 / MEBI, "low", short="mem."),
-    Column("training_memory_bytes", "training memory", "MiB", 1 / MEBI, "low", short="train mem."),
+    Column("parameters", "params", "M", 1e-6, "low", exact=True),
+    Column("macs", "MACs", "G", 1e-9, "low", exact=True),
+    Column("flops", "FLOPs", "G", 1e-9, "low", extra=True, exact=True),
+    Column("context_parameters", "context params", "M", 1e-6, "low", extra=True, exact=True),
+    Column("context_macs", "context MACs", "G", 1e-9, "low", extra=True, exact=True),
+    Column("inference_memory_bytes", "memory", "MiB", 1 / MEBI, "low", short="mem.", exact=True),
+    Column(
+        "training_memory_bytes",
+        "training memory",
+        "MiB",
+        1 / MEBI,
+        "low",
+        short="train mem.",
+        exact=True,
+    ),
     Column("latency_ms", "latency", "ms", 1, "low", short="lat."),
     Column("latency_ratio", "latency", "×{baseline}", 1, "low", 2, short="lat."),
     Column("train_latency_ms", "training step", "ms", 1, "low", short="train step", extra=True),
@@ -98,26 +107,19 @@ COST_COLUMNS = {column.name: column for column in (*COSTS, TRAINING)}
 
 
 def number_cells(table: pd.DataFrame, column: Column) -> list[Cell]:
-    """A column in its unit with the same number of decimals, the best in bold."""
+    """A column in its unit with the same number of decimals, the best in bold if it is exact."""
     values = [float(value) for value in table[column.name]]
     scaled = [value * column.scale for value in values]
     decimals = _decimals(scaled) if column.decimals is None else column.decimals
     texts = [fixed(value, decimals) for value in scaled]
+    best = ""  # nothing to compare
+    if column.exact and len(set(texts) - {ABSENT}) > 1:
+        known = [value for value in values if not math.isnan(value)]
+        best = texts[values.index(max(known) if column.better == "high" else min(known))]
     return [
-        Cell(text, best=best, value=None if math.isnan(value) else value)
-        for text, best, value in zip(
-            texts, best_of(texts, values, column.better), values, strict=True
-        )
+        Cell(text, best=text == best, value=None if math.isnan(value) else value)
+        for text, value in zip(texts, values, strict=True)
     ]
-
-
-def best_of(texts: Sequence[str], values: Sequence[float], better: str | None) -> list[bool]:
-    """Cells that print the best value; none where there is nothing to compare."""
-    known = [value for value in values if not math.isnan(value)]
-    if better is None or len(set(texts) - {ABSENT}) < 2:
-        return [False] * len(texts)
-    winner = texts[values.index(max(known) if better == "high" else min(known))]
-    return [text == winner for text in texts]
 
 
 def column_names(asked: Iterable[str], columns: Iterable[Column]) -> list[str]:

@@ -41,7 +41,7 @@ from contextbench.report.collection import run_note
 from contextbench.report.rankings import difference_to, statistics_of, typical_resolution
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
 from contextbench.report.tuning import tuned_heads, tuned_notes
-from contextbench.report.verdicts import MODELS, models_columns, verdict_sentence
+from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.weights import weights_text
 from contextbench.statistics.intervals import Ranking
 from contextbench.statistics.scores import (
@@ -57,6 +57,7 @@ MEASURES = (
     "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_f1",
     "mean_precision",
 )  # fmt: skip
+MODELS = ("models_difference_low", "models_difference_high", "models_holm_p_value")
 RESAMPLED = (
     "miou_low", "miou_high", "groups", "separable_from_best", "difference_to_best",
     "difference_low", "difference_high", "holm_p_value", "models_groups", *MODELS,
@@ -184,20 +185,21 @@ def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]
     elif statistics_of(ranking, best):
         columns.update(difference_columns(ranking, head, best, "difference_to_best"))
         pair = ranking.pair(head, best)
-        columns.update(models_columns(pair, best))
         columns["separable_from_best"] = pair.separated if pair.tested else None
     return columns
 
 
 def difference_columns(ranking: Ranking, head: str, reference: str, name: str) -> dict[str, float]:
-    """Difference to a reference, called `name`, with its interval and p-value."""
+    """Difference to a reference, called `name`, with its interval and p-value, and `MODELS`."""
+    pair = ranking.pair(head, reference)
     estimate, low, high = difference_to(ranking, head, reference)
-    p_value = ranking.pair(head, reference).holm_p_value
+    models = difference_to(ranking, head, reference, models=True)
     return {
         name: estimate,
         "difference_low": low,
         "difference_high": high,
-        "holm_p_value": p_value,
+        "holm_p_value": pair.holm_p_value,
+        **dict(zip(MODELS, (models.low, models.high, pair.models.holm_p_value), strict=True)),
     }
 
 

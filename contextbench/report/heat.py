@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from contextbench.report.collection import Collection
@@ -32,6 +33,19 @@ class Heat:
     def largest(self) -> float:
         """The largest difference to the baseline, whatever its sign."""
         return max((abs(v) for v in self.differences.flat if not math.isnan(v)), default=0.0)
+
+    @property
+    def leading(self) -> npt.NDArray[np.bool_]:
+        """(rows, columns) heads that share a letter with the best of their group, where others do
+        not: none without a test."""
+        marked = np.zeros(self.values.shape, dtype=bool)
+        for place, column in enumerate(self.columns if self.statistics else ()):
+            letters = [self.statistics[row, column].groups if (row, column) in self.statistics
+                       else "" for row in self.rows]  # fmt: skip
+            best = set(letters[int(np.nanargmax(self.values[:, place]))])
+            alike = [bool(best & set(each)) for each in letters]
+            marked[:, place] = alike if not all(alike) else False
+        return marked
 
     def interval(self, row: str, column: str) -> Interval | None:
         """Of a score over test images; None where it is not known."""

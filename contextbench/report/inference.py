@@ -1,6 +1,5 @@
 """What would be enough to tell heads apart, and heads over several protocols: from records."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from contextbench.config.files import ConfigError, nearest
 from contextbench.records.stored import RecordError
 from contextbench.report.collection import Collection, collect
 from contextbench.report.verdicts import bottleneck_sentence
+from contextbench.report.words import counted, plain
 from contextbench.statistics.aggregate import Aggregate, aggregate, measured
 from contextbench.statistics.draws import Resampling
 from contextbench.statistics.intervals import Ranking, rank
@@ -30,10 +30,11 @@ class PowerPlan:
         """The plan in a few sentences, the last on what it rests on."""
         points = f"{100 * self.difference:g} points"
         seeds = [each.seeds.n for each in self.ranking.heads]
+        pairs = counted(len(self.ranking.pairs), "pair")
         trained = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
         return [
             f"To show a true difference of {points} with a chance of {100 * POWER:g} %, corrected "
-            f"for {_pairs(len(self.ranking.pairs))} (Holm): {_every(self.pairs, self.ranking)}",
+            f"for {pairs} (Holm): {_every(self.pairs, self.ranking)}",
             bottleneck_sentence(self.ranking),
             f"Computed from deviations over {trained} trainings a head and errors over "
             f"{self.ranking.images} images, as measured: those of three trainings are uncertain by "
@@ -85,10 +86,6 @@ def power_plan(collection: Collection, difference: float, heads: Sequence[str] =
         return PowerPlan(difference, ranking, needed(ranking, difference))
     except ValueError as error:
         raise RecordError(str(error)) from None
-
-
-def _pairs(number: int) -> str:
-    return "1 pair" if number == 1 else f"{number} pairs"
 
 
 def _every(pairs: Sequence[Needed], ranking: Ranking) -> str:
@@ -163,27 +160,24 @@ def aggregate_sentences(found: Aggregate) -> list[str]:
 
 def aggregate_dict(found: Aggregate) -> dict[str, Any]:
     """For programs: base units, null where nothing is known."""
-    return {
-        "protocols": list(found.protocols),
+    content: dict[str, Any] = {
+        "protocols": found.protocols,
         "baseline": found.baseline,
         "level": found.resampling.level,
         "heads": [
             {
                 "head": each.head,
                 "mean_rank": each.rank.estimate,
-                "mean_rank_low": _known(each.rank.low),
-                "mean_rank_high": _known(each.rank.high),
+                "mean_rank_low": each.rank.low,
+                "mean_rank_high": each.rank.high,
                 "ranks": dict(zip(found.protocols, each.ranks, strict=True)),
                 "mean_difference": each.difference.estimate,
-                "mean_difference_low": _known(each.difference.low),
-                "mean_difference_high": _known(each.difference.high),
-                "holm_p_value": _known(each.holm_p_value),
+                "mean_difference_low": each.difference.low,
+                "mean_difference_high": each.difference.high,
+                "holm_p_value": each.holm_p_value,
             }
             for each in found.heads
         ],
         "notes": aggregate_sentences(found),
     }
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return {key: plain(value) for key, value in content.items()}

@@ -7,7 +7,7 @@ picture, as text does.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -153,6 +153,8 @@ class Curve:
     low: FloatArray
     high: FloatArray
     tip: str = ""
+    marked: bool = False  # few values, which are marked one by one
+    singles: Sequence[FloatArray] = ()  # (places, 2) places and values of what it is the mean of
 
     @property
     def has_range(self) -> bool:
@@ -189,7 +191,7 @@ def tradeoff(
     On a logarithmic axis costs are positive, and a range that is not is left out.
     """
     if logarithmic:
-        points = [p if min(p.cost_ends or (1,)) > 0 else _without_range(p) for p in points]
+        points = [p if min(p.cost_ends or (1,)) > 0 else replace(p, cost_ends=None) for p in points]
     costs = [value for p in points for value in (p.cost, *(p.cost_ends or ()))]
     scores = [value for p in points for value in (p.score, *(p.score_ends or ()), *p.seeds)]
     x = Axis.over(
@@ -215,11 +217,14 @@ def curve_plot(
     )
     inside = 0.05 if logarithmic[0] else 0.0
     x = Axis.over(
-        [float(v) for curve in curves for v in (curve.x[0], curve.x[-1])], frame.left, frame.right,
+        [float(x[end]) for c in curves for x in (c.x, *(s[:, 0] for s in c.singles))
+         for end in (0, -1)],
+        frame.left, frame.right,
         label=labels[0], logarithmic=logarithmic[0], count=frame.ticks, ticks=x_ticks,
         padding=inside or 1e-9,
     )  # fmt: skip
-    values = [v for c in curves for part in (c.y, c.low, c.high) for v in part.tolist()]
+    parts = [(c.y, c.low, c.high, *(s[:, 1] for s in c.singles)) for c in curves]
+    values = [v for of_curve in parts for part in of_curve for v in part.tolist()]
     y = Axis.over(values, frame.bottom, frame.top, label=labels[1], logarithmic=logarithmic[1])
     ends = [(x(curve.end[0]), y(curve.end[1])) for curve in curves]
     height = frame.bottom - frame.top
@@ -253,12 +258,6 @@ def _round_ticks(low: float, high: float, count: int, logarithmic: bool) -> list
             return [Tick(value, f"{value:g}") for value in inside]
     places = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return [Tick(float(place), f"{place:g}") for place in places if low <= place <= high]
-
-
-def _without_range(point: Point) -> Point:
-    return Point(
-        point.head, point.cost, point.score, None, point.score_ends, point.seeds, point.tip
-    )
 
 
 def _known(ends: Ends | None) -> list[Ends]:

@@ -1,9 +1,8 @@
-"""What a ranking says of its heads, in numbers and in sentences that all who print it share."""
+"""What a ranking says of its heads, in numbers that all who print it share."""
 
 import math
 from statistics import median
 
-from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.words import grouped
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
@@ -55,8 +54,3 @@ def draws_of(ranking: Ranking) -> str:
     if ranking.clusters is not None:
         return f"{images} in {ranking.clusters} clusters"
     return images if ranking.block == 1 else f"{images} in blocks of {ranking.block} neighbours"
-
-
-def best_sentence(ranking: Ranking) -> str:
-    """Which heads are not separated from the best, or why nothing can be said."""
-    return verdict_sentence(ranking)

@@ -11,13 +11,13 @@ from contextbench.report.columns import COST_COLUMNS
 from contextbench.report.comparison import head_cost
 from contextbench.report.plots import Ends, Frame, Point, Tradeoff, is_wide, tradeoff
 from contextbench.report.rankings import (
-    best_sentence,
     draws_of,
     not_separated,
     seed_scores,
     statistics_of,
 )
 from contextbench.report.samples import quartiles
+from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.words import between, level_text, percent, significant, status_text
 from contextbench.statistics.intervals import Interval, Ranking
 
@@ -93,7 +93,7 @@ def sentences(table: pd.DataFrame, costs: Sequence[str], ranking: Ranking | None
             "Heads share the draws, so bars that overlap may belong to heads that differ."
         )
     if ranking is not None and several:
-        yield best_sentence(ranking)
+        yield verdict_sentence(ranking)
     if (table["seeds"] > 1).any():
         ends = "single seeds" if ranking else "lowest and highest of the seeds"
         yield f"Small dots: {ends}."

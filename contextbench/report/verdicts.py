@@ -1,20 +1,41 @@
-"""What a ranking says of its heads in one sentence, which everything that shows it repeats."""
+"""What a ranking says of its heads in sentences, which everything that shows it repeats."""
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from contextbench.statistics.intervals import HeadStatistics, PairStatistics, Ranking
+from contextbench.report.words import between, enumerated, level_text, percent
+from contextbench.statistics.intervals import HeadStatistics, Ranking
 from contextbench.statistics.methods import POWER, TRAININGS
 
-MODELS = ("models_difference_low", "models_difference_high", "models_holm_p_value")
-"""Columns on the trained models, over images alone."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def models_columns(pair: PairStatistics, reference: str) -> dict[str, float]:
-    """`MODELS` of the head of a pair that is not the `reference`, whose score is taken off."""
-    _, low, high = pair.models.difference
-    ends = (-high, -low) if pair.first == reference else (low, high)
-    return dict(zip(MODELS, (*ends, pair.models.holm_p_value), strict=True))
+def headline(table: "pd.DataFrame", ranking: Ranking | None) -> list[str]:
+    """What the numbers say, in a few sentences."""
+    scored = table[table["miou"].notna()]
+    if scored.empty:
+        return ["No head has a score yet."]
+    best = str(scored["head"].iloc[0])
+    if ranking is None or math.isnan(ranking.heads[0].miou.low):
+        return [f"{best} has the highest mIoU, {percent(scored['miou'].iloc[0])} %; there are no "
+                "intervals to compare it with the others."]  # fmt: skip
+    first = ranking.heads[0]
+    level = level_text(ranking.resampling.level)
+    reached = f"{percent(first.miou.estimate)} % ({level} interval {between(first.miou)})"
+    if len(ranking.heads) == 1:
+        return [f"{first.head} reaches a mIoU of {reached}; no other head has a score."]
+    compared = {each.head for each in ranking.heads}
+    left_out = [head for head in map(str, scored["head"]) if head not in compared]
+    return [
+        verdict_sentence(ranking),
+        f"{first.head} reaches {reached}.",
+        models_sentence(ranking),
+        f"Not compared, for want of counts per image: {enumerated(left_out)}." if left_out else "",
+        bottleneck_sentence(ranking),
+        smallest_sentence(ranking),
+    ]
 
 
 def verdict_sentence(ranking: Ranking) -> str:
@@ -74,16 +95,6 @@ def smallest_sentence(ranking: Ranking) -> str:
         f"Smallest true difference that as many trainings and images show with a power of "
         f"{POWER:g}, corrected for {ranking.tests} pairs (Holm): {reach} points{pairs}."
     )
-
-
-def p_value_text(p: float, decimals: int = 3, *, at_floor: bool = False) -> str:
-    """A p-value; with ≤ where it is smaller than printed, or no smaller one could have come out."""
-    least = 10.0**-decimals
-    if math.isnan(p):
-        return "–"
-    if at_floor or p < least:
-        return f"≤ {max(math.ceil(p / least) * least, least):.{decimals}f}"
-    return f"{p:.{decimals}f}"
 
 
 def _judged(ranking: Ranking) -> str:

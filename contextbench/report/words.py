@@ -1,15 +1,16 @@
 """Numbers and names as they are printed: percent, points, digits and signs are decided here."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
+from typing import Any
 
 from contextbench.statistics.intervals import Interval
 
 ABSENT = "–"
 MEBI = 2**20
-LEAST_P = 0.001  # smaller p-values are printed as a bound
-LISTED = 4  # items that a sentence names before it counts the rest
+LEAST_P = 0.001  # smallest p-value that is printed
 
 
 def fixed(value: float, decimals: int = 1) -> str:
@@ -59,9 +60,11 @@ def level_text(level: float) -> str:
     return f"{100 * level:g} %"
 
 
-def p_value(value: float) -> str:
-    """A p-value, small ones as a bound."""
-    return f"< {LEAST_P}" if value < LEAST_P else fixed(value, 3)
+def p_value(p: float, *, at_floor: bool = False) -> str:
+    """A p-value; with ≤ where it is smaller than printed, or no smaller one could have come out."""
+    if at_floor or p < LEAST_P:
+        return f"≤ {max(math.ceil(p / LEAST_P) * LEAST_P, LEAST_P):.3f}"
+    return fixed(p, 3)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -103,3 +106,16 @@ def duration(hours: float) -> str:
         if hours >= 2 * length:
             return f"{float(f'{hours / length:.2g}'):g} {unit}"
     return f"{float(f'{3600 * hours:.2g}'):g} seconds"
+
+
+def plain(value: Any) -> Any:
+    """For JSON: data classes and named tuples as mappings, null where there is no number."""
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

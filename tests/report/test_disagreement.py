@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from contextbench.records.examples import Examples
-from contextbench.report.disputes import HEAD_SHADES, SHARED_SHADES, head_picture, shared_picture
+from contextbench.report.examples import HEAD_SHADES, SHARED_SHADES, head_picture, shared_picture
 from contextbench.report.figures.examples import disagreement_grid
 from contextbench.statistics.disagreement import (
     PairCounts,

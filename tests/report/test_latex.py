@@ -58,12 +58,12 @@ def rows(latex: str) -> dict[str, str]:
     return {line.split(" & ")[0].strip(): line.strip() for line in body.strip().splitlines()}
 
 
-def test_the_best_is_bold_and_what_cannot_be_separated_from_it_has_a_dagger():
+def test_what_cannot_be_separated_from_the_best_is_bold_and_has_a_dagger():
     latex = render_latex(comparison_table(ranked_runs(), profile(), ranking=RANKING), [])
     check_structure(latex)
     body = rows(latex)
     assert r"\textbf{80.0} & [78.0, 82.0] &" in body["ocr"]
-    assert r"79.0 & [76.0, 81.0]\rlap{$^{\dagger}$} &" in body["ppm"]
+    assert r"\textbf{79.0} & [76.0, 81.0]\rlap{$^{\dagger}$} &" in body["ppm"]
     assert r"70.0 & [68.0, 73.0] &" in body["fcn"]
     assert r"$\dagger$: not separated from the best head, over trainings and images" in latex
 
@@ -140,10 +140,10 @@ def test_captions_are_text_and_labels_have_no_special_characters():
     assert r"\label{tab:my-table-x-}" in latex
 
 
-def test_warnings_are_comments_and_remarks_are_notes():
+def test_remarks_and_warnings_are_notes():
     sheet = Sheet([Column("a", "a")], [[Cell("1")]], remarks=[Remark("Read this.")])
     latex = sheet_latex(sheet, caption="", label="", warnings=["Mind that."])
-    assert "% Note: Mind that." in latex.splitlines()
+    assert r"    Mind that.\par" in latex.splitlines()
     assert r"    Read this.\par" in latex.splitlines()
 
 

@@ -25,13 +25,13 @@ from contextbench.records.stored import write_model
 from contextbench.report.collection import Collection
 from contextbench.report.comparison import comparison_table
 from contextbench.report.geometry import pareto_front
-from contextbench.report.losses import losses_of
 from contextbench.report.page import Comparison, render_page, write_page
 from contextbench.report.page.gallery import gallery
 from contextbench.report.page.marks import NARROW, SIZES, WIDE, band_of, line_of, marks_of, path_of
 from contextbench.report.page.provenance import provenance
-from contextbench.report.page.ranking import headline
 from contextbench.report.plots import Axis, Point, tradeoff
+from contextbench.report.training import losses_of
+from contextbench.report.verdicts import headline
 from tests.report import pages, rankings, records
 
 SCRIPT = "<script>alert(1)</script>"
@@ -315,9 +315,9 @@ def comparison_table_of(ranking):
 
 def test_places_are_where_the_axis_has_their_values() -> None:
     """The axis is linear: the share of the way between two ticks is that of their values."""
-    shown = Comparison("one", pages.collection(), None)
+    shown = Comparison("one", pages.collection(), None).sections["ranking"].content
     axis, (first, *_, last) = shown.axis, shown.axis.ticks
-    for each in shown.standings:
+    for each in shown.ranked:
         score = 100 * each.miou.estimate
         share = (score - first.value) / (last.value - first.value)
         expected = axis(first.value) + share * (axis(last.value) - axis(first.value))
@@ -325,7 +325,7 @@ def test_places_are_where_the_axis_has_their_values() -> None:
         assert axis(100 * each.miou.low) < axis(score) < axis(100 * each.miou.high)
     ranking = pages.collection().ranking
     assert ranking is not None
-    assert [each.mark.name for each in shown.standings] == [head.head for head in ranking.heads]
+    assert [each.mark.name for each in shown.ranked] == [head.head for head in ranking.heads]
 
 
 POINTS = {"a": (1.0, 50.0), "b": (10.0, 60.0), "c": (100.0, 55.0), "d": (1000.0, 70.0)}
@@ -361,7 +361,7 @@ def test_the_front_of_the_page_is_dotted_where_the_split_cannot_tell() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 def test_names_lie_inside_and_not_over_each_other(size) -> None:
     """Heads of the comparison, whose points are close: boxes of 7 x 13 pixels a character."""
-    plots = Comparison("one", pages.collection(), None).costs
+    plots = Comparison("one", pages.collection(), None).sections["costs"].content
     for plot in (p for cost in plots for p in cost.pictures if p.frame is size):
         boxes = [
             (label.x - 3.5 * len(label.text), label.y - 6.5,
@@ -410,8 +410,8 @@ def test_curves_are_means_over_seeds_in_a_band(size) -> None:
 
 def test_differences_between_classes_refer_to_the_plain_head() -> None:
     """Of all heads with a score; where there is no fcn, to the lowest of them."""
-    with_fcn = Comparison("one", pages.collection(), None).classes
-    without = Comparison("one", pages.collection(("ppm", "ocr")), None).classes
+    with_fcn = Comparison("one", pages.collection(), None).sections["classes"].content
+    without = Comparison("one", pages.collection(("ppm", "ocr")), None).sections["classes"].content
     assert with_fcn is not None
     assert without is not None
     assert (with_fcn.baseline, without.baseline) == ("fcn", "ppm")
@@ -422,7 +422,7 @@ def test_differences_between_classes_refer_to_the_plain_head() -> None:
 
 
 def test_groups_have_their_own_intervals() -> None:
-    heat = Comparison("one", pages.collection(), None).groups
+    heat = Comparison("one", pages.collection(), None).sections["groups"].content
     assert heat is not None
     assert heat.columns == list(records.GROUPS)
     interval = heat.interval(heat.rows[0], heat.columns[0])
@@ -443,16 +443,25 @@ def test_masks_have_the_colours_of_their_classes_and_disputes_those_of_the_key()
     def pixels(uri: str) -> np.ndarray:
         return np.array(Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
 
-    truth = pixels(view.examples[0]["truth"])
+    ((name, pictures),) = view.examples
+    assert name == shown.names[0]
+    kinds = ["plain", "plain", *["prediction"] * 6, "plain", *["error"] * 6]
+    assert [each.kind for each in pictures] == kinds
+    truth = pixels(pictures[1].uri)[..., :3]
     known = shown.truths[0] != 255
     palette = np.array(records.PALETTE, dtype=np.uint8)
-    assert (truth[known][:, :3] == palette[shown.truths[0][known]]).all()
-    assert (truth[~known][:, 3] == 0).all()
-    disputes = pixels(view.examples[0]["agreement"])[..., :3].reshape(-1, 3)
-    keys = {bytes.fromhex(shade.colour[1:]) for shade in view.agreement_key}
+    assert (truth[known] == palette[shown.truths[0][known]]).all()
+    assert set(np.unique(truth[~known]).tolist()) == {0, 150}  # striped
+    disputes = pixels(pictures[8].uri)[..., :3].reshape(-1, 3)
+    keys = {bytes.fromhex(shade.colour[1:]) for shade in view.disputes["all heads"]}
     assert {bytes(colour) for colour in np.unique(disputes, axis=0)} <= keys
-    right = (shown.predictions["fcn"][0] == shown.truths[0])[known].mean()
-    assert view.examples[0]["heads"][0]["accuracy"] == f"{100 * right:.1f}"
+    true, predicted = shown.truths[0][known], shown.predictions["fcn"][0][known]
+    ious = [
+        ((true == k) & (predicted == k)).sum() / ((true == k) | (predicted == k)).sum()
+        for k in np.union1d(true, predicted)
+    ]
+    assert pictures[2].mark == marks["fcn"]
+    assert pictures[2].below == f"mIoU {100 * np.mean(ious):.1f} %"
 
 
 def test_attention_says_where_the_pixel_is_and_what_was_clipped() -> None:

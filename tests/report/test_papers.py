@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from contextbench.config.files import ConfigError
 from contextbench.measure.counts import FeatureSize, count_head_scopes, meta_features
 from contextbench.measure.counts import feature_channels as channels_of
 from contextbench.papers.published import (
@@ -173,11 +172,6 @@ def test_costs_at_other_sizes_are_not_taken():
 def test_a_record_of_other_features_is_refused(changes: dict[str, int]):
     with pytest.raises(RecordError, match="table 'two' is about 8 channels and 3 classes"):
         table(record(costs(), **changes))
-
-
-def test_a_method_without_figures_is_refused():
-    with pytest.raises(ConfigError, match="row 'ocr': method 'OCR' is not published"):
-        paper_table(SPEC, {"PPM": PUBLISHED["PPM"]}, record(costs()))
 
 
 def cells(markdown: str) -> list[dict[str, str]]:

@@ -23,13 +23,13 @@ from contextbench.report.collection import Collection
 from contextbench.report.comparison import comparison_table, per_class_table
 from contextbench.report.figures.examples import prediction_grid
 from contextbench.report.figures.heatmaps import DIVERGING, class_figure, gain_figure, group_figure
-from contextbench.report.figures.plots import loss_figure, tradeoff, tradeoff_grid
+from contextbench.report.figures.plots import course_figure, tradeoff, tradeoff_grid
 from contextbench.report.figures.stability import paired_differences, rank_stability
 from contextbench.report.figures.style import ONE_COLUMN, TWO_COLUMNS, column_width, save
 from contextbench.report.heat import Heat, class_heat, group_heat
 from contextbench.report.looks import KNOWN_HEADS, head_style, shortened
-from contextbench.report.losses import losses_of
 from contextbench.report.tradeoffs import MAIN, WIDE_QUARTILES
+from contextbench.report.training import losses_of
 from contextbench.report.words import signed
 from contextbench.statistics.intervals import (
     HeadStatistics,
@@ -42,6 +42,7 @@ from contextbench.statistics.intervals import (
     rank,
 )
 from contextbench.statistics.methods import Parts
+from tests.report.rankings import RANKING
 from tests.report.records import (
     CLASSES,
     GROUPS,
@@ -119,7 +120,7 @@ def names_on(axes) -> list[Annotation]:
 def loss_curves(histories, title, **look) -> Figure:
     losses = losses_of(histories)
     assert losses is not None
-    return loss_figure(losses, title, **look)
+    return course_figure(losses, title, **look)
 
 
 def heat_of(runs) -> Heat:
@@ -313,15 +314,28 @@ def test_group_cells_print_the_percentages_of_the_table(table):
     assert drawn == {f"{100 * value:.1f}" for value in groups.to_numpy().flat}
 
 
-def test_the_best_of_each_group_is_bold(table):
-    figure = group_plot(comparison())
+def test_bold_in_a_group_are_heads_that_share_a_letter_with_its_best_unless_all_do():
+    letters = {"local": ("a", "ab", "b"), "scene": ("a", "a", "a"), "size": ("", "", "")}
+    values = np.array([[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.7, 0.7, 0.7]])
+    names = [each.head for each in RANKING.heads]
+    statistics = {
+        (head.head, group): replace(head, groups=own[row])
+        for group, own in letters.items()
+        for row, head in enumerate(RANKING.heads)
+    }
+    heat = Heat(names, [*letters], values, values - values[2], "fcn", statistics=statistics)
     bold = {
-        round(text.get_position()[0] - 0.5): text.get_text()
-        for text in figure.axes[0].texts
+        tuple(round(place - 0.5) for place in text.get_position())
+        for text in group_figure(heat, RANKING, "Title").axes[0].texts
         if text.get_weight() == "bold"
     }
-    highest = table[["iou_local", "iou_scene", "iou_size", "iou_recall"]].max()
-    assert bold == {column: f"{100 * value:.1f}" for column, value in enumerate(highest)}
+    assert {column for column, _ in bold} == {0}
+    assert len(bold) == 2
+
+
+def test_without_a_test_no_head_of_a_group_is_bold():
+    figure = group_plot(comparison())
+    assert not [text for text in figure.axes[0].texts if text.get_weight() == "bold"]
 
 
 def test_a_table_without_groups_has_no_group_figure():
@@ -548,7 +562,7 @@ def test_rank_cells_are_shares_never_rounded_to_none_or_all():
         ["<1", "90", "10"],
         ["", "10", "90"],
     ]
-    assert [text.get_text() for text in axes.texts][-4:] == ["a", "ab", "b", "group"]
+    assert [text.get_text() for text in axes.texts][-4:] == ["a", "ab", "b", "letters"]
     assert "Share (%) of 1 000 draws of 50 images in blocks of 7 neighbours" in texts(figure)
 
 
@@ -753,7 +767,7 @@ def test_a_prediction_grid_has_a_row_an_image_and_names_the_classes_it_shows():
     figure = prediction_grid(shown, LABELS, "Title")
     assert len(figure.axes) == 2 * (2 + len(HEADS))
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [*CLASSES, "ignored"]
+    assert [text.get_text() for text in legend.get_texts()] == [*CLASSES, "not labelled"]
     titles = [axes.get_title() for axes in figure.axes[: 2 + len(HEADS)]]
     assert titles == ["image", "ground truth", *HEADS]
 

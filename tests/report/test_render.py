@@ -16,7 +16,7 @@ from contextbench.report.comparison import comparison_table, cost_table, per_cla
 from contextbench.report.tables.comparison import comparison_sheet, printable
 from contextbench.report.tables.sheet import Sheet, markdown_text
 from contextbench.report.verdicts import verdict_sentence
-from contextbench.statistics.intervals import Interval
+from contextbench.statistics.intervals import Interval, Ranking
 from contextbench.system.console import SafeConsole
 from tests.report.printed import per_class_markdown, render_latex, render_markdown
 from tests.report.rankings import RANKING, head, pair, ranked_runs
@@ -50,8 +50,8 @@ def printed(table, width: int = 120) -> str:
 
 def test_markdown_has_percent_and_si_units():
     heads = {
-        "fcn": cost(1_500_000, 2_500_000_000, 3 * 2**20, [4.0]),
-        "ppm": cost(15_000_000, 25_000_000_000, 30 * 2**20, [10.0]),
+        "fcn": cost(1_500_000, 2_500_000_000, 3 * 2**20, [4.0] * 6),
+        "ppm": cost(15_000_000, 25_000_000_000, 30 * 2**20, [10.0] * 6),
     }
     runs = [
         run(iou=[0.5] * 9),
@@ -59,12 +59,12 @@ def test_markdown_has_percent_and_si_units():
     ]
     ppm, fcn = cells(render_markdown(comparison_table(runs, profile_of(heads)), []))
     assert (ppm["head"], fcn["head"]) == ("ppm", "fcn")
-    assert (ppm["mIoU %"], fcn["mIoU %"]) == ("**75.0**", "50.0")
+    assert (ppm["mIoU %"], fcn["mIoU %"]) == ("75.0", "50.0")
     assert (ppm["params M"], fcn["params M"]) == ("15.0", "**1.5**")
     assert (ppm["MACs G"], fcn["MACs G"]) == ("25.0", "**2.5**")
     assert (ppm["memory MiB"], fcn["memory MiB"]) == ("30.0", "**3.0**")
     assert (ppm["latency ms"], fcn["latency ms"]) == ("10.0", "**4.0**")
-    assert (ppm["latency ×FCN"], fcn["latency ×FCN"]) == ("2.50", "**1.00**")
+    assert (ppm["latency ×FCN"], fcn["latency ×FCN"]) == ("2.50 [2.50, 2.50]", "**1.00**")
 
 
 def test_several_seeds_are_printed_with_their_deviation_and_number():
@@ -82,8 +82,9 @@ def test_one_seed_says_so_instead_of_a_spread():
 def test_scores_stand_with_interval_group_and_difference():
     table = comparison_table(ranked_runs(), None, ranking=RANKING)
     ocr, ppm, fcn = cells(render_markdown(table, []))
-    assert (ocr["mIoU %"], ppm["mIoU %"]) == ("**80.0** [78.0, 82.0]", "79.0 [76.0, 81.0]")
-    assert [row["group"] for row in (ocr, ppm, fcn)] == ["a", "ab", "b"]
+    assert (ocr["mIoU %"], ppm["mIoU %"]) == ("**80.0** [78.0, 82.0]", "**79.0** [76.0, 81.0]")
+    assert fcn["mIoU %"] == "70.0 [68.0, 73.0]"
+    assert [row["letters of heads"] for row in (ocr, ppm, fcn)] == ["a", "ab", "b"]
     assert (ocr["difference points"], ppm["difference points"]) == ("0.0", "−1.0 [−3.0, 2.0]")
     assert fcn["difference points"] == "−10.0 [−12.0, −8.0]"
 
@@ -107,14 +108,14 @@ def test_every_form_and_choice_of_columns_has_the_sentence_on_heads(render):
 
 def test_without_intervals_the_legend_is_silent_about_them():
     text = render_markdown(comparison_table(ranked_runs(), None), [])
-    for word in ("interval", "Group", "Holm", "power", "group", "difference"):
+    for word in ("interval", "Letters", "Holm", "power", "letters", "difference", "Bold"):
         assert word not in text, word
 
 
 def test_a_dagger_marks_what_is_not_separable_where_there_are_no_letters():
     table = comparison_table(ranked_runs(), None, ranking=RANKING)
     ocr, ppm, fcn = cells(render_markdown(table, [], ["miou"]))
-    assert ppm["mIoU %"] == "79.0 [76.0, 81.0] †"
+    assert ppm["mIoU %"] == "**79.0** [76.0, 81.0] †"
     assert not [row for row in (ocr, fcn) if "†" in row["mIoU %"]]
     with_letters = render_markdown(table, [], ["miou", "groups"])
     assert "†" not in with_letters
@@ -149,7 +150,7 @@ def test_columns_are_printed_in_the_order_asked_for_and_others_refused():
     assert [row["p-value"] for row in cells(render_markdown(table, [], ["holm_p_value"]))] == [
         "–",
         "0.400",
-        "< 0.001",
+        "≤ 0.001",
     ]
     with pytest.raises(ConfigError, match=r"'miuo'.*did you mean 'miou'\? allowed: .*macs"):
         render_markdown(table, [], ["miuo"])
@@ -308,12 +309,64 @@ def test_numbers_are_aligned_beside_details_and_marks():
     assert "¹ fcn: seed 1: failed" in text
 
 
-def test_equal_printed_values_are_all_best_and_a_column_of_equals_has_none():
-    runs = [run("fcn", iou=[0.9] * 9), run("ppm", iou=[0.9] * 9), run("ocr", iou=[0.8] * 9)]
-    rows = {row["head"]: row for row in cells(render_markdown(comparison_table(runs, None), []))}
-    assert rows["fcn"]["mIoU %"] == rows["ppm"]["mIoU %"] == "**90.0**"
-    assert rows["ocr"]["mIoU %"] == "80.0"
-    assert {row["training s"] for row in rows.values()} == {"40"}
+def test_equal_printed_counts_are_all_best_and_a_column_of_equals_has_none():
+    runs = [run(name, iou=[0.9] * 9) for name in ("fcn", "ppm", "ocr")]
+    costs = profile_of({"fcn": cost(10**6, 10**9, 2**20, []), "ppm": cost(10**6, 10**9, 2**20, []),
+                        "ocr": cost(2 * 10**6, 10**9, 2**20, [])})  # fmt: skip
+    rows = {row["head"]: row for row in cells(render_markdown(comparison_table(runs, costs), []))}
+    assert rows["fcn"]["params M"] == rows["ppm"]["params M"] == "**1.00**"
+    assert rows["ocr"]["params M"] == "2.00"
+    assert {row["MACs G"] for row in rows.values()} == {"1.00"}
+
+
+def with_pairs(*separated: str) -> Ranking:
+    """`RANKING` in which ocr is separated from these heads alone."""
+    pairs = [replace(each, separated=each.second in separated) for each in RANKING.pairs]
+    return replace(RANKING, pairs=tuple(pairs))
+
+
+@pytest.mark.parametrize(
+    ("separated", "bold"),
+    [(("ppm", "fcn"), ["ocr"]), (("fcn",), ["ocr", "ppm"]), ((), [])],
+)
+def test_bold_are_the_heads_that_are_not_separated_from_the_best_unless_all_are(separated, bold):
+    table = comparison_table(ranked_runs(), None, ranking=with_pairs(*separated))
+    for columns in (None, ["miou"]):
+        markdown, latex = (form(table, [], columns) for form in (render_markdown, render_latex))
+        found = [row["head"] for row in cells(markdown) if row["mIoU %"].startswith("**")]
+        assert found == bold
+        assert latex.count(r"\textbf") == len(bold)
+        said = "Bold: of mIoU, heads that are not separated from the best one, where others are."
+        assert (said in markdown) == (said in latex) == bool(bold)
+
+
+def test_without_a_test_no_score_is_bold():
+    table = comparison_table(comparison(), None)
+    assert "**" not in render_markdown(table, [])
+
+
+def test_latencies_whose_intervals_meet_are_both_bold():
+    """Ratios within a round: ocr 0.9 to 1.1, so it holds 1; ppm 2 always."""
+    noise = [0.9, 0.95, 1.0, 1.05, 1.1, 1.0]
+    costs = profile_of({"fcn": cost(1, 1, 1, [5.0] * 6), "ppm": cost(1, 1, 1, [10.0] * 6),
+                        "ocr": cost(1, 1, 1, [5 * each for each in noise])})  # fmt: skip
+    runs = [run(name, iou=[0.9] * 9) for name in ("fcn", "ppm", "ocr")]
+    rows = {row["head"]: row for row in cells(render_markdown(comparison_table(runs, costs), []))}
+    for column in ("latency ms", "latency ×FCN"):
+        bold = [head for head, row in rows.items() if row[column].startswith("**")]
+        assert sorted(bold) == ["fcn", "ocr"]
+
+
+def test_what_scores_are_of_does_not_vanish_with_columns():
+    table = comparison_table(comparison(), None)
+    for columns in (None, ["miou"], ["pixel_accuracy"], ["iou_scene"]):
+        for form in (render_markdown, render_latex):
+            text = form(table, ["Mind that."], columns)
+            assert "Scores are means over seeds." in text
+            assert "Weights: those of the last step, 400." in text
+            assert "Mind that." in "\n".join(
+                line for line in text.splitlines() if not line.startswith("%")
+            )
 
 
 def test_a_failed_head_is_printed_with_dashes_and_its_reason():
@@ -342,11 +395,11 @@ def test_the_console_shows_the_main_columns_in_80_characters():
 
 
 def test_the_console_marks_the_best_in_bold():
-    table = comparison_table([run("fcn", iou=[0.5] * 9), run("ppm", iou=[0.75] * 9)], None)
+    table = comparison_table(ranked_runs(), None, ranking=RANKING)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
     console.print(comparison_sheet(table))
-    assert "\x1b[1m75.0\x1b[0m" in console.file.getvalue()
-    assert "\x1b[1m50.0\x1b[0m" not in console.file.getvalue()
+    assert "\x1b[1m80.0\x1b[0m" in console.file.getvalue()
+    assert "\x1b[1m70.0\x1b[0m" not in console.file.getvalue()
 
 
 def test_square_brackets_in_a_reason_are_not_taken_for_markup():
@@ -398,10 +451,10 @@ def test_a_class_that_is_nowhere_has_a_row_of_dashes():
     assert "| b\\|c | 0.0 | – |" in markdown
 
 
-def test_classes_are_rows_with_the_best_head_in_bold():
+def test_classes_are_rows_without_a_best_head_since_they_are_not_tested():
     low = ClassTotals(intersection=[6, 30], predicted=[10, 30], labelled=[10, 30])
     high = ClassTotals(intersection=[10, 26], predicted=[10, 30], labelled=[10, 30])
     runs = [run("fcn", totals=low, labels=TWO), run("ppm", totals=high, labels=TWO)]
     markdown = per_class_markdown(per_class_table(runs))
-    assert "| a | 25.0 | **100.0** | 42.9 |" in markdown  # 6 / 14
-    assert "| b\\|c | 75.0 | 76.5 | **100.0** |" in markdown  # 26 / 34
+    assert "| a | 25.0 | 100.0 | 42.9 |" in markdown  # 6 / 14
+    assert "| b\\|c | 75.0 | 76.5 | 100.0 |" in markdown  # 26 / 34

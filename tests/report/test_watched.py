@@ -12,9 +12,10 @@ from contextbench.records.watched import WATCHED, Watched, write_watched
 from contextbench.report.bundle import write_report
 from contextbench.report.collection import Collection, collect
 from contextbench.report.comparison import comparison_table
-from contextbench.report.figures.watched import mean_curve, watched_figure, watched_picture
+from contextbench.report.figures.plots import course_figure
 from contextbench.report.page import render_page
 from contextbench.report.tables.comparison import printed_comparison
+from contextbench.report.training import watched_of
 from contextbench.report.weights import weights_sentence, weights_text
 from tests.report.records import comparison
 
@@ -42,9 +43,9 @@ def curve(*scores: int, **changes: Any) -> list[Watched]:
 
 def lines(watched: Any) -> list[tuple[list[float], list[float], float]]:
     """Steps, mIoU and width of every line of the figure."""
-    figure = watched_figure(watched, "title")
-    assert figure is not None
-    [axes] = figure.axes
+    course = watched_of(watched)
+    assert course is not None
+    [axes] = course_figure(course, "title").axes
     return [([*line.get_xdata()], [*line.get_ydata()], line.get_linewidth()) for line in axes.lines]
 
 
@@ -62,20 +63,22 @@ def test_one_seed_is_one_line() -> None:
 
 
 def test_the_mean_is_over_steps_that_all_seeds_have() -> None:
-    assert mean_curve([{1: 10.0, 2: 20.0, 3: 60.0}, {1: 20.0, 3: 20.0}]) == {1: 15.0, 3: 40.0}
+    first, second = curve(200, 400, 900), curve(400, 0, 700)
+    *_, mean = lines({"ocr": {0: first, 1: [second[0], second[2]]}})
+    assert mean[:2] == ([100, 300], [15, 40])
 
 
 def test_axes_and_caption_name_what_was_watched() -> None:
-    figure = watched_figure({"ocr": {0: curve(200), 1: curve(300)}}, "mIoU while training: probe")
-    assert figure is not None
+    course = watched_of({"ocr": {0: curve(200, 300), 1: curve(300, 400)}})
+    assert course is not None
+    figure = course_figure(course, "mIoU while training: probe")
     [axes] = figure.axes
     assert axes.get_xlabel() == "Training step"
     assert axes.get_ylabel() == "mIoU (%), 20 images of val"
     caption = " ".join(figure.get_supxlabel().split())
     assert caption.startswith("20 evenly spaced images of val, scored during training.")
     assert "Thin: each seed; bold: their mean" in caption
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["ocr"]
+    assert [text.get_text() for text in axes.texts] == ["ocr"]
 
 
 def test_other_images_and_failed_steps_are_named_and_not_drawn() -> None:
@@ -84,18 +87,25 @@ def test_other_images_and_failed_steps_are_named_and_not_drawn() -> None:
         "ocr": {0: [*curve(200), entry(200, 0, totals=None, failure=failure)]},
         "fcn": {0: curve(200), 1: curve(900, images=5)},
     }
-    figure = watched_figure(watched, "title")
-    assert figure is not None
-    caption = " ".join(figure.get_supxlabel().split())
-    assert "Watched on other images, or without a score: fcn seed 1." in caption
-    assert "Not counted: ocr seed 0 at step 200." in caption
+    course = watched_of(watched)
+    assert course is not None
+    assert "Watched on other images, or without a score: fcn seed 1." in course.sentences
+    assert "Not counted: ocr seed 0 at step 200." in course.sentences
     assert max(max(line[1]) for line in lines({"fcn": watched["fcn"]})) == 10
 
 
+def test_seeds_without_a_step_in_common_are_named_and_not_drawn() -> None:
+    watched = {"fcn": {0: curve(200)}, "ocr": {0: curve(200), 1: [entry(200, 400)]}}
+    course = watched_of(watched)
+    assert course is not None
+    assert [each.head for each in course.curves] == ["fcn"]
+    missing = "Watched on other images, or without a score: ocr seed 0, ocr seed 1."
+    assert missing in course.sentences
+
+
 def test_nothing_is_drawn_where_nothing_was_watched() -> None:
-    assert watched_figure({}, "title") is None
-    assert watched_figure({"ocr": {0: []}}, "title") is None
-    assert watched_picture({"ocr": {0: []}}, "title") is None
+    assert watched_of({}) is None
+    assert watched_of({"ocr": {0: []}}) is None
 
 
 def watched_collection() -> Collection:
@@ -110,7 +120,7 @@ def test_a_report_and_a_page_have_the_curves_of_watched_runs(tmp_path: Path) -> 
     assert {"watched.png", "watched.svg"} <= names
     page = render_page([(watched_collection(), None)])
     assert "Scores while training" in page
-    assert re.search(r'alt="mIoU while training: [^"]* 30\.0 % at step 200', page)
+    assert re.search(r'aria-label="ocr\s+30\.0 % at step 200"', page)
     assert "Scores while training" not in render_page([(plain, None)])
 
 

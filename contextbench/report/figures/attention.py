@@ -33,12 +33,12 @@ from contextbench.report.attention import (
 )
 from contextbench.report.figures.style import (
     BODY,
-    GREY,
     INK,
     LINE_HEIGHT,
     SMALL,
     TITLE,
     TWO_COLUMNS,
+    label_panel,
     new_figure,
     text_height,
     wrapped,
@@ -80,8 +80,7 @@ def attention_figure(
     figure, grid = _grid(rows, size, title, " ".join(captions))
     for panels, row in zip(grid, rows, strict=True):
         for axes, each, panel in zip(panels, row.maps, row.titles, strict=True):
-            axes.set_title(shortened(panel, _room(axes)), size=BODY, pad=2)
-            _draw(axes, each, image, maps[0])
+            label_panel(axes, panel, _drawn(axes, each, image, maps[0]))
     return figure
 
 
@@ -178,20 +177,18 @@ def _grid(
     return figure, grid
 
 
-def _draw(axes: Axes, each: AttentionMap | None, image: ByteArray, about: AttentionMap) -> None:
-    axes.spines[:].set(color=GREY, linewidth=0.4)
-    axes.set(xticks=[], yticks=[])
+def _drawn(
+    axes: Axes, each: AttentionMap | None, image: ByteArray, about: AttentionMap
+) -> list[str]:
+    """Draws the image, a map or a vector; the lines that stand below."""
     if each is None:
-        _draw_image(axes, image, about)
-    elif each.values.ndim == 2:
-        _draw_map(axes, each, image)
-    elif sums_to_one(each.values):
-        _draw_bars(axes, each)
-    else:
-        _draw_profile(axes, each)
+        return _draw_image(axes, image, about)
+    if each.values.ndim == 2:
+        return _draw_map(axes, each, image)
+    return _draw_bars(axes, each) if sums_to_one(each.values) else _draw_profile(axes, each)
 
 
-def _draw_image(axes: Axes, image: ByteArray, about: AttentionMap) -> None:
+def _draw_image(axes: Axes, image: ByteArray, about: AttentionMap) -> list[str]:
     axes.imshow(image, extent=_extent(image), aspect="auto")
     y, x = about.pixel
     for colour, width in (("white", 2.2), (INK, 0.9)):
@@ -201,10 +198,10 @@ def _draw_image(axes: Axes, image: ByteArray, about: AttentionMap) -> None:
         )  # fmt: skip
     axes.set_xlim(0, image.shape[1])
     axes.set_ylim(image.shape[0], 0)
-    _say_below(axes, about.image, f"pixel {y},{x}")
+    return [about.image, f"pixel {y},{x}"]
 
 
-def _draw_map(axes: Axes, each: AttentionMap, image: ByteArray) -> None:
+def _draw_map(axes: Axes, each: AttentionMap, image: ByteArray) -> list[str]:
     """The pale image, the values as the opacity of one colour, and a frame around the cell."""
     grey = image.mean(axis=2) / 255
     pale = np.repeat((PALE + (1 - PALE) * grey)[..., None], 3, axis=2)
@@ -224,10 +221,10 @@ def _draw_map(axes: Axes, each: AttentionMap, image: ByteArray) -> None:
                 linewidth=width,
             )
         )  # fmt: skip
-    _say_below(axes, each.labels[0] if each.labels else "", f"{limit:.2g} ({highest:.2g})")
+    return [each.labels[0] if each.labels else "", f"{limit:.2g} ({highest:.2g})"]
 
 
-def _draw_bars(axes: Axes, each: AttentionMap) -> None:
+def _draw_bars(axes: Axes, each: AttentionMap) -> list[str]:
     """The largest parts, each with its name and its value in its bar's row."""
     count = max(1, min(BARS, int(axes.bbox.height / axes.figure.dpi / BAR)))
     parts = largest_parts(each, count)
@@ -240,21 +237,16 @@ def _draw_bars(axes: Axes, each: AttentionMap) -> None:
         place["transform"] = axes.get_yaxis_transform()
         axes.text(0.02, row, shortened(name, room), ha="left", **place)
         axes.text(0.98, row, f"{value:.2f}", ha="right", **place)
-    _say_below(axes, f"{len(parts)} largest of {len(each.values)}")
+    return [f"{len(parts)} largest of {len(each.values)}"]
 
 
-def _draw_profile(axes: Axes, each: AttentionMap) -> None:
+def _draw_profile(axes: Axes, each: AttentionMap) -> list[str]:
     """All values from the largest to the smallest."""
     values = np.sort(each.values)[::-1]
     axes.fill_between(np.arange(len(values)), values, step="mid", color=SKY, edgecolor=BLUE)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylim(0, max(1e-9, float(values.max())) * 1.02)
-    _say_below(axes, f"all {len(values)} sorted", f"{values[0]:.2g} to {values[-1]:.2g}")
-
-
-def _say_below(axes: Axes, *lines: str) -> None:
-    texts = [shortened(line, _room(axes)) for line in lines if line]
-    axes.set_xlabel("\n".join(texts), size=SMALL, labelpad=2)
+    return [f"all {len(values)} sorted", f"{values[0]:.2g} to {values[-1]:.2g}"]
 
 
 def _room(axes: Axes) -> int:

@@ -1,58 +1,42 @@
 """Images beside their labels, what every head predicts for them, and where heads differ."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from contextbench.records.classes import LabelInfo
-from contextbench.records.examples import IGNORE, ByteArray, Examples
-from contextbench.report.disputes import (
+from contextbench.records.examples import ByteArray, Examples
+from contextbench.report.examples import (
+    ALL_HEADS,
+    DISPUTE_CAPTION,
     HEAD_SHADES,
+    PREDICTION_CAPTION,
     SHARED_SHADES,
+    Panel,
     Shade,
-    differing,
-    head_picture,
-    shared_picture,
-    won,
+    class_shades,
+    dispute_panels,
+    prediction_panels,
 )
 from contextbench.report.figures.style import (
-    BODY,
     GREY,
     ONE_COLUMN,
     SMALL,
     TWO_COLUMNS,
+    label_panel,
     new_figure,
     text_height,
     text_width,
     wrapped,
 )
-from contextbench.report.looks import CHARACTER, shortened
-from contextbench.report.words import ABSENT, percent
-from contextbench.statistics.disagreement import disagreement
-from contextbench.statistics.scores import scores
+from contextbench.report.looks import shortened
 
 WIDEST, NARROWEST = 1.5, 0.8  # inches, of an image
 MARGIN, GAP, LINE = 0.1, 0.03, 0.17  # inches: edges, between images, a line of text
-PREDICTION_CAPTION = (
-    "Below a prediction: its mIoU over the classes labelled or predicted in this image."
-)
-DISPUTE_CAPTION = (
-    "Below “all heads”: share of the labelled pixels on which predictions differ. Below a head: "
-    "share of the pixels that some heads have right and some wrong on which it is right."
-)
-
-
-class Panel(NamedTuple):
-    """A picture with what stands above and below it."""
-
-    name: str
-    pixels: ByteArray  # (H, W, 3)
-    below: str
 
 
 def prediction_grid(
@@ -63,17 +47,9 @@ def prediction_grid(
     Where the heads do not fit beside each other into `width` inches, a row has several lines.
     Raises ValueError without images.
     """
-    rows = []
-    for row, (name, image, truth) in enumerate(_images(examples)):
-        first = [Panel("image", image, name), Panel("ground truth", _drawn(truth, labels), "")]
-        maps = {head: each[row] for head, each in examples.predictions.items()}
-        rows.append(first + [
-            Panel(head, _drawn(each, labels), _image_score(truth, each, labels))
-            for head, each in maps.items()
-        ])  # fmt: skip
-    shown = [*examples.truths, *(m for each in examples.predictions.values() for m in each)]
-    keys = {PREDICTION_CAPTION: _class_patches(labels, shown)}
-    return _grid(rows, title, "", keys, width)
+    shades = class_shades(examples, labels)
+    keys = {PREDICTION_CAPTION: [each._replace(meaning=shortened(each.meaning)) for each in shades]}
+    return _grid(prediction_panels(examples, labels), title, "", keys, width)
 
 
 def disagreement_grid(examples: Examples, title: str, *, width: float = TWO_COLUMNS) -> Figure:
@@ -83,24 +59,8 @@ def disagreement_grid(examples: Examples, title: str, *, width: float = TWO_COLU
     """
     if not examples.predictions:
         raise ValueError("a grid needs at least one image and the predictions of one head")
-    rows = []
-    for row, (name, image, truth) in enumerate(_images(examples)):
-        found = disagreement(truth, {h: maps[row] for h, maps in examples.predictions.items()})
-        first = [
-            Panel("image", image, name),
-            Panel("all heads", shared_picture(found), f"{differing(found)} %"),
-        ]
-        rows.append(first + [
-            Panel(head, head_picture(found, head), f"{won(found, head)} %") for head in found.heads
-        ])  # fmt: skip
-    keys = {"each head": _shade_patches(HEAD_SHADES), "all heads": _shade_patches(SHARED_SHADES)}
-    return _grid(rows, title, DISPUTE_CAPTION, keys, width)
-
-
-def _images(examples: Examples) -> Iterator[tuple[str, ByteArray, ByteArray]]:
-    if not examples.images:
-        raise ValueError("a grid needs at least one image")
-    return zip(examples.names, examples.images, examples.truths, strict=True)
+    keys = {"each head": HEAD_SHADES, ALL_HEADS: SHARED_SHADES}
+    return _grid(dispute_panels(examples), title, DISPUTE_CAPTION, keys, width)
 
 
 class _Layout(NamedTuple):
@@ -138,39 +98,35 @@ def _grid(
     rows: Sequence[Sequence[Panel]],
     title: str,
     caption: str,
-    keys: Mapping[str, Sequence[Patch]],
+    keys: Mapping[str, Sequence[Shade]],
     width: float,
 ) -> Figure:
     """A row of panels for each image, above the legends, the first of which is the lowest."""
+    if not rows:
+        raise ValueError("a grid needs at least one image")
+    patches = {name: [_patch(shade) for shade in shades] for name, shades in keys.items()}
     layout = _Layout.fitting(len(rows[0]), width)
     heights = [layout.height(row[0].pixels) for row in rows]
-    longest = text_width([str(p.get_label()) for each in keys.values() for p in each], SMALL)
+    longest = text_width([str(p.get_label()) for each in patches.values() for p in each], SMALL)
     columns = max(1, int(layout.width / (0.3 + longest)))
-    key_heights = [0.25 + 0.13 * math.ceil(len(patches) / columns) for patches in keys.values()]
+    key_heights = [0.25 + 0.13 * math.ceil(len(each) / columns) for each in patches.values()]
     lines = wrapped(caption, layout.width, SMALL)
     bottom = text_height(lines, SMALL)
     figure = new_figure(layout.width, sum(heights) + sum(key_heights) + bottom, title, "")
     figure.set_layout_engine("none")
     figure.text(0.01, 0, lines, va="bottom", size=SMALL, color=GREY)
-    for (name, patches), height in zip(keys.items(), key_heights, strict=True):
-        _draw_key(figure, bottom, name, patches, columns)
+    for (name, own), height in zip(patches.items(), key_heights, strict=True):
+        _draw_key(figure, bottom, name, own, columns)
         bottom += height
     top, full = bottom + sum(heights), np.tile(figure.get_size_inches(), 2)
     for row, height in zip(rows, heights, strict=True):
         for number, panel in enumerate(row):
             box = np.array(layout.box(number, top, panel.pixels)) / full
-            _show(figure.add_axes((box[0], box[1], box[2], box[3])), panel)
+            axes = figure.add_axes((box[0], box[1], box[2], box[3]))
+            axes.imshow(panel.pixels, interpolation="nearest", aspect="auto")
+            label_panel(axes, panel.name, [panel.below])
         top -= height
     return figure
-
-
-def _show(axes: Axes, panel: Panel) -> None:
-    axes.imshow(panel.pixels, interpolation="nearest", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=GREY, linewidth=0.4)
-    room = axes.bbox.width / axes.figure.dpi * 72 / CHARACTER
-    axes.set_title(shortened(panel.name, int(room / BODY)), size=BODY, pad=2)
-    axes.set_xlabel(shortened(panel.below, int(room / SMALL)), size=SMALL, labelpad=2)
 
 
 def _draw_key(
@@ -185,40 +141,8 @@ def _draw_key(
     )  # fmt: skip
 
 
-def _drawn(classes: ByteArray, labels: LabelInfo) -> ByteArray:
-    """(H, W) train ids -> (H, W, 3) colours; ignored pixels striped black and grey."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(labels.palette)] = labels.palette
-    rows, columns = np.indices(classes.shape)
-    stripe = (rows + columns) // max(1, classes.shape[0] // 48) % 4 == 0
-    drawn = colours[classes]
-    return np.where((stripe & (classes == IGNORE))[..., None], np.uint8(150), drawn)
-
-
-def _image_score(truth: ByteArray, prediction: ByteArray, labels: LabelInfo) -> str:
-    known = truth != IGNORE
-    true, predicted = truth[known], prediction[known]
-    counts = [
-        np.bincount(each, minlength=len(labels.classes))
-        for each in (true[true == predicted], predicted, true)
-    ]
-    miou = scores(*counts).miou
-    return ABSENT if math.isnan(miou) else f"mIoU {percent(miou)} %"
-
-
-def _class_patches(labels: LabelInfo, maps: Sequence[ByteArray]) -> list[Patch]:
-    """A patch for each class that is shown, and one for ignored pixels."""
-    shown = sorted({int(value) for each in maps for value in np.unique(each)})
-    shades = [
-        Shade(shortened(labels.classes[k]), f"#{bytes(labels.palette[k]).hex()}")
-        for k in shown if k != IGNORE
-    ]  # fmt: skip
-    ignored = Patch(facecolor="black", edgecolor="0.6", hatch="/////", label="ignored")
-    return [*_shade_patches(shades), *([ignored] if IGNORE in shown else [])]
-
-
-def _shade_patches(shades: Sequence[Shade]) -> list[Patch]:
-    return [
-        Patch(facecolor=shade.colour, edgecolor=GREY, linewidth=0.4, label=shade.meaning)
-        for shade in shades
-    ]
+def _patch(shade: Shade) -> Patch:
+    edge, hatch = ("0.6", "/////") if shade.striped else (GREY, None)
+    return Patch(
+        facecolor=shade.colour, edgecolor=edge, hatch=hatch, linewidth=0.4, label=shade.meaning
+    )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -64,15 +64,15 @@ def group_figure(
     lines = _lines_below(below)
     height = 0.3 + (PADDING + PITCH * (1 + lines)) * len(heat.rows)
     figure = new_figure(full, height, title, _group_caption(ranking))
-    cells = _shaded(heat, best_in="column")._replace(below=below if lines else None)
+    cells = _shaded(heat)._replace(below=below if lines else None)
     draw_cells(figure.subplots(), heat.rows, heat.columns, cells)
     return figure
 
 
 def class_figure(heat: Heat, title: str, *, width: float | None = None) -> Figure:
     """IoU of each class (row) for each head (column), numbers in the cells; NaN is a dash."""
-    caption = "IoU (%), mean over seeds; the best head of a class is bold."
-    return _class_figure(heat, heat.columns, _shaded(heat, best_in="row"), title, caption, width)
+    caption = "IoU (%), mean over seeds."
+    return _class_figure(heat, heat.columns, _shaded(heat), title, caption, width)
 
 
 def gain_figure(heat: Heat, title: str, *, width: float | None = None) -> Figure:
@@ -155,16 +155,12 @@ def _class_figure(
     return figure
 
 
-def _shaded(heat: Heat, *, best_in: Literal["row", "column"]) -> Cells:
-    """Percentages with shades from 0 to 100; bold where the best is printed, unless all are."""
-    rounded = np.round(100 * heat.values, 1)
-    known, axis = np.isnan(rounded), 1 if best_in == "row" else 0
-    highest = np.where(known, -np.inf, rounded).max(axis=axis, keepdims=True)
-    lowest = np.where(known, np.inf, rounded).min(axis=axis, keepdims=True)
+def _shaded(heat: Heat) -> Cells:
+    """Percentages with shades from 0 to 100; bold what leads."""
     return Cells(
         texts=[list(map(percent, row)) for row in heat.values.tolist()],
-        faces=_filled(SHADES(np.nan_to_num(rounded / 100)), rounded),
-        bold=(rounded == highest) & (highest > lowest),
+        faces=_filled(SHADES(np.nan_to_num(np.round(heat.values, 3))), heat.values),
+        bold=heat.leading,
     )
 
 
@@ -197,9 +193,12 @@ def _lines_below(below: Sequence[Sequence[str]]) -> int:
 
 
 def _group_caption(ranking: Ranking | None) -> str:
-    text = "Mean IoU (%) over the classes of a group and over seeds; the best head is bold."
+    text = "Mean IoU (%) over the classes of a group and over seeds."
     if ranking is None:
         return text
+    bold = ""
+    if ranking.claims == "heads":
+        bold = " Bold: heads that are not separated from the best of a group, where others are."
     seeds = "Then the lowest and highest seed." if several_seeds(ranking) else "One seed a head."
     level = level_text(ranking.resampling.level)
-    return f"{text} ±: half the {level} interval over {draws_of(ranking)}. {seeds}"
+    return f"{text}{bold} ±: half the {level} interval over {draws_of(ranking)}. {seeds}"

@@ -1,7 +1,6 @@
 """Every seed of every head on every group of classes, with intervals, as one figure."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,8 +60,10 @@ def _draw_panel(axes: Axes, group: str, insight: Insight) -> None:
 
 def _draw_cell(axes: Axes, row: int, head: str, cell: Cell) -> None:
     style = head_style(head)
-    places = row + _offsets(len(cell.seeds))
-    for place, (estimate, low, high) in zip(places, _percent(cell.seeds), strict=True):
+    span = SEED_SPAN / 2 if len(cell.seeds) > 1 else 0.0
+    places = np.linspace(row - span, row + span, len(cell.seeds))  # the first on top
+    for place, seed in zip(places, cell.seeds.values(), strict=True):
+        estimate, low, high = (100 * value for value in seed)
         axes.hlines(place, low, high, color=style.colour, linewidth=1.0, zorder=2)
         axes.plot(
             estimate, place, color=style.colour, marker=style.marker, markersize=3.8,
@@ -77,15 +78,6 @@ def _draw_cell(axes: Axes, row: int, head: str, cell: Cell) -> None:
         f"{fixed(mean)}{verdict}", (1.02, row), xycoords=("axes fraction", "data"), ha="left",
         va="center", size=SMALL, color=INK, linespacing=1.0, annotation_clip=False,
     )  # fmt: skip
-
-
-def _offsets(seeds: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Places of seeds around the middle of their row, the first on top."""
-    return np.zeros(1) if seeds == 1 else np.linspace(-SEED_SPAN / 2, SEED_SPAN / 2, seeds)
-
-
-def _percent(seeds: Mapping[int, tuple[float, float, float]]) -> list[tuple[float, ...]]:
-    return [tuple(100 * value for value in each) for each in seeds.values()]
 
 
 def _caption(insight: Insight) -> str:

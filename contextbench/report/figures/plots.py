@@ -1,6 +1,7 @@
 """Plots on axes, drawn from the descriptions that the page draws."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from contextbench.report.figures.style import (
     wrapped,
 )
 from contextbench.report.looks import head_style
-from contextbench.report.losses import Losses
 from contextbench.report.plots import (
     Curve,
     Curves,
@@ -46,6 +46,7 @@ from contextbench.report.tables.scaling import (
     scaling_table,
 )
 from contextbench.report.tradeoffs import MAIN, label_of, plottable, sentences, tradeoff_of
+from contextbench.report.training import Course
 from contextbench.statistics.intervals import Ranking
 
 LEFT, RIGHT, ABOVE, BELOW = 40.0, 6.0, 6.0, 27.0  # points around the axes of a panel
@@ -79,21 +80,12 @@ def tradeoff_grid(
     return _tradeoffs(table, MAIN, title, ranking, width, 2 if width > ONE_COLUMN else 1)
 
 
-def loss_figure(losses: Losses, title: str, *, width: float = ONE_COLUMN) -> Figure:
-    """Smoothed main loss of every head that has one."""
-    height = 0.5 + max(1.9, room_for(len(losses.curves), SMALL) / 72)
-    figure = new_figure(width, height, title, " ".join(losses.sentences))
+def course_figure(course: Course, title: str, *, width: float = ONE_COLUMN) -> Figure:
+    """A curve of every head over its training."""
+    height = 0.5 + max(1.9, room_for(len(course.curves), SMALL) / 72)
+    figure = new_figure(width, height, title, " ".join(course.sentences))
     (frame,) = _frames(figure, title, height, 1, 1, SMALL)
-    plot = losses.plot(frame)
-    axes = _axes(figure, plot)
-    for curve in plot.curves:
-        style = head_style(curve.head)
-        if curve.has_range:
-            axes.fill_between(
-                curve.x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0
-            )
-        axes.plot(curve.x, curve.y, color=style.colour, linestyle=style.line, linewidth=1.0)
-    _name_curves(axes, plot)
+    _draw_curves(figure, course.plot(frame))
     return figure
 
 
@@ -240,8 +232,23 @@ def _name(
     )  # fmt: skip
 
 
-def _name_curves(axes: Axes, plot: Curves) -> None:
+def _draw_curves(figure: Figure, plot: Curves) -> None:
+    """Named lines, marked ones with bars, others with a band; what they are the mean of is thin."""
+    axes = _axes(figure, plot)
     for curve, label in zip(plot.curves, plot.labels, strict=True):
+        style = head_style(curve.head)
+        line: dict[str, Any] = {"color": style.colour, "linestyle": style.line}
+        for single in curve.singles:
+            axes.plot(*single.T, linewidth=0.5, alpha=0.6, **line)
+        if curve.marked:
+            line |= {"marker": style.marker, "markersize": 3.5, "markeredgewidth": 0, "zorder": 3}
+        if curve.has_range and curve.marked:
+            axes.vlines(curve.x, curve.low, curve.high, color=style.colour, linewidth=0.8, zorder=2)
+        elif curve.has_range:
+            axes.fill_between(
+                curve.x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0
+            )
+        axes.plot(curve.x, curve.y, linewidth=1.4 if curve.singles else 1.0, **line)
         at = (plot.x(curve.end[0]), plot.y(curve.end[1]))
         _name(axes, curve.head, label, curve.end, at, "left", SMALL)
 
@@ -256,7 +263,8 @@ def _scaling(
     if measure == "latency_ms":
         rows = table[(table["head"] == head) & (table["latency_ms"] > 0)].sort_values("pixels")
         low, high = rows["latency_q1_ms"].to_numpy(), rows["latency_q3_ms"].to_numpy()
-    return Curve(head, np.array(pixels_of(curve), dtype=np.float64), values, low, high)
+    pixels = np.array(pixels_of(curve), dtype=np.float64)
+    return Curve(head, pixels, values, low, high, marked=True)
 
 
 def _draw_scaling(
@@ -271,17 +279,7 @@ def _draw_scaling(
         "Height and width of features" if square else "Height × width of features",
         f"{column.title[0].upper()}{column.title[1:]} ({column.unit})",
     )
-    plot = curve_plot(curves, labels, frame, logarithmic=(True, True), x_ticks=ticks)
-    axes = _axes(figure, plot)
-    for curve in plot.curves:
-        style = head_style(curve.head)
-        axes.plot(
-            curve.x, curve.y, color=style.colour, linestyle=style.line, linewidth=1.0,
-            marker=style.marker, markersize=3.5, markeredgewidth=0, zorder=3,
-        )  # fmt: skip
-        if curve.has_range:
-            axes.vlines(curve.x, curve.low, curve.high, color=style.colour, linewidth=0.8, zorder=2)
-    _name_curves(axes, plot)
+    _draw_curves(figure, curve_plot(curves, labels, frame, logarithmic=(True, True), x_ticks=ticks))
 
 
 def _scaling_caption(

@@ -25,7 +25,7 @@ from contextbench.report.figures.style import (
     text_width,
 )
 from contextbench.report.looks import head_style, shortened
-from contextbench.report.rankings import best_sentence, difference_to, draws_of
+from contextbench.report.rankings import difference_to, draws_of
 from contextbench.report.verdicts import verdict_sentence
 from contextbench.report.words import ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
@@ -52,9 +52,9 @@ def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) 
     letters = [each.groups if judged else each.models_groups for each in ranking.heads]
     caption = (
         f"Share (%) of {draws_of(ranking)} in which a head takes a place. "
-        f"{_letters_sentence(ranking)}{best_sentence(ranking)} {_training(ranking.heads)}"
+        f"{_letters_sentence(ranking)}{verdict_sentence(ranking)} {_training(ranking.heads)}"
     )
-    needed = name_width(names) + PLACE * len(places) + name_width(["group", *letters])
+    needed = name_width(names) + PLACE * len(places) + name_width(["letters", *letters])
     figure = new_figure(column_width(needed, width), 0.35 + ROW * len(names), title, caption)
     axes = figure.subplots()
     cells = Cells(
@@ -65,7 +65,7 @@ def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) 
     draw_cells(axes, names, places, cells)
     for row, text in enumerate(letters):
         axes.text(len(places) + 0.3, row + 0.5, text, va="center", size=BODY, color=INK)
-    axes.text(len(places) + 0.3, -0.3, "group", va="baseline", size=BODY, color=INK)
+    axes.text(len(places) + 0.3, -0.3, "letters", va="baseline", size=BODY, color=INK)
     return figure
 
 

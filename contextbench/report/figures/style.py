@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from contextbench.report.looks import CHARACTER
+from contextbench.report.looks import CHARACTER, shortened
 from contextbench.system.files import write_atomic
 from contextbench.system.text import printable
 
@@ -83,6 +83,16 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
+def label_panel(axes: Axes, title: str, below: Sequence[str]) -> None:
+    """A picture in a thin frame, with a title above and small lines below that fit its width."""
+    room = axes.bbox.width / axes.figure.dpi * 72 / CHARACTER
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=GREY, linewidth=0.4)
+    axes.set_title(shortened(title, int(room / BODY)), size=BODY, pad=2)
+    lines = [shortened(line, int(room / SMALL)) for line in below if line]
+    axes.set_xlabel("\n".join(lines), size=SMALL, labelpad=2)
+
+
 def save(
     figure: Figure, folder: Path, name: str, formats: Sequence[Format] = FORMATS
 ) -> list[Path]:
@@ -94,6 +104,13 @@ def save(
         with mpl.rc_context({"svg.hashsalt": "contextbench", "pdf.fonttype": 42}):
             write_atomic(path, partial(_print, figure, kind))
     return paths
+
+
+class Picture(NamedTuple):
+    """A figure for a page: a data URI, and in words what it shows."""
+
+    uri: str
+    text: str
 
 
 def data_uri(figure: Figure) -> str:

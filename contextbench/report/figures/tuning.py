@@ -14,16 +14,17 @@ from contextbench.report.figures.style import (
     ONE_COLUMN,
     SMALL,
     TWO_COLUMNS,
+    Picture,
     data_uri,
     new_figure,
     style_axes,
 )
-from contextbench.report.figures.watched import LONGEST, Picture
 from contextbench.report.looks import head_style, shortened
 from contextbench.report.tuning import axis_values, tuned_keys
 from contextbench.report.words import fixed
 
 PANELS = 2  # in a row
+LONGEST = 14  # characters of a name in the legend
 HEIGHT = 2.3  # inches of a row
 OUTER = 0.35  # free part at both ends, of the distance between two values
 

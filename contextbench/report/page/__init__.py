@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -21,20 +21,18 @@ from contextbench import __version__
 from contextbench.records.examples import Examples, read_examples
 from contextbench.report import words
 from contextbench.report.collection import Collection, collect
+from contextbench.report.examples import DISPUTE_CAPTION, PREDICTION_CAPTION
+from contextbench.report.figures.style import Picture
 from contextbench.report.figures.tuning import tuning_picture
-from contextbench.report.figures.watched import Picture, watched_picture
-from contextbench.report.heat import Heat, class_heat, group_heat
-from contextbench.report.losses import Losses, losses_of
+from contextbench.report.heat import class_heat, group_heat
 from contextbench.report.page import marks as svg
-from contextbench.report.page.details import Section, sections
-from contextbench.report.page.gallery import Gallery, gallery
+from contextbench.report.page.details import details
+from contextbench.report.page.gallery import gallery
 from contextbench.report.page.marks import SIZES, Mark, marks_of
-from contextbench.report.page.provenance import Provenance, provenance
-from contextbench.report.page.ranking import headline
+from contextbench.report.page.provenance import provenance
 from contextbench.report.plots import Axis, Tradeoff
-from contextbench.report.rankings import draws_of, not_separated, statistics_of
+from contextbench.report.rankings import draws_of, not_separated, seed_scores, statistics_of
 from contextbench.report.tables.comparison import all_scores
-from contextbench.report.tables.sheet import Sheet
 from contextbench.report.tradeoffs import (
     COSTS,
     is_logarithmic,
@@ -43,11 +41,21 @@ from contextbench.report.tradeoffs import (
     sentences,
     tradeoff_of,
 )
+from contextbench.report.training import losses_of, watched_of
 from contextbench.report.tuning import budget_fact, tuned_heads, tuned_notes
+from contextbench.report.verdicts import headline
 from contextbench.statistics.intervals import Interval
 from contextbench.system.files import write_text
 
 SCRIPTS = ("tips.js", "tables.js", "heads.js", "choices.js", "page.js")
+
+
+class Section(NamedTuple):
+    """A part of a comparison: its title, and the template that sets its content."""
+
+    title: str
+    template: str
+    content: Any
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,20 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Standings:
+    """The heads that have a score, best first, and those that have none."""
+
+    ranked: Sequence[Standing]
+    unranked: Sequence[tuple[Mark, str]]  # with the reason
+
+    @cached_property
+    def axis(self) -> Axis:
+        """In percent of its width."""
+        values = [v for each in self.ranked for v in (*each.miou, *each.seeds)]
+        return Axis.over((100 * value for value in values), 0, 100, count=5)
+
+
+@dataclass(frozen=True)
 class CostPlots:
     """All pictures of one cost."""
 
@@ -82,7 +104,7 @@ class CostPlots:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One section of the page."""
+    """One comparison of the page."""
 
     id: str
     collection: Collection
@@ -92,10 +114,6 @@ class Comparison:
     def marks(self) -> dict[str, Mark]:
         """Looks of the heads, in the order of the table."""
         return marks_of(str(head) for head in self.collection.table["head"])
-
-    @property
-    def title(self) -> str:
-        return self.collection.subject
 
     @property
     def facts(self) -> list[str]:
@@ -115,88 +133,32 @@ class Comparison:
         return headline(self.collection.table, self.collection.ranking)
 
     @cached_property
-    def standings(self) -> list[Standing]:
-        """The heads that have a score, best first."""
-        return [self._standing(row) for row in self._rows() if not math.isnan(row["miou"])]
-
-    @cached_property
-    def axis(self) -> Axis:
-        """Of the ranking, in percent of its width."""
-        values = [v for each in self.standings for v in (*each.miou, *each.seeds)]
-        return Axis.over((100 * value for value in values), 0, 100, count=5)
-
-    @property
-    def unranked(self) -> list[tuple[Mark, str]]:
-        """Heads without a score, and why."""
-        missing = [row for row in self._rows() if math.isnan(row["miou"])]
-        return [(self.marks[row["head"]], row["note"] or "not evaluated") for row in missing]
-
-    @cached_property
-    def scores(self) -> Sheet:
-        """All numbers."""
-        return all_scores(self.collection.table)
-
-    @cached_property
-    def statuses(self) -> list[str]:
-        """How heads ended that have failed."""
-        status = self.collection.table["status"]
-        return ["" if each == "done" else words.status_text(each) for each in status]
-
-    @cached_property
-    def costs(self) -> list[CostPlots]:
-        """The trade-off of every cost that some head with a score has."""
-        table = self.collection.table
-        return [self._cost(cost) for cost in COSTS if len(plottable(table, cost))]
-
-    @cached_property
-    def classes(self) -> Heat | None:
-        return class_heat(self.collection.per_class)
-
-    @cached_property
-    def groups(self) -> Heat | None:
-        return group_heat(self.collection)
-
-    @cached_property
-    def losses(self) -> Losses | None:
-        histories = self.collection.histories
-        return losses_of({name: histories[name] for name in self.marks if name in histories})
-
-    @cached_property
-    def watched(self) -> Picture | None:
-        title = f"mIoU while training: {self.collection.subject}"
-        return watched_picture(self.collection.watched, title)
-
-    @cached_property
-    def details(self) -> list[Section]:
-        """What the view counted beside the pixels of classes."""
-        return sections(self.collection)
-
-    @cached_property
-    def tuning(self) -> Picture | None:
-        tuned = tuned_heads(self.collection.runs)
-        if not tuned:
-            return None
-        heads = {name: tuned[name].head for name in self.marks if name in tuned}
-        title = f"Tuning: {self.collection.subject}"
-        return tuning_picture(next(iter(tuned.values())), heads, title)
-
-    @property
-    def tuned_notes(self) -> list[str]:
-        return tuned_notes(self.collection.runs)
-
-    @cached_property
-    def gallery(self) -> Gallery | None:
-        return gallery(self.examples, self.collection.labels, self.marks)
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        return provenance(self.collection)
-
-    @property
-    def method(self) -> str:
-        """How intervals were made."""
-        ranking = self.collection.ranking
-        return draws_of(ranking) if ranking else ""
+    def sections(self) -> dict[str, Section]:
+        """All that there is to show, by the ending of its id."""
+        facts, ranking, examples = self.collection, self.collection.ranking, self.examples
+        histories, watched = facts.histories, facts.watched
+        losses = losses_of({name: histories[name] for name in self.marks if name in histories})
+        scores = watched_of({name: watched[name] for name in self.marks if name in watched})
+        shown = gallery(examples, facts.labels, self.marks)
+        several = ranking if ranking and len(ranking.heads) > 1 else None
+        costs = [self._cost(cost) for cost in COSTS if len(plottable(facts.table, cost))]
+        sections = {
+            "ranking": Section("Ranking", "ranking", self._standings()),
+            "table": Section("All numbers", "table", all_scores(facts.table)),
+            "costs": Section("Accuracy and cost", "costs", costs),
+            "groups": Section("Groups of classes", "heat", group_heat(facts)),
+            "classes": Section("Classes", "heat", class_heat(facts.per_class)),
+            "stability": Section("Rank stability", "stability", several),
+            "losses": Section("Learning curves", "curves", losses),
+            "tuning": Section("Tuning", "tuning", self._tuning()),
+            "watched": Section("Scores while training", "curves", scores),
+            **{each.id: Section(each.title, "details", each) for each in details(facts)},
+            "examples": Section("Examples", "examples", shown and shown.examples and shown),
+            "attention": Section("Attention", "attention", shown and shown.attention),
+            "cautions": Section("Cautions", "cautions", facts.cautions),
+            "protocol": Section("Protocol and provenance", "provenance", provenance(facts)),
+        }
+        return {name: section for name, section in sections.items() if section.content}
 
     @cached_property
     def alike(self) -> dict[str, str]:
@@ -207,32 +169,47 @@ class Comparison:
             for one in self.marks
         }
 
-    def _rows(self) -> list[dict[Any, Any]]:
-        return self.collection.table.to_dict("records")
+    def _standings(self) -> Standings:
+        rows = self.collection.table.to_dict("records")
+        return Standings(
+            [self._standing(row) for row in rows if not math.isnan(row["miou"])],
+            [
+                (self.marks[row["head"]], row["note"] or "not evaluated")
+                for row in rows
+                if math.isnan(row["miou"])
+            ],
+        )
 
     def _standing(self, row: Mapping[Any, Any]) -> Standing:
-        ranked = statistics_of(self.collection.ranking, row["head"])
+        seeds = seed_scores(statistics_of(self.collection.ranking, row["head"]))
+        gap = (row["difference_to_best"], row["difference_low"], row["difference_high"])
         return Standing(
             mark=self.marks[row["head"]],
             row=row,
             miou=Interval(row["miou"], row["miou_low"], row["miou_high"]),
-            seeds=ranked.seeds.values if ranked and ranked.seeds.n > 1 else (),
-            difference=Interval(
-                row["difference_to_best"], row["difference_low"], row["difference_high"]
-            ),
+            seeds=seeds if len(seeds) > 1 else (),
+            difference=Interval(*gap),
         )
 
+    def _tuning(self) -> tuple[list[str], Picture] | None:
+        """Sentences, and scores against the tuned values; None without."""
+        tuned = tuned_heads(self.collection.runs)
+        heads = {name: tuned[name].head for name in self.marks if name in tuned}
+        if not heads:
+            return None
+        title = f"Tuning: {self.collection.subject}"
+        picture = tuning_picture(next(iter(tuned.values())), heads, title)
+        return (tuned_notes(self.collection.runs), picture) if picture else None
+
     def _cost(self, cost: str) -> CostPlots:
-        table, ranking, profile = (
-            self.collection.table, self.collection.ranking, self.collection.profile,
-        )  # fmt: skip
+        facts = self.collection
+        table, ranking = facts.table, facts.ranking
+        scales = (False, True) if plottable(table, cost)[cost].min() > 0 else (False,)
         pictures = [
             tradeoff_of(
-                table, cost, size, ranking=ranking, profile=profile, logarithmic=logarithmic
+                table, cost, size, ranking=ranking, profile=facts.profile, logarithmic=logarithmic
             )
-            for logarithmic in (
-                (False, True) if plottable(table, cost)[cost].min() > 0 else (False,)
-            )
+            for logarithmic in scales
             for size in SIZES
         ]
         caption = " ".join(sentences(table, [cost], ranking))
@@ -264,7 +241,7 @@ def render_page(parts: Sequence[tuple[Collection, Examples | None]]) -> str:
     template = _environment().get_template("page.html")
     return template.render(
         comparisons=comparisons,
-        title=", ".join(dict.fromkeys(each.title for each in comparisons)),
+        title=", ".join(dict.fromkeys(each.collection.subject for each in comparisons)),
         version=__version__,
         style=_template("page.css"),
         script=script,
@@ -280,7 +257,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, svg=svg, sizes=SIZES)
+    captions = (PREDICTION_CAPTION, DISPUTE_CAPTION)
+    environment.globals.update(
+        words=words, svg=svg, sizes=SIZES, captions=captions, draws_of=draws_of
+    )
     environment.tests["nan"] = math.isnan
     return environment
 

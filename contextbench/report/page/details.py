@@ -16,8 +16,7 @@ from contextbench.report.figures.details import (
     robustness_figure,
     trimap_figure,
 )
-from contextbench.report.figures.style import TWO_COLUMNS, data_uri
-from contextbench.report.figures.watched import Picture
+from contextbench.report.figures.style import TWO_COLUMNS, Picture, data_uri
 from contextbench.report.robustness import robustness_of
 from contextbench.report.tables.confusion import confusion_sheet
 from contextbench.report.tables.details import (
@@ -30,8 +29,8 @@ from contextbench.report.tables.sheet import Sheet
 
 
 @dataclass(frozen=True)
-class Section:
-    """Tables, then pictures, under one heading."""
+class Details:
+    """Tables, then pictures, of one section."""
 
     id: str
     title: str
@@ -39,14 +38,14 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def sections(collection: Collection) -> list[Section]:
+def details(collection: Collection) -> list[Details]:
     """In the order of `_BUILDERS`, then what corruptions cost."""
     counted = counters_of(collection)
     found = [build(collection) for name, build in _BUILDERS.items() if name in counted]
     return [*found, *_robustness(collection)]
 
 
-def _confusion(collection: Collection) -> Section:
+def _confusion(collection: Collection) -> Details:
     whole = confusion_of(collection)
     sheets = [confusion_sheet(whole, "" if not whole.two else "Where the two heads differ most")]
     order = [str(head) for head in collection.table["head"] if head in whole.heads]
@@ -59,40 +58,40 @@ def _confusion(collection: Collection) -> Section:
     best = confusion_of(collection, heads=order[:1], top=0)
     title = f"What {order[0]} takes each class for: {collection.subject}"
     figure = confusion_figure(best, order[0], title)
-    return Section("confusion", "Confusions", sheets, [_picture(figure, title)])
+    return Details("confusion", "Confusions", sheets, [_picture(figure, title)])
 
 
-def _boundary(collection: Collection) -> Section:
+def _boundary(collection: Collection) -> Details:
     bands = boundary_bands(collection)
     sheet = bands_sheet(bands, BANDS["boundary"][1])
-    return Section("boundary", "Boundaries", [sheet])
+    return Details("boundary", "Boundaries", [sheet])
 
 
-def _trimap(collection: Collection) -> Section:
+def _trimap(collection: Collection) -> Details:
     bands = trimap_bands(collection)
     title = f"mIoU near boundaries: {collection.subject}"
     sheet = bands_sheet(bands, BANDS["trimap"][1])
     figure = trimap_figure(bands, title, width=TWO_COLUMNS)
-    return Section("trimap", "Trimaps", [sheet], [_picture(figure, title)])
+    return Details("trimap", "Trimaps", [sheet], [_picture(figure, title)])
 
 
-def _calibration(collection: Collection) -> Section:
+def _calibration(collection: Collection) -> Details:
     found = calibration_of(collection)
     title = f"Accuracy by confidence: {collection.subject}"
     figure = reliability_figure(found, title, width=TWO_COLUMNS)
-    return Section(
+    return Details(
         "calibration", "Calibration", [calibration_sheet(found)], [_picture(figure, title)]
     )
 
 
-def _robustness(collection: Collection) -> list[Section]:
+def _robustness(collection: Collection) -> list[Details]:
     found = robustness_of(collection)
     if found is None or not found.points:
         return []
     title = f"mIoU on corrupted images: {collection.subject}"
     figure = robustness_figure(found, title, width=TWO_COLUMNS)
     return [
-        Section("robustness", "Robustness", robustness_sheets(found), [_picture(figure, title)])
+        Details("robustness", "Robustness", robustness_sheets(found), [_picture(figure, title)])
     ]
 
 
@@ -100,7 +99,7 @@ def _picture(figure: Figure, title: str) -> Picture:
     return Picture(data_uri(figure), title)
 
 
-_BUILDERS: dict[CounterName, Callable[[Collection], Section]] = {
+_BUILDERS: dict[CounterName, Callable[[Collection], Details]] = {
     "confusion": _confusion,
     "calibration": _calibration,
     "boundary": _boundary,

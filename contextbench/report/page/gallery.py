@@ -4,14 +4,14 @@ Pictures are data URIs; parts of them are in percent of their width and height.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from contextbench.records.attention import AttentionMap, cell_box, no_attention, sums_to_one
 from contextbench.records.classes import LabelInfo
-from contextbench.records.examples import IGNORE, Examples
+from contextbench.records.examples import Examples
 from contextbench.report.attention import (
     cells_of,
     clipped_at,
@@ -20,20 +20,19 @@ from contextbench.report.attention import (
     map_rows,
     meanings,
 )
-from contextbench.report.disputes import (
+from contextbench.report.examples import (
+    ALL_HEADS,
     HEAD_SHADES,
     SHARED_SHADES,
+    Panel,
     Shade,
-    accuracy,
-    differing,
-    head_picture,
-    shared_picture,
-    won,
+    class_shades,
+    dispute_panels,
+    prediction_panels,
 )
-from contextbench.report.page.images import colours, glow, mask, photograph
+from contextbench.report.page.images import colours, glow, photograph
 from contextbench.report.page.marks import Mark, heights_of
 from contextbench.report.words import significant
-from contextbench.statistics.disagreement import disagreement
 
 IMAGES = 12  # at most so many are shown
 PARTS = 8  # at most so many parts of a vector are shown
@@ -58,17 +57,25 @@ class Box(NamedTuple):
     height: float
 
 
+class Picture(NamedTuple):
+    """A panel of an example."""
+
+    uri: str
+    name: str
+    below: str
+    mark: Mark | None  # of the head that it is of
+    kind: str  # with what it is shown: plain (always), prediction or error
+
+
 @dataclass(frozen=True)
 class Gallery:
     """All examples, with the legends of their pictures."""
 
-    examples: Sequence[Entry]
+    examples: Sequence[tuple[str, Sequence[Picture]]]  # names of images, and what there is of them
     attention: Sequence[Entry]
     classes: Sequence[Shade]
-    ignored: bool
     left_out: int  # images that are not shown
-    agreement_key: Sequence[Shade] = SHARED_SHADES
-    head_key: Sequence[Shade] = HEAD_SHADES
+    disputes: Mapping[str, Sequence[Shade]]  # legends of where heads differ
 
 
 def gallery(
@@ -77,52 +84,34 @@ def gallery(
     """At most `IMAGES` examples and all attention maps; None without any."""
     if examples is None or not (examples.images or examples.attention):
         return None
-    shown = examples.spread(IMAGES)
-    heads = [name for name in marks if name in examples.predictions]
-    masks = [*shown.truths, *(m for head in heads for m in shown.predictions[head])]
-    ids = {int(value) for each in masks for value in np.unique(each)}
+    predictions = {h: examples.predictions[h] for h in marks if h in examples.predictions}
+    shown = replace(examples, predictions=predictions).spread(IMAGES)
+    several = len(predictions) > 1
+    disputes = dispute_panels(shown) if several else [[]] * len(shown.names)
     return Gallery(
-        examples=[_example(shown, i, heads, labels, marks) for i in range(len(shown.names))],
-        attention=_attention(examples, marks),
-        classes=[
-            Shade(labels.classes[k], f"#{bytes(labels.palette[k]).hex()}")
-            for k in sorted(ids - {IGNORE})
+        examples=[
+            (
+                image.below,
+                [
+                    Picture(photograph(image.pixels), image.name, "", None, "plain"),
+                    *(_picture(each, marks, "prediction") for each in panels),
+                    *(_picture(each, marks, "error") for each in own[1:]),
+                ],
+            )
+            for (image, *panels), own in zip(
+                prediction_panels(shown, labels), disputes, strict=True
+            )
         ],
-        ignored=IGNORE in ids,
+        attention=_attention(examples, marks),
+        classes=class_shades(shown, labels),
         left_out=len(examples.names) - len(shown.names),
+        disputes={ALL_HEADS: SHARED_SHADES, "each head": HEAD_SHADES} if several else {},
     )
 
 
-def _example(
-    examples: Examples,
-    index: int,
-    heads: Sequence[str],
-    labels: LabelInfo,
-    marks: Mapping[str, Mark],
-) -> Entry:
-    """An image; of each head where it is right and others are not, or the other way round."""
-    truth = examples.truths[index]
-    predictions = {head: examples.predictions[head][index] for head in heads}
-    found = disagreement(truth, predictions) if heads else None
-    several = found if len(heads) > 1 else None
-    return {
-        "name": examples.names[index],
-        "image": photograph(examples.images[index]),
-        "truth": mask(truth, labels),
-        "agreement": colours(shared_picture(several)) if several else "",
-        "differing": differing(several) if several else "",
-        "heads": [
-            {
-                "mark": marks[head],
-                "prediction": mask(predictions[head], labels),
-                "errors": colours(head_picture(found, head)),
-                "accuracy": accuracy(found, head),
-                "won": won(found, head),
-            }
-            for head in heads
-            if found
-        ],
-    }
+def _picture(panel: Panel, marks: Mapping[str, Mark], kind: str) -> Picture:
+    mark = marks[panel.name] if panel.of_head else None
+    return Picture(colours(panel.pixels), panel.name, panel.below, mark, kind if mark else "plain")
 
 
 def _attention(examples: Examples, marks: Mapping[str, Mark]) -> list[Entry]:

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from contextbench.records.classes import LabelInfo
-from contextbench.records.examples import IGNORE, ByteArray
+from contextbench.records.examples import ByteArray
 from contextbench.report.attention import OPAQUE
 from contextbench.report.looks import RED
 
@@ -24,13 +23,6 @@ def photograph(pixels: ByteArray) -> str:
     image = Image.fromarray(pixels)
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
     return _uri(image, "jpeg", quality=QUALITY, subsampling=0, optimize=True)
-
-
-def mask(classes: ByteArray, labels: LabelInfo) -> str:
-    """(H, W) train ids in the colours of their classes; what is ignored is transparent."""
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(labels.palette)] = labels.palette
-    return _indexed(_smaller(classes), palette, transparency=IGNORE)
 
 
 def colours(pixels: ByteArray) -> str:

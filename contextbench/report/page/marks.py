@@ -1,7 +1,7 @@
 """How heads and plots are drawn in SVG."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,12 +91,9 @@ def heights_of(values: FloatArray) -> str:
     ordered = np.sort(values)[::-1].clip(0)
     tops = (100 - 100 * ordered / max(float(ordered[0]), 1e-9)).tolist()
     edges = np.linspace(0, 100, len(values) + 1).tolist()
-    steps = (f"L{a:.4g},{top:.4g}H{b:.4g}" for (a, b), top in zip(_pairs(edges), tops, strict=True))
+    corners = zip(itertools.pairwise(edges), tops, strict=True)
+    steps = (f"L{a:.4g},{top:.4g}H{b:.4g}" for (a, b), top in corners)
     return f"M0,100{''.join(steps)}V100Z"
-
-
-def _pairs(edges: Sequence[float]) -> Iterable[tuple[float, float]]:
-    return itertools.pairwise(edges)
 
 
 def _thinned(curve: Curve) -> list[int]:

@@ -19,7 +19,7 @@ from contextbench.papers.ablations import Ablation
 from contextbench.papers.published import PublishedScore
 from contextbench.records.comparability import sampling_of
 from contextbench.report.columns import Cell, Column, write_csv
-from contextbench.report.comparison import difference_columns
+from contextbench.report.comparison import MODELS, difference_columns
 from contextbench.report.papers.legend import (
     UNCONFIRMED,
     heading_of,
@@ -31,7 +31,6 @@ from contextbench.report.papers.legend import (
 from contextbench.report.papers.runs import RowRuns
 from contextbench.report.rankings import statistics_of
 from contextbench.report.tables.sheet import Remark, Sheet, markdown_list, sheet_markdown
-from contextbench.report.verdicts import MODELS, models_columns
 from contextbench.report.words import ABSENT, ends, fixed, percent, signed, signed_points
 from contextbench.statistics.intervals import Interval, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
@@ -183,7 +182,6 @@ def _measured(row: RowRuns, baseline: RowRuns, ranking: Ranking | None) -> dict[
         pair = ranking.pair(row.label, baseline.label)
         columns.update(difference_columns(ranking, row.label, baseline.label, "difference"))
         columns.update(
-            **models_columns(pair, baseline.label),
             separated=pair.separated if pair.tested else None,
             models_separated=pair.models.separated,
             smallest_difference=pair.smallest_difference,

@@ -1,7 +1,7 @@
 """How a comparison is printed: which columns, in which units, with which marks and explanations."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from contextbench.report.columns import (
     TRAINING,
     Cell,
     Column,
-    best_of,
     chosen_columns,
     number_cells,
 )
@@ -31,6 +30,7 @@ DROPPED_FIRST = (
     "train_seconds", "training_memory_bytes", "train_latency_ratio", "pixel_accuracy",
     "difference_to_best", "inference_memory_bytes", "latency_ms", "parameters", "latency_ratio",
 )  # fmt: skip
+LETTERS = ("groups", "models_groups")
 SINGLE = "n = 1"
 PER_CLASS = ("class", "labelled_fraction")
 RATIOS = ("latency_ratio", "train_latency_ratio")
@@ -77,8 +77,8 @@ def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) 
     """A table of `comparison_table` or `cost_table`, ready to be set.
 
     `columns` are names of columns, in the order wanted; None: all that have a value, but for a few
-    that are rarely wanted. The best value of a column is in bold. Where groups are not among the
-    columns, a dagger marks heads that cannot be separated from the best.
+    that are rarely wanted. What is told apart from the rest as the best is in bold. Where groups
+    are not among the columns, a dagger marks heads that cannot be separated from the best.
     Raises `ConfigError` for names that are not printed.
     """
     shown = _chosen(table, columns)
@@ -91,8 +91,8 @@ def comparison_sheet(table: pd.DataFrame, columns: Sequence[str] | None = None) 
     return Sheet(
         headings=[Column("head", "head"), *shown],
         rows=rows,
-        remarks=_legend(table, rows),
-        left=("groups", "models_groups"),
+        remarks=_legend(table, dict(zip((each.name for each in shown), cells, strict=True))),
+        left=LETTERS,
         dropped_first=() if columns else (*DROPPED_FIRST, *reversed(group_columns(table))),
     )
 
@@ -108,49 +108,41 @@ def printed_classes(
     table: pd.DataFrame, metric: ClassMetric, subject: str, end: str = ""
 ) -> PrintedTable:
     """A frame of `per_class_table`, which is of that metric."""
-    heads = [str(name) for name in table.columns if name not in PER_CLASS]
-    first = Column("labelled_fraction", "labelled pixels", "%", 100, "high", 1)
-    name = METRIC_NAMES[metric]
+    known, name = _class_columns(table), METRIC_NAMES[metric]
     return PrintedTable(
         name=f"classes-{metric}{end}",
         frame=table,
         label="class",
-        known={each.name: each for each in (first, *(_percent(head) for head in heads))},
+        known=known,
         build=partial(per_class_sheet, metric=metric),
         caption=f"{name} of every class, mean over seeds: {subject}.",
         counts=(),
-        of_page=["labelled_fraction", *heads],
+        of_page=list(known),
         heading=f"{name} of every class: {subject}",
     )
 
 
-def _percent(head: str) -> Column:
-    return Column(head, head, "%", 100, "high", 1)
+def _class_columns(table: pd.DataFrame) -> dict[str, Column]:
+    heads = [str(name) for name in table.columns if name not in PER_CLASS]
+    pixels = Column("labelled_fraction", "labelled pixels", "%", 100, "high", 1)
+    heads_columns = (Column(head, head, "", 100, "high", 1) for head in heads)
+    return {each.name: each for each in (pixels, *heads_columns)}
 
 
 def per_class_sheet(
     table: pd.DataFrame, columns: Sequence[str] | None = None, *, metric: ClassMetric = "iou"
 ) -> Sheet:
-    """IoU of every class (rows) for every head (columns) in percent, the best of a row in bold.
+    """IoU of every class (rows) for every head (columns) in percent.
 
-    `table` is that of `per_class_table`, of this metric; `columns` chooses, all if None.
+    `table` is that of `per_class_table`, of this metric; `columns` chooses, all if None. Nothing is
+    in bold: single classes are not tested.
     """
-    if columns is not None:
-        chosen_columns(columns, {str(name): _percent(str(name)) for name in table.columns})
-        table = table[["class", *(name for name in columns if name != "class")]]
-    heads = [str(name) for name in table.columns if name not in PER_CLASS]
-    rows = []
-    for _, row in table.iterrows():
-        values = [float(row[head]) for head in heads]
-        texts = [percent(value) for value in values]
-        best = best_of(texts, values, "high")
-        marked = [Cell(text, best=is_best) for text, is_best in zip(texts, best, strict=True)]
-        pixels = [Cell(percent(row["labelled_fraction"]))] if "labelled_fraction" in table else []
-        rows.append([Cell(str(row["class"])), *pixels, *marked])
-    first = [Column("class", METRIC_NAMES[metric], "%")]
-    if "labelled_fraction" in table:
-        first.append(Column("labelled_fraction", "labelled pixels", "%"))
-    return Sheet([*first, *(Column(head, head) for head in heads)], rows)
+    known = _class_columns(table)
+    named = [*known] if columns is None else [name for name in columns if name != "class"]
+    shown = chosen_columns(named, known)
+    labels = [Cell(str(name)) for name in table["class"]]
+    rows = zip(labels, *(number_cells(table, column) for column in shown), strict=True)
+    return Sheet([Column("class", METRIC_NAMES[metric], "%"), *shown], list(rows))
 
 
 def _chosen(table: pd.DataFrame, names: Sequence[str] | None) -> list[Column]:
@@ -168,7 +160,7 @@ def _has_values(table: pd.DataFrame, name: str) -> bool:
     """Whether a column says anything of this table."""
     if name == "miou_seed_sd":
         return bool((table["seeds"] > 0).any())
-    if name in ("groups", "models_groups"):
+    if name in LETTERS:
         said = int((table[name] != "").sum()) > 1
         return said and (name == "groups" or not (table["groups"] != "").any())
     if name == "difference_to_best":
@@ -182,24 +174,40 @@ def _label(head: str) -> str:
 
 def _cells(table: pd.DataFrame, column: Column, daggers: bool) -> list[Cell]:
     """A column of cells; `daggers` mark what cannot be separated from the best."""
-    name, records = column.name, [row for _, row in table.iterrows()]
-    if name in ("groups", "models_groups"):
-        return [Cell(row[name] or ABSENT, value=row[name] or None) for row in records]
-    cells = number_cells(table, column)
-    if name in TEXTS:
-        cells = [
-            replace(cell, text=TEXTS[name](row)) for cell, row in zip(cells, records, strict=True)
-        ]
-    if name in DETAILS:
-        cells = [
-            replace(cell, detail=DETAILS[name](row))
-            for cell, row in zip(cells, records, strict=True)
-        ]
-    if name == "miou" and daggers:
-        cells = [
-            replace(cell, tied=_is_tied(row)) for cell, row in zip(cells, records, strict=True)
-        ]
-    return _with_devices(cells, table) if name == TRAINING.name else cells
+    name, rows = column.name, [row for _, row in table.iterrows()]
+    if name in LETTERS:
+        return [Cell(row[name] or ABSENT, value=row[name] or None) for row in rows]
+    numbers = number_cells(table, column)
+    bold = [cell.best for cell in numbers] if column.exact else _told_apart(table, name)
+    devices = set(table["train_device"]) - {""} if name == TRAINING.name else ()
+    return [
+        Cell(
+            text=TEXTS[name](row) if name in TEXTS else cell.text,
+            detail=DETAILS[name](row) if name in DETAILS else "",
+            best=best,
+            tied=daggers and name == "miou" and _is_tied(row),
+            notes=(f"Trained on {row['train_device']}.",)
+            if len(devices) > 1 and row["train_device"]
+            else (),
+            value=cell.value,
+        )
+        for cell, row, best in zip(numbers, rows, bold, strict=True)
+    ]
+
+
+def _told_apart(table: pd.DataFrame, name: str) -> list[bool]:
+    """Rows that are the best or not told apart from it; none where nothing is, or nobody can tell.
+
+    mIoU is told apart by the test that letters are of, latencies by intervals of their ratios.
+    """
+    alike, ratio = [False] * len(table), name.replace("_ms", "_ratio")
+    if name == "miou":
+        alike = (~table["separable_from_best"]).fillna(False).tolist()
+    elif name in LATENCIES and table[ratio].notna().any():
+        low, high = (table[f"{ratio}_{end}"].tolist() for end in ("low", "high"))
+        best = int(table[ratio].argmin())  # NaN left out
+        alike = [value <= high[best] for value in low]
+    return alike if sum(alike) < table[name].notna().sum() else [False] * len(table)
 
 
 def _ends(name: str) -> Callable[[Row], str]:
@@ -240,17 +248,6 @@ DETAILS = {
 }
 
 
-def _with_devices(cells: Sequence[Cell], table: pd.DataFrame) -> list[Cell]:
-    """Times of several devices each get a footnote with theirs."""
-    devices = [str(device) for device in table["train_device"]]
-    if len(set(devices) - {""}) < 2:
-        return list(cells)
-    return [
-        replace(cell, notes=(f"Trained on {device}.",)) if device else cell
-        for cell, device in zip(cells, devices, strict=True)
-    ]
-
-
 def _with_reasons(cells: Sequence[Cell], columns: Sequence[Column], row: Row) -> list[Cell]:
     """A row with footnotes where values are missing, or else at its first score or cost.
 
@@ -268,40 +265,62 @@ def _with_reasons(cells: Sequence[Cell], columns: Sequence[Column], row: Row) ->
     return marked
 
 
-def _legend(table: pd.DataFrame, rows: Sequence[Sequence[Cell]]) -> list[Remark]:
-    """What columns and marks mean."""
-    remarks = [*_legend_of_scores(table), *_legend_of_costs(table)]
-    if any(cell.tied for row in rows for cell in row):
+def _legend(table: pd.DataFrame, cells: Mapping[str, Sequence[Cell]]) -> list[Remark]:
+    """What columns and marks mean; `cells` by the name of their column."""
+    remarks = [*_legend_of_scores(table), *_legend_of_costs(table), *_bold_remarks(cells)]
+    if any(cell.tied for cell in cells.get("miou", ())):
         text = f"{DAGGER}: not separated from the best head, over trainings and images."
         remarks.append(Remark(f"{text} {_test_of(table)}", ["miou"]))
-    if any(cell.text == ABSENT for row in rows for cell in row):
+    if any(cell.text == ABSENT for column in cells.values() for cell in column):
         remarks.append(Remark(f"{ABSENT}: no value."))
     return remarks
+
+
+def _bold_remarks(cells: Mapping[str, Sequence[Cell]]) -> Iterator[Remark]:
+    marked = {name for name, column in cells.items() if any(cell.best for cell in column)}
+    meanings = {
+        "mIoU, heads that are not separated from the best one, where others are": {"miou"},
+        "counts and predicted memory, the lowest": {each.name for each in COSTS if each.exact},
+        "latencies, the lowest and those whose interval of the ratio meets its own": {*LATENCIES},
+    }
+    shown = [text for text, names in meanings.items() if names & marked]
+    if shown:
+        yield Remark(f"Bold: of {'; of '.join(shown)}.")
 
 
 def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
     if "miou" not in table:
         return []
-    remarks = [Remark(str(text)) for text in table["verdict"].iloc[:1] if text]
+    scored = [*(each.name for each in SCORES), *group_columns(table)]
+    first = table.iloc[0]
+    remarks = [Remark(str(first["verdict"]))] if first["verdict"] else []
     if "tuning" in table:
-        remarks.append(Remark(str(table["tuning"].iloc[0])))
-    remarks.append(Remark(_seed_sentence(table), ["miou_seed_sd"]))
-    weights = dict(zip(table["head"], table["weights"], strict=True))
-    if text := weights_sentence(weights):
-        remarks.append(Remark(text, ["miou"]))
-    if not math.isnan(table["interval_level"].iloc[0]):
-        remarks.append(Remark(_interval_sentence(table.iloc[0]), ["miou", "difference_to_best"]))
-        text = "Group: heads that share a letter are not separated, over trainings and images."
+        remarks.append(Remark(str(first["tuning"])))
+    remarks += _seed_remarks(table, scored)
+    if text := weights_sentence(dict(zip(table["head"], table["weights"], strict=True))):
+        remarks.append(Remark(text, scored))
+    if not math.isnan(first["interval_level"]):
+        remarks.append(Remark(_interval_sentence(first), ["miou", "difference_to_best"]))
+        text = (
+            "Letters of heads: heads that share one are not separated, over trainings and images."
+        )
         remarks.append(Remark(f"{text} {_test_of(table)}", ["groups"]))
-    text = (
-        "These models: letters of the trained models over images alone, which say nothing of heads."
-    )
-    remarks.append(Remark(text, ["models_groups"]))
-    text = "Difference: to the best head; brackets: over other trainings and other images."
-    remarks.append(Remark(text, ["difference_to_best"]))
-    text = f"p-value: that a head is no different from the best. {_test_of(table)}"
-    remarks.append(Remark(text, ["holm_p_value"]))
-    smallest = float(table["smallest_difference"].iloc[0])
+    remarks += [
+        Remark(
+            "Letters of these models: of the trained models over images alone, which say nothing "
+            "of heads.",
+            ["models_groups"],
+        ),
+        Remark(
+            "Difference: to the best head; brackets: over other trainings and other images.",
+            ["difference_to_best"],
+        ),
+        Remark(
+            f"p-value: that a head is no different from the best. {_test_of(table)}",
+            ["holm_p_value"],
+        ),
+    ]
+    smallest = float(first["smallest_difference"])
     if not math.isnan(smallest):
         text = (
             "Smallest true difference in mIoU that as many trainings and images show with a power "
@@ -330,16 +349,13 @@ def _interval_sentence(first: Row) -> str:
     )
 
 
-def _seed_sentence(table: pd.DataFrame) -> str:
-    parts = []
+def _seed_remarks(table: pd.DataFrame, scored: Sequence[str]) -> Iterator[Remark]:
     if (table["seeds"] > 1).any():
-        parts.append(
-            "Scores are means over seeds; ±: standard deviation of mIoU between them, in points "
-            "(number of seeds)."
-        )
+        yield Remark("Scores are means over seeds.", scored)
+        text = "±: standard deviation of mIoU between seeds, in points (number of seeds)."
+        yield Remark(text, ["miou_seed_sd"])
     if (table["seeds"] == 1).any():
-        parts.append(f"{SINGLE}: one training, whose spread is unknown.")
-    return " ".join(parts)
+        yield Remark(f"{SINGLE}: one training, whose spread is unknown.", scored)
 
 
 def _legend_of_costs(table: pd.DataFrame) -> list[Remark]:

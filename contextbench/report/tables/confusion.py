@@ -8,8 +8,7 @@ import pandas as pd
 from contextbench.report.columns import Cell, Column
 from contextbench.report.confusion import Confused, Confusion
 from contextbench.report.tables.sheet import Remark, Sheet
-from contextbench.report.verdicts import p_value_text
-from contextbench.report.words import ends, level_text, percent, signed_points
+from contextbench.report.words import ends, level_text, p_value, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics
 from contextbench.statistics.methods import TRAININGS
 
@@ -83,7 +82,7 @@ def _difference(confusion: Confusion, each: Confused) -> list[Cell]:
     p = confusion.p_value(each)
     return [
         Cell(signed_points(gap.estimate), ends(gap, write=signed_points), value=gap.estimate),
-        Cell(p_value_text(p), best=p < 1 - each.ranking.resampling.level),
+        Cell(p_value(p), best=p < 1 - each.ranking.resampling.level),
     ]
 
 

@@ -7,7 +7,7 @@ more than one thing differs, the difference in mIoU belongs to all of them toget
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from contextbench.config.differences import differences
 from contextbench.config.fingerprints import named
 from contextbench.config.protocols import Protocol, unknown_view
 from contextbench.papers.published import PublishedScore
-from contextbench.papers.recipes import Fact, facts_of, score_for
+from contextbench.papers.recipes import facts_of, score_for
 from contextbench.records.comparability import (
     dataset_name,
     sampling_of,
@@ -33,30 +33,28 @@ from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.stored import RecordError
 from contextbench.report.rankings import difference_to, draws_of
 from contextbench.report.tables.sheet import Sheet
-from contextbench.report.words import ABSENT, ends, level_text, percent
+from contextbench.report.words import ABSENT, ends, level_text, percent, plain
 from contextbench.statistics.intervals import Interval, ModelsTest, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
 from contextbench.system.reading import exists
 
-# The first group with a prefix of a key has it; keys are those of a protocol file where it has one.
+# In the order in which they are printed. The longest prefix that a key begins with says its group;
+# keys are those of a protocol file where it has one.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "data": ("dataset.", "dataset_fingerprint", "classes", "evaluated_images"),
+    "schedule": ("train.",),
     "augmentation": tuple(
         f"train.{key}"
         for key in ("crop", "scale", "flip", "jitter", "rotate", "aspect", "max_class_share")
     ),
     "loss": ("train.loss.",),
-    "execution": ("precision", "train.deterministic", "environment.", "number_format.", "seed"),
-    "schedule": ("train.",),
     "backbone": ("backbone.", "shared_backbone"),
     "head": ("head.", "head_width_factor"),
     "evaluation": ("evaluate.",),
+    "execution": ("", "train.deterministic"),
 }
-SHOWN = (
-    *("data", "schedule", "augmentation", "loss", "backbone", "head", "evaluation"),
-    "execution",
-)
-"""Groups in the order in which they are printed."""
+_OWN = ("dataset_fingerprint", "classes", "evaluated_images")
+"""What only records have; no published row could state it."""
 
 COLUMNS = ("", "differs", "A", "B")
 MANY = 4  # names that a value may list before it is cut
@@ -96,17 +94,11 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        content = asdict(self)
-        interval = self.interval
-        content["interval"] = None if interval is None else interval._asdict()
-        return content
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
 def explain_runs(
-    first: Path,
-    second: Path,
-    resampling: Resampling = Resampling(),
-    view: str | None = None,
+    first: Path, second: Path, resampling: Resampling = Resampling(), view: str | None = None
 ) -> Explanation:
     """What differs between two run folders, with the paired interval of their difference in mIoU.
 
@@ -115,22 +107,24 @@ def explain_runs(
     Raises `RecordError` for a folder without a readable record, `ConfigError` for a view that a run
     does not have.
     """
-    one, other = _run(first, view), _run(second, view)
-    judged = _compared((first, one), (second, other), resampling)
-    miou = _miou(one), _miou(other)
-    recipe = _differences(one, other)
+    one, other = (_Side.read(folder, view) for folder in (first, second))
+    interval, statement, limits = _compared(one, other, resampling)
+    recipe = differences(recipe_of(one.run), recipe_of(other.run))
+    parents = {key.rpartition(".")[0] for key in recipe}  # empty on one side: its own keys tell
+    recipe = {key: values for key, values in recipe.items() if key not in parents}
+    same_task = one.run.labels.classes == other.run.labels.classes and (
+        dataset_name(one.run) == dataset_name(other.run)
+    )
     return Explanation(
-        first=_title(first, one),
-        second=_title(second, other),
-        miou=miou,
-        difference=_minus(*miou) if _same_task(one, other) else None,
-        interval=judged.interval,
-        paired=judged.interval is not None,
-        statement=judged.statement,
-        differences=grouped(
-            Difference(group_of(key), key, *values) for key, values in recipe.items()
-        ),
-        notes=(*judged.limits, *_notes(one, other, recipe)),
+        first=one.title,
+        second=other.title,
+        miou=(one.miou, other.miou),
+        difference=_minus(one.miou, other.miou) if same_task else None,
+        interval=interval,
+        paired=interval is not None,
+        statement=statement,
+        differences=_ordered((key, *values) for key, values in recipe.items()),
+        notes=(*limits, *_notes(one.run, other.run, recipe)),
     )
 
 
@@ -145,34 +139,36 @@ def explain_published(
     The interval is that of the run's own mIoU: the counts of the published one are not known.
     Raises as `explain_runs` does.
     """
-    run = _run(folder, view)
-    recipe = _flat_recipe(run)
+    one = _Side.read(folder, view)
+    recipe = {key: value for key, (value, _) in differences(recipe_of(one.run), {}).items()}
     facts = facts_of(published, recipe)
-    theirs, miou = score_for(published, recipe), _miou(run)
     same_data = any(fact.key == "dataset.name" and fact.same for fact in facts)
-    judged = _alone(folder, run, theirs if same_data else None, resampling)
+    theirs = score_for(published, recipe)
+    interval, statement, limits = _alone(one, theirs if same_data else None, resampling)
     stated = {fact.key for fact in facts}
+    unknown = [
+        key
+        for key in recipe
+        if group_of(key) != "execution" and key not in stated and not key.startswith(_OWN)
+    ]
+    cells = (published.cells.get("method", ""), published.backbone, published.dataset)
     return Explanation(
-        first=_title(folder, run),
-        second=_published_title(published),
-        miou=(miou, theirs),
-        difference=_minus(miou, theirs) if same_data else None,
-        interval=judged.interval,
+        first=one.title,
+        second=f"{', '.join(filter(None, cells))} ({published.file}, line {published.line})",
+        miou=(one.miou, theirs),
+        difference=_minus(one.miou, theirs) if same_data else None,
+        interval=interval,
         paired=False,
-        statement=judged.statement,
-        differences=grouped(_difference(fact) for fact in facts if not fact.same),
-        same=grouped(_difference(fact) for fact in facts if fact.same),
-        unknown=tuple(
-            key
-            for key in sorted(recipe, key=lambda key: (SHOWN.index(group_of(key)), key))
-            if group_of(key) != "execution" and key not in stated and not key.startswith(_OWN)
+        statement=statement,
+        differences=_ordered((f.key, f.run, f.published) for f in facts if not f.same),
+        same=_ordered((f.key, f.run, f.published) for f in facts if f.same),
+        unknown=tuple(sorted(unknown, key=lambda key: (_place(group_of(key)), key))),
+        notes=(
+            *limits,
+            f"Source: {published.source} ({published.status}).",
+            *([f"It notes: {published.notes}."] if published.notes else []),
         ),
-        notes=(*judged.limits, *_published_notes(published)),
     )
-
-
-_OWN = ("dataset_fingerprint", "classes", "evaluated_images")
-"""What only records have; no published row could state it."""
 
 
 def recipe_of(run: RunRecord) -> dict[str, Any]:
@@ -198,20 +194,28 @@ def recipe_of(run: RunRecord) -> dict[str, Any]:
 
 def group_of(key: str) -> str:
     """The group that a key of a recipe is printed in."""
-    return next(
-        (name for name, prefixes in GROUPS.items() if key.startswith(prefixes)), "execution"
-    )
+    found = {prefix: group for group, prefixes in GROUPS.items() for prefix in prefixes
+             if key.startswith(prefix)}  # fmt: skip
+    return found[max(found, key=len)]
 
 
-def grouped(items: Iterable[Difference]) -> tuple[Difference, ...]:
-    """In the order of `SHOWN`; within a group as they were."""
-    return tuple(sorted(items, key=lambda item: SHOWN.index(item.group)))
+def _place(group: str) -> int:
+    return list(GROUPS).index(group)
+
+
+def _ordered(items: Iterable[tuple[str, Any, Any]]) -> tuple[Difference, ...]:
+    """Keys with both values, in the order of `GROUPS`; within a group as they were."""
+    found = [Difference(group_of(key), key, first, second) for key, first, second in items]
+    return tuple(sorted(found, key=lambda each: _place(each.group)))
 
 
 def explanation_console(explanation: Explanation) -> Group:
     """For a terminal: what is compared, the two scores, what differs, what is not known."""
-    lines = [f"A  {explanation.first}", f"B  {explanation.second}", ""]
-    lines += [_scores_text(explanation), explanation.statement, ""]
+    one, other = (ABSENT if miou is None else f"{percent(miou, 2)} %" for miou in explanation.miou)
+    scored = f"mIoU  A {one}, B {other}"
+    if explanation.difference is not None:
+        scored += f", A − B {percent(explanation.difference, 2)} points"
+    before = [f"A  {explanation.first}", f"B  {explanation.second}", "", scored]
     different: Sheet | Text = Text("Nothing that is recorded differs.")
     if explanation.differences:
         different = Sheet.plain(COLUMNS, _rows(explanation.differences), left=COLUMNS)
@@ -220,9 +224,13 @@ def explanation_console(explanation: Explanation) -> Group:
         same = (f"{each.key} {value_text(each.first)}" for each in explanation.same)
         after.append(f"The same on both sides: {'; '.join(same)}")
     if explanation.unknown:
-        after.append(f"Not stated of B: {_by_group(explanation.unknown)}")
+        groups = groupby(explanation.unknown, key=group_of)
+        # Without the part of a protocol that the group says.
+        named = ((group, (key.partition(".")[2] or key for key in keys)) for group, keys in groups)
+        listed = "; ".join(f"{group}: {', '.join(keys)}" for group, keys in named)
+        after.append(f"Not stated of B: {listed}")
     after += [f"note: {note}" for note in explanation.notes]
-    return Group(*map(Text, lines), different, *map(Text, after))
+    return Group(*map(Text, (*before, explanation.statement, "")), different, *map(Text, after))
 
 
 def value_text(value: Any) -> str:
@@ -232,30 +240,11 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _scores_text(explanation: Explanation) -> str:
-    one, other = (ABSENT if miou is None else f"{percent(miou, 2)} %" for miou in explanation.miou)
-    text = f"mIoU  A {one}, B {other}"
-    if explanation.difference is not None:
-        text += f", A − B {percent(explanation.difference, 2)} points"
-    return text
-
-
 def _rows(items: Sequence[Difference]) -> Iterator[list[str]]:
     """The group stands before the first of its differences."""
     for group, members in groupby(items, key=lambda item: item.group):
         for number, item in enumerate(members):
-            values = (value_text(value) for value in (item.first, item.second))
-            yield ["" if number else group, item.key, *values]
-
-
-def _by_group(keys: Sequence[str]) -> str:
-    groups = groupby(keys, key=group_of)
-    return "; ".join(f"{group}: {', '.join(map(_short, members))}" for group, members in groups)
-
-
-def _short(key: str) -> str:
-    """Without the part of a protocol that the group says."""
-    return key.partition(".")[2] or key
+            yield ["" if number else group, item.key, *map(value_text, (item.first, item.second))]
 
 
 def _protocol(run: RunRecord) -> dict[str, Any]:
@@ -270,106 +259,82 @@ def _protocol(run: RunRecord) -> dict[str, Any]:
     return known
 
 
-def _differences(one: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:
-    """Keys of the recipe that differ; an option that one side leaves empty only by its own keys."""
-    found = differences(recipe_of(one), recipe_of(other))
-    parents = {key.rpartition(".")[0] for key in found}
-    return {key: values for key, values in found.items() if key not in parents}
+@dataclass(frozen=True)
+class _Side:
+    """A run and its folder, which alone tells two of one head and seed apart."""
 
+    folder: Path
+    run: RunRecord
 
-def _flat_recipe(run: RunRecord) -> dict[str, Any]:
-    """Dotted key -> value."""
-    return {key: value for key, (value, _) in differences(recipe_of(run), {}).items()}
+    @classmethod
+    def read(cls, folder: Path, view: str | None) -> "_Side":
+        path = folder / "record.json"
+        if not exists(path):
+            raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
+        run = read_run(path)
+        if view is not None and view not in views_of([run]):
+            raise unknown_view(view, views_of([run]), str(folder))
+        return cls(folder, run.seen(view))
 
+    @property
+    def title(self) -> str:
+        run = self.run
+        protocol = f"protocol {run.protocol_name}{seen_in([run])}"
+        return f"{self.folder}: {run.head_name}, seed {run.seed}, {protocol}"
 
-def _run(folder: Path, view: str | None) -> RunRecord:
-    path = folder / "record.json"
-    if not exists(path):
-        raise RecordError(f"{folder} is not the folder of a run: it has no record.json")
-    run = read_run(path)
-    if view is not None and view not in views_of([run]):
-        raise unknown_view(view, views_of([run]), str(folder))
-    return run.seen(view)
+    @property
+    def miou(self) -> float | None:
+        totals = self.run.totals
+        if totals is None:
+            return None
+        return scores(totals.intersection, totals.predicted, totals.labelled).miou
 
-
-def _title(folder: Path, run: RunRecord) -> str:
-    """A run by its folder, which alone tells two of one head and seed apart."""
-    return (
-        f"{folder}: {run.head_name}, seed {run.seed}, protocol {run.protocol_name}{seen_in([run])}"
-    )
-
-
-def _miou(run: RunRecord) -> float | None:
-    if run.totals is None:
-        return None
-    totals = run.totals
-    return scores(totals.intersection, totals.predicted, totals.labelled).miou
+    def areas(self) -> Areas:
+        """Raises `RecordError` where there are none."""
+        run = self.run
+        if run.totals is None:
+            cause = f" ({run.failure.cause})" if run.failure else ""
+            raise RecordError(f"{self.folder} has no scores: it is recorded as {run.status}{cause}")
+        return areas_of(self.folder, run)
 
 
 def _minus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _same_task(one: RunRecord, other: RunRecord) -> bool:
-    """Whether both scores are means over the same classes of a dataset of one name."""
-    return one.labels.classes == other.labels.classes and dataset_name(one) == dataset_name(other)
+_Judged = tuple[Interval | None, str, Sequence[str]]
+"""An interval, or None, with what is to be said of it and of its limits."""
 
 
-def _difference(fact: Fact) -> Difference:
-    return Difference(group_of(fact.key), fact.key, fact.run, fact.published)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """An interval, or None, with what is to be said of it and of its limits."""
-
-    interval: Interval | None
-    statement: str
-    limits: tuple[str, ...] = ()
-
-
-def _compared(
-    one: tuple[Path, RunRecord], other: tuple[Path, RunRecord], resampling: Resampling
-) -> _Judged:
+def _compared(one: _Side, other: _Side, resampling: Resampling) -> _Judged:
     """The paired interval of A - B."""
     try:
-        areas = [_areas(*each) for each in (one, other)]
-        _check_same_images(*areas)
-        ranking = rank(
-            {"A": {0: areas[0]}, "B": {0: areas[1]}},
-            sampling=sampling_of(one[1]),
-            resampling=resampling,
-        )
+        areas = {"A": {0: one.areas()}, "B": {0: other.areas()}}
+        _check_same_images(areas["A"][0], areas["B"][0])
+        ranking = rank(areas, sampling=sampling_of(one.run), resampling=resampling)
     except RecordError as error:
-        return _Judged(None, f"Nothing can be said of the difference in mIoU: {error}.")
-    pair = ranking.pair("A", "B")
+        return None, f"Nothing can be said of the difference in mIoU: {error}.", ()
+    models = ranking.pair("A", "B").models
     interval = difference_to(ranking, "A", "B", models=True)
-    return _Judged(interval, _paired_text(interval, pair.models, ranking), ranking.limits)
+    return interval, _paired_text(interval, models, ranking), ranking.limits
 
 
-def _alone(folder: Path, run: RunRecord, theirs: float | None, resampling: Resampling) -> _Judged:
+def _alone(one: _Side, theirs: float | None, resampling: Resampling) -> _Judged:
     """The interval of the run's own mIoU; `theirs` is None where no published score compares."""
     if theirs is None:
-        return _Judged(None, "The published row has no mIoU that compares: see what differs.")
+        return None, "The published row has no mIoU that compares: see what differs.", ()
     unpaired = "The published models' counts of single images are not known"
     try:
-        areas = {"A": {0: _areas(folder, run)}}
-        ranking = rank(areas, sampling=sampling_of(run), resampling=resampling)
+        areas = {"A": {0: one.areas()}}
+        ranking = rank(areas, sampling=sampling_of(one.run), resampling=resampling)
     except RecordError as error:
-        return _Judged(None, f"{unpaired}, so A − B has no interval; nor has A: {error}.")
+        return None, f"{unpaired}, so A − B has no interval; nor has A: {error}.", ()
     interval = ranking.heads[0].miou
     text = (
         f"{unpaired}, so A − B has no interval. That of A alone: {_range(interval)} % "
         f"({_level(ranking)}, {draws_of(ranking)})."
     )
-    return _Judged(interval, text, ranking.limits)
-
-
-def _areas(folder: Path, run: RunRecord) -> Areas:
-    if run.totals is None:
-        cause = f" ({run.failure.cause})" if run.failure else ""
-        raise RecordError(f"{folder} has no scores: it is recorded as {run.status}{cause}")
-    return areas_of(folder, run)
+    return interval, text, ranking.limits
 
 
 def _check_same_images(one: Areas, other: Areas) -> None:
@@ -421,24 +386,9 @@ def _notes(
     dirty = [str(run.environment.get("commit")) for run in (one, other)]
     if any(commit.endswith("+") for commit in dirty):
         yield "A commit with + had changes that were not committed: the code is not known exactly."
-    things = {_thing(key) for key in recipe if group_of(key) != "execution"}
+    # One thing is a whole dataset, a whole head, or a single setting.
+    groups = {key: group_of(key) for key in recipe}
+    things = {group if group in ("data", "head") else key for key, group in groups.items()
+              if group != "execution"}  # fmt: skip
     if len(things) > 1:
         yield "More than one thing differs: the difference in mIoU is that of all together."
-
-
-def _thing(key: str) -> str:
-    """What counts as one difference: a whole dataset, a whole head, or a single setting."""
-    group = group_of(key)
-    return group if group in ("data", "head") else key
-
-
-def _published_title(published: PublishedScore) -> str:
-    parts = (published.cells.get("method", ""), published.backbone, published.dataset)
-    named = ", ".join(part for part in parts if part)
-    return f"{named} ({published.file}, line {published.line})"
-
-
-def _published_notes(published: PublishedScore) -> Iterable[str]:
-    yield f"Source: {published.source} ({published.status})."
-    if published.notes:
-        yield f"It notes: {published.notes}."

@@ -1,14 +1,10 @@
 """The insight as a table for a terminal, as a page in Markdown, and as JSON."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from contextbench.report.columns import Cell, Column
 from contextbench.report.insight import (
     SOLVED,
-    Comparison,
     Insight,
     Verdict,
 )
@@ -20,9 +16,15 @@ from contextbench.report.tables.sheet import (
     markdown_text,
     sheet_markdown,
 )
-from contextbench.report.verdicts import p_value_text
-from contextbench.report.words import ABSENT, ends, level_text, percent, signed_points
-from contextbench.statistics.intervals import Interval, SeedSpread
+from contextbench.report.words import (
+    ABSENT,
+    ends,
+    level_text,
+    p_value,
+    percent,
+    plain,
+    signed_points,
+)
 from contextbench.statistics.methods import TRAININGS
 from contextbench.statistics.scores import ClassMetric
 
@@ -48,7 +50,7 @@ def insight_markdown(insight: Insight, figure: str | None = None) -> str:
     `figure` is the file name of the figure, relative to the page.
     """
     sections = [
-        f"# {markdown_text(_title(insight))}",
+        f"# Which head solves which group: {markdown_text(insight.subject)}",
         markdown_list(_findings(insight)),
         sheet_markdown(insight_sheet(insight), insight.cautions).strip(),
         *(
@@ -73,17 +75,25 @@ def insight_json(insight: Insight) -> dict[str, Any]:
         "baseline": insight.baseline,
         "metric": insight.metric,
         "images": insight.images,
-        "resampling": asdict(insight.resampling),
+        "resampling": insight.resampling,
         "comparisons": insight.comparisons,
-        "groups": {name: list(classes) for name, classes in insight.groups.items()},
+        "groups": insight.groups,
         "cells": [
-            {"head": head, "group": group, **_cell_json(cell, insight.metric)}
+            {
+                "head": head,
+                "group": group,
+                insight.metric: cell.iou,
+                "at_chance": cell.at_chance,
+                "seed_deviation": cell.spread.deviation,
+                "seeds": [{"seed": seed, **iou._asdict()} for seed, iou in cell.seeds.items()],
+                "comparison": cell.comparison,
+            }
             for (head, group), cell in insight.cells.items()
         ],
-        "chance": {name: asdict(level) for name, level in insight.chance.items()},
-        "cautions": list(insight.cautions),
+        "chance": insight.chance,
+        "cautions": insight.cautions,
     }
-    return {key: _without_nan(value) for key, value in content.items()}
+    return {key: plain(value) for key, value in content.items()}
 
 
 def rule(insight: Insight) -> list[str]:
@@ -99,10 +109,6 @@ def rule(insight: Insight) -> list[str]:
         "at chance: no training is above the better of two ways of guessing within the group, one "
         "class everywhere or each class with the same chance.",
     ]
-
-
-def _title(insight: Insight) -> str:
-    return f"Which head solves which group: {insight.subject}"
 
 
 def _findings(insight: Insight) -> list[str]:
@@ -199,19 +205,17 @@ def _differences(insight: Insight) -> Sheet:
 
 
 def _difference_cells(cell: Judged) -> list[Cell]:
-    score = [Cell(percent(cell.iou.estimate), ends(cell.iou)), Cell(_over_seeds(cell.spread))]
-    if cell.comparison is None:
+    spread, each = cell.spread, cell.comparison
+    deviation = f"{percent(spread.deviation)}, n = {spread.n}" if spread.n > 1 else "n = 1"
+    score = [Cell(percent(cell.iou.estimate), ends(cell.iou)), Cell(deviation)]
+    if each is None:
         return [*score, *(Cell(ABSENT) for _ in range(3)), Cell("baseline")]
-    return [*score, *_comparison_cells(cell.comparison)]
-
-
-def _comparison_cells(comparison: Comparison) -> list[Cell]:
-    difference = comparison.difference
     return [
-        Cell(signed_points(difference.estimate), ends(difference)),
-        Cell(p_value_text(comparison.holm_p_value)),
-        Cell(f"{comparison.seed_wins} of {comparison.seed_pairs}"),
-        Cell(comparison.verdict, best=comparison.verdict == "solves"),
+        *score,
+        Cell(signed_points(each.difference.estimate), ends(each.difference)),
+        Cell(p_value(each.holm_p_value)),
+        Cell(f"{each.seed_wins} of {each.seed_pairs}"),
+        Cell(each.verdict, best=each.verdict == "solves"),
     ]
 
 
@@ -222,7 +226,10 @@ def _by_seed(insight: Insight) -> Sheet:
         [
             Cell(head),
             Cell(str(seed)),
-            *(_score_cell(insight.cells[head, group].seeds[seed]) for group in insight.groups),
+            *(
+                Cell(percent(iou.estimate), ends(iou))
+                for iou in (insight.cells[head, group].seeds[seed] for group in insight.groups)
+            ),
         ]
         for head in insight.heads
         for seed in insight.cells[head, first].seeds
@@ -230,33 +237,5 @@ def _by_seed(insight: Insight) -> Sheet:
     return Sheet(headings, rows)
 
 
-def _score_cell(iou: Interval) -> Cell:
-    return Cell(percent(iou.estimate), ends(iou))
-
-
 def _group_headings(insight: Insight) -> list[Column]:
     return [Column(group, group, f"{insight.metric_name} %") for group in insight.groups]
-
-
-def _over_seeds(spread: SeedSpread) -> str:
-    return f"n = {spread.n}" if spread.n == 1 else f"{percent(spread.deviation)}, n = {spread.n}"
-
-
-def _cell_json(cell: Judged, metric: ClassMetric) -> dict[str, Any]:
-    comparison = cell.comparison
-    return {
-        metric: cell.iou._asdict(),
-        "at_chance": cell.at_chance,
-        "seed_deviation": cell.spread.deviation,
-        "seeds": [{"seed": seed, **iou._asdict()} for seed, iou in cell.seeds.items()],
-        "comparison": comparison
-        and {**asdict(comparison), "difference": comparison.difference._asdict()},
-    }
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

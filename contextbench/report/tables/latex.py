@@ -1,4 +1,4 @@
-r"""A sheet as a LaTeX table: booktabs, the best in bold, notes as plain text below.
+r"""A sheet as a LaTeX table: booktabs, the best in bold, notes and warnings as text below.
 
 The only package needed is booktabs. A table of many columns is set smaller, and across both columns
 of a page that has two.
@@ -24,7 +24,7 @@ SPECIAL = {
 
 
 def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[str] = ()) -> str:
-    r"""A `table` or `table*` with caption and `\label{tab:LABEL}`; warnings are comments in it.
+    r"""A `table` or `table*` with caption, `\label{tab:LABEL}`, notes and then warnings below.
 
     `caption` is escaped; of `label`, what is no letter, digit, dot or hyphen becomes a hyphen.
     """
@@ -33,7 +33,6 @@ def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[st
     small = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"]
     lines = [
         r"% Needs \usepackage{booktabs}.",
-        *(f"% Note: {one_line(' '.join(warning.split()))}" for warning in warnings),
         rf"\begin{{{environment}}}",
         r"  \centering",
         rf"  \caption{{{latex_text(caption)}}}",
@@ -47,7 +46,7 @@ def sheet_latex(sheet: Sheet, *, caption: str, label: str, warnings: Sequence[st
         *(f"    {_row(sheet, row)}" for row in sheet.rows),
         r"    \bottomrule",
         r"  \end{tabular}",
-        *_notes(sheet),
+        *_notes(sheet, warnings),
         rf"\end{{{environment}}}",
     ]
     return "\n".join(lines) + "\n"
@@ -134,10 +133,10 @@ def _line(cells: Iterator[str] | Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _notes(sheet: Sheet) -> list[str]:
-    """Footnotes and remarks, a paragraph each."""
+def _notes(sheet: Sheet, warnings: Sequence[str]) -> list[str]:
+    """Footnotes, remarks and warnings, a paragraph each."""
     footnotes = [f"$^{{{number}}}$ {latex_text(note)}" for note, number in sheet.footnotes.items()]
-    lines = [*footnotes, *(latex_text(remark) for remark in sheet.explanations)]
+    lines = [*footnotes, *(latex_text(each) for each in (*sheet.explanations, *warnings))]
     if not lines:
         return []
     return [

@@ -1,37 +1,44 @@
-"""The loss of every head over training, over its seeds: smoothed curves, and where some end."""
+"""What happened to every head while it trained: its loss, and its score where that was watched."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextbench.report.collection import Histories
+from contextbench.records.watched import Watched
+from contextbench.report.collection import Histories, WatchedOfRuns
 from contextbench.report.geometry import FloatArray
 from contextbench.report.plots import Curve, Curves, Frame, curve_plot, is_wide
 from contextbench.report.words import counted, significant
+from contextbench.statistics.scores import watched_miou
 
 SMOOTHING = 20  # a curve is averaged over this part of its entries
 LOGARITHMIC = 3.0  # highest over lowest loss from which on the axis is logarithmic
-LABELS = ("Training step", "Main cross-entropy loss (nats)")
+LISTED = 5  # steps that a sentence names
+STEP = "Training step"
 
-Seeds = dict[str, dict[int, FloatArray]]  # head -> seed -> (2, entries): steps, losses
+Seeds = dict[str, dict[int, FloatArray]]  # head -> seed -> (2, entries): steps, values
 
 
-class Losses(NamedTuple):
+class Course(NamedTuple):
     """Curves of the heads that have any, and sentences on what they are and lack."""
 
     curves: Sequence[Curve]
     sentences: Sequence[str]
+    label: str  # of the values
+    wide: float = math.inf  # highest over lowest value from which on the axis is logarithmic
 
     def plot(self, frame: Frame) -> Curves:
-        """On an axis that is logarithmic where the losses span much."""
-        wide = is_wide((y for curve in self.curves for y in curve.y), LOGARITHMIC)
-        return curve_plot(self.curves, LABELS, frame, logarithmic=(False, wide))
+        """On an axis that is logarithmic where the values span much."""
+        wide = is_wide((y for curve in self.curves for y in curve.y), self.wide)
+        return curve_plot(self.curves, (STEP, self.label), frame, logarithmic=(False, wide))
 
 
-def losses_of(histories: Histories) -> Losses | None:
+def losses_of(histories: Histories) -> Course | None:
     """Smoothed main loss of every head: mean over seeds, and a band from lowest to highest.
 
     `histories`: head -> seed -> entries with `step` and `main`. The main term, because the
@@ -42,7 +49,7 @@ def losses_of(histories: Histories) -> Losses | None:
         head: {
             seed: curve
             for seed, entries in sorted(seeds.items())
-            if (curve := _curve(entries)).size
+            if (curve := _losses(entries)).size
         }
         for head, seeds in histories.items()
     }
@@ -56,10 +63,64 @@ def losses_of(histories: Histories) -> Losses | None:
         if seeds
     ]
     known = [band for band in bands if not np.isnan(band.y).all()]
-    return Losses(known, list(_sentences(raw, window))) if known else None
+    sentences = list(_of_losses(raw, window))
+    return (
+        Course(known, sentences, "Main cross-entropy loss (nats)", LOGARITHMIC) if known else None
+    )
 
 
-def _curve(entries: Sequence[Any]) -> FloatArray:
+def watched_of(watched: WatchedOfRuns) -> Course | None:
+    """mIoU in percent of every head against steps: each seed, and their mean where all have one.
+
+    Runs that were watched on another part than most are left out, and named. None where no step has
+    a score.
+    """
+    entries = [(head, seed, each) for head in watched for seed, each in watched[head].items()]
+    parts = Counter((each[0].split, each[0].images) for *_, each in entries if each)
+    part = parts.most_common(1)[0][0] if parts else ("", 0)
+    seeds: Seeds = {}
+    for head, seed, each in entries:
+        curve = _scores([entry for entry in each if (entry.split, entry.images) == part])
+        if not np.isnan(curve[1]).all():
+            seeds.setdefault(head, {})[seed] = curve
+    means = [mean for head in seeds if (mean := _mean(head, list(seeds[head].values()))).x.size]
+    shown = {(mean.head, seed) for mean in means for seed in seeds[mean.head]}
+    missing = [f"{h} seed {s}" for h, s, each in entries if each and (h, s) not in shown]
+    failed = [
+        f"{head} seed {seed} at step {entry.step}"
+        for head, seed, each in entries
+        for entry in each
+        if entry.failure is not None and (head, seed) in shown
+    ]
+    sentences = [f"{part[1]} evenly spaced images of {part[0]}, scored during training."]
+    if any(mean.singles for mean in means):
+        sentences.append("Thin: each seed; bold: their mean, at the steps that all of them have.")
+    if missing:
+        sentences.append(f"Watched on other images, or without a score: {', '.join(missing)}.")
+    if failed:
+        sentences.append(
+            f"Not counted: {', '.join(failed[:5])}{' and others' * (len(failed) > 5)}."
+        )
+    return Course(means, sentences, f"mIoU (%), {part[1]} images of {part[0]}") if means else None
+
+
+def _scores(entries: Sequence[Watched]) -> FloatArray:
+    """(2, entries): steps, and mIoU in percent."""
+    scores = {entry.step: 100 * watched_miou(entry) for entry in entries}
+    return np.array([*scores.items()], dtype=np.float64).reshape(-1, 2).T
+
+
+def _mean(head: str, seeds: Sequence[FloatArray]) -> Curve:
+    """The mean at the steps at which every seed has a score: no other step shows the same runs."""
+    known = [dict(curve[:, ~np.isnan(curve[1])].T.tolist()) for curve in seeds]
+    steps = sorted(set.intersection(*map(set, known)))
+    mean = np.array([fmean(each[step] for each in known) for step in steps])
+    tip = f"{head}\n{mean[-1]:.1f} % at step {steps[-1]:g}" if steps else head
+    singles = [curve.T for curve in seeds] if len(seeds) > 1 else []
+    return Curve(head, np.array(steps), mean, mean, mean, tip, marked=True, singles=singles)
+
+
+def _losses(entries: Sequence[Any]) -> FloatArray:
     """(2, entries): steps and main loss; a step logged again after a resume counts once.
 
     An entry without a finite loss is NaN; one without a step is left out.
@@ -115,7 +176,7 @@ def _tip(head: str, losses: FloatArray) -> str:
     return f"{tip} ({low}–{high} over {counted(len(last), 'seed')})"
 
 
-def _sentences(curves: Seeds, window: int) -> Iterator[str]:
+def _of_losses(curves: Seeds, window: int) -> Iterator[str]:
     """What the lines are, and where something is missing."""
     every = [each for seeds in curves.values() for each in seeds.values()]
     spacings = np.concatenate([np.diff(each[0]) for each in every])
