@@ -1,6 +1,7 @@
 """The wheel, installed where no checkout is: what users of `pip install contextbench` run."""
 
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -91,3 +92,22 @@ def test_a_wheel_takes_models_over_and_hands_them_on(scripts: Path, tmp_path: Pa
         size = ("--size", "64x64") if format == "torch-export" else ()
         said = run(command, "export", folder, "--format", format, *size, "-o", name, cwd=tmp_path)
         assert "largest difference over spread" in said
+
+
+@pytest.mark.slow
+def test_a_wheel_compares_a_head_of_another_package(scripts: Path, tmp_path: Path) -> None:
+    """That of docs/examples, built and installed from a copy, beside one of the suite."""
+    package = tmp_path / "strip-pooling"
+    shutil.copytree(ROOT / "docs" / "examples" / "strip-pooling", package)
+    pip = (sys.executable, "-m", "pip", "--python", scripts / "python")
+    run(*pip, "install", "-q", "--no-deps", package, cwd=tmp_path)
+    settings = [part for setting in small.SETTINGS for part in ("--set", setting)]
+    command = ("compare", "--heads", "fcn,strip_pooling", "--rounds", "2", "--device", "cpu")
+    run(scripts / "contextbench", *command, *settings, cwd=tmp_path)
+    [table] = tmp_path.rglob("table.csv")
+    rows = [line.split(",")[0] for line in table.read_text().splitlines()]
+    assert sorted(rows[1:]) == ["fcn", "strip_pooling"]
+    folder = next(tmp_path.rglob("strip_pooling/seed-0"))
+    arguments = ("--format", "torch-export", "--size", "64x64", "-o", "strips.pt2")
+    said = run(scripts / "contextbench", "export", folder, *arguments, cwd=tmp_path)
+    assert "largest difference over spread" in said

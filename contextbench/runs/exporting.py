@@ -32,7 +32,6 @@ from contextbench.records.settings import recorded_head, recorded_protocol
 from contextbench.runs.trained import finished_record
 from contextbench.runs.weights import load_trained
 from contextbench.system.files import OutputError, digest_of
-from heads import HEADS
 
 CPU = torch.device("cpu")
 
@@ -85,7 +84,7 @@ def export_run(folder: Path, path: Path, wanted: Wanted) -> Exported:
     record = finished_record(folder)
     protocol, head = recorded_protocol(record, str(folder)), recorded_head(record, str(folder))
     form, first = wanted.form(protocol), None
-    for each in _forms(head, form):
+    for each in _forms(protocol, head, form):
         model = load_trained(folder, protocol, each, len(record.labels.classes), FLOAT32, CPU)
         _check_labels(model, head)
         about = _about(folder, record, protocol, each, form)
@@ -101,13 +100,15 @@ def export_run(folder: Path, path: Path, wanted: Wanted) -> Exported:
     raise ExportError(f"{head.name} cannot be exported: {first}")
 
 
-def _forms(head: HeadConfig, form: Form) -> list[HeadConfig]:
+def _forms(protocol: Protocol, head: HeadConfig, form: Form) -> list[HeadConfig]:
     """The head as it ran and, if there is one, in its other form: one function, the same weights.
 
     An exporter may follow one of them where it cannot follow the other. Fast forms leave out work
     by the size of the map, so that images of any size need the reference.
     """
-    option = inspect.signature(HEADS[head.head]).parameters.get("implementation")
+    with torch.device("meta"):
+        built = build_model(protocol, head, 2, seed=0, pretrained=False).head
+    option = inspect.signature(type(built)).parameters.get("implementation")
     if option is None:
         return [head]
     own = head.options.get("implementation", option.default)
