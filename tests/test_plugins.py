@@ -17,7 +17,6 @@ from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.models.build import check_heads, head_options
 from contextbench.models.heads import (
-    available_head,
     head_class,
     head_names,
     identified,
@@ -285,8 +284,10 @@ def test_records_import_what_is_installed_or_named_alone(others: Packages, tmp_p
     image = tmp_path / "image.png"
     Image.new("RGB", (64, 64)).save(image)
     command = ("predict", folder, image, "-o", tmp_path / "predicted")
-    code, said = call(*command)
-    assert (code, "--plugin a:Plain" in said) == (2, True)
+    exporting = ("export", folder, "--format", "safetensors", "-o", tmp_path / "exported")
+    for each in (command, exporting):
+        code, said = call(*each)
+        assert (code, "--plugin a:Plain" in said) == (2, True), said
     assert not trace.exists()
 
     plugins.permit("a:Plain")
@@ -303,12 +304,13 @@ def test_a_record_says_which_package_is_needed(others: Packages) -> None:
     others.module("a.py")
     others.install("strip-package", {"strip": "a:Plain"})
     head = named_head("strip")
+    assert head.plugin is not None
     others.module("a.py")  # forgotten
     for path in (others.folder / "strip_package-1.2.dist-info").iterdir():
         path.unlink()
     others.forget()
     with pytest.raises(PluginError, match=r"run: its head .*install strip-package 1\.2, or name"):
-        available_head(head, "run")
+        plugins.check_available(plugins.HEADS, head.plugin, "run")
 
 
 def test_a_record_cannot_name_what_it_likes() -> None:

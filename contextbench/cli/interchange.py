@@ -7,12 +7,14 @@ import typer
 
 from contextbench.cli.shared import (
     DeviceOption,
+    PluginOption,
     RootOption,
     RunArgument,
     SetOption,
     console,
     execution_of,
     guarded,
+    permit_plugins,
     print_notes,
     print_text,
     size_of,
@@ -124,6 +126,7 @@ def export(
     output: Annotated[str, typer.Option(help="logits or labels.")] = "logits",
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images at a time.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a file that is there.")] = False,
+    plugins: PluginOption = None,
 ) -> None:
     """Write a run's model to a file for other programs, read it back and compare.
 
@@ -137,6 +140,7 @@ def export(
     with guarded():
         from contextbench.runs.exporting import Wanted, export_run
 
+        permit_plugins(plugins)
         wanted = Wanted(format, size_of(size, "--size"), input, output, batch, fresh)
         exported = export_run(run, out, wanted)
         compared = ", ".join(f"{height}x{width}" for height, width in exported.sizes)

@@ -101,7 +101,7 @@ def _place_of(head: str) -> str | None:
 def head_class(config: HeadConfig) -> type[ContextHead]:
     """What `config` configures; of a plug-in the code that was there when it was named.
 
-    Places are imported if `named_head` or `available_head` let them be. Raises `PluginError` for
+    Places are imported if `named_head` or `recorded_head` let them be. Raises `PluginError` for
     other code, as another machine may have it.
     """
     if config.head in HEADS:
@@ -125,13 +125,3 @@ def _class_at(place: str) -> type[ContextHead]:
     if not issubclass(found, ContextHead):
         raise PluginError(f"{place} is not a head: it does not derive from heads.ContextHead")
     return found
-
-
-def available_head(head: HeadConfig, source: str) -> HeadConfig:
-    """`head` of a record at `source`, if its code is here: registered, installed, or named.
-
-    Raises `PluginError` with what to install or to name.
-    """
-    if head.plugin is not None:
-        plugins.check_available(plugins.HEADS, head.plugin, source)
-    return head

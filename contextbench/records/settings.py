@@ -5,6 +5,7 @@ from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError
+from contextbench.system.plugins import HEADS, check_available
 
 
 def recorded_protocol(run: RunRecord, source: str) -> Protocol:
@@ -19,8 +20,15 @@ def recorded_protocol(run: RunRecord, source: str) -> Protocol:
 
 
 def recorded_head(run: RunRecord, source: str) -> HeadConfig:
-    """The head with its options. Raises as `recorded_protocol` does."""
+    """The head with its options, if its code is here: registered, installed, or named by the user.
+
+    Raises as `recorded_protocol` does, and `PluginError` with what to install or to name: a record
+    is data, and imports nothing else.
+    """
     try:
-        return validated(HeadConfig, run.head, f"{source}: head")
+        head = validated(HeadConfig, run.head, f"{source}: head")
     except ConfigError as error:
         raise RecordError(str(error)) from None
+    if head.plugin is not None:
+        check_available(HEADS, head.plugin, source)
+    return head

@@ -14,7 +14,6 @@ from contextbench.config.overrides import all_overridden
 from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
 from contextbench.evaluation.prediction import Predictor
-from contextbench.models.heads import available_head
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import RunRecord, read_run
@@ -49,7 +48,7 @@ def _model(folder: Path, record: RunRecord, execution: Execution) -> Segmenter:
     return load_trained(
         folder,
         recorded_protocol(record, str(folder)),
-        available_head(recorded_head(record, str(folder)), str(folder)),
+        recorded_head(record, str(folder)),
         len(record.labels.classes),
         stored_precision(record),
         execution.device,
