@@ -103,13 +103,15 @@ def _noise(basis: Basis, heads: Mapping[str, HeadTuning]) -> str:
 
 
 def _failed(heads: Mapping[str, HeadTuning]) -> str:
-    failed = [
-        f"{name} {values_text(trial.values)}{f' ({trial.cause})' if trial.cause else ''}"
-        for name, head in heads.items()
-        for trial in head.trials
-        if trial.scores and trial.score is None
-    ]
-    return f"Trials without a score, which cannot be chosen: {'; '.join(failed)}." if failed else ""
+    """Each cause once, less what follows its first clause: the records have all of it."""
+    failed: dict[str, list[str]] = {}
+    for name, head in heads.items():
+        for trial in head.trials:
+            if trial.scores and trial.score is None:
+                cause = ":".join((trial.cause or "no class is labelled").split(":")[:2])
+                failed.setdefault(cause, []).append(f"{name} {values_text(trial.values)}")
+    listed = [f"{'; '.join(trials)} ({cause})" for cause, trials in failed.items()]
+    return f"Trials without a score, which cannot be chosen: {'; '.join(listed)}." if failed else ""
 
 
 def _at_ends(heads: Mapping[str, HeadTuning]) -> str:
