@@ -1,13 +1,17 @@
 """What would be enough, heads over protocols, and levels of guessing: against sums and loops."""
 
+import csv
 import itertools
 import math
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import scipy.stats
+from typer.testing import CliRunner
 
+from contextbench.cli import app
 from contextbench.records.stored import RecordError
 from contextbench.statistics import student
 from contextbench.statistics.aggregate import aggregate, measured
@@ -196,3 +200,18 @@ def test_intervals_hold_as_often_as_the_page_says():
     assert held > 0.90
     assert ends == 1
     assert block > 20
+
+
+def test_one_command_writes_what_it_prints(tmp_path):
+    committed = Path(__file__).parents[1] / "results"
+    folders = [str(committed / name) for name in ("probe", "camvid-small")]
+    done = CliRunner().invoke(app, ["aggregate", *folders, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "aggregate.md").read_text()
+    assert page.startswith("# Heads over probe, camvid-small\n\n| head | mean rank |")
+    with (tmp_path / "out" / "aggregate.csv").open() as file:
+        rows = {row["head"]: row for row in csv.DictReader(file)}
+    for row in rows.values():
+        ranks = [float(row[f"ranks.{name}"]) for name in ("probe", "camvid-small")]
+        assert float(row["mean_rank"]) == fmean(ranks)
+    assert f"| ppm | {float(rows['ppm']['mean_rank']):.1f} |" in page

@@ -1,25 +1,25 @@
 """Commands on what may be concluded: how much would be enough, and heads over several protocols."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import pandas as pd
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json
+from contextbench.cli.shared import JsonOption, console, guarded, listed, print_json, print_paths
 from contextbench.report.collection import collect
+from contextbench.report.columns import write_csv
 from contextbench.report.inference import (
     aggregate_dict,
     aggregate_of,
     aggregate_sentences,
     power_plan,
 )
-from contextbench.report.words import p_value
+from contextbench.report.tables.sheet import Sheet, sheet_markdown
+from contextbench.system.files import write_text
 
 if TYPE_CHECKING:
+    from contextbench.statistics.aggregate import Aggregate
     from contextbench.statistics.intervals import Interval
 
 
@@ -54,38 +54,54 @@ def power(
             ]
             for each in plan.pairs
         ]
-        _print(header, rows, plan.sentences)
+        console.print(Sheet.plain(header, rows, filter(None, plan.sentences)))
 
 
 def aggregate(
     results: Annotated[
         list[Path], typer.Argument(help="Folders, each with the runs of another protocol.")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of aggregate.md and aggregate.csv."),
+    ] = None,
     baseline: Annotated[str, typer.Option(help="Head that the others are compared with.")] = "fcn",
     as_json: JsonOption = False,
 ) -> None:
     """Rank heads over several protocols: mean rank, mean difference to a baseline.
 
-    Example: contextbench aggregate results/probe results/camvid-small
+    Example: contextbench aggregate results/probe results/camvid-small -o aggregated
     """
     with guarded(resume=True):
         found = aggregate_of(results, baseline=baseline)
+        content, sheet = aggregate_dict(found), _aggregate_sheet(found, baseline)
+        written = []
+        if out is not None:
+            written = [out / "aggregate.md", out / "aggregate.csv"]
+            title = f"# Heads over {', '.join(found.protocols)}\n\n"
+            write_text(written[0], title + sheet_markdown(sheet))
+            write_csv(pd.json_normalize(content["heads"]), written[1], ())
         if as_json:
-            print_json(aggregate_dict(found))
+            print_json(content)
             return
-        header = ["head", "mean rank", f"difference to {baseline}, points", "p-value"]
-        rows = [
-            [
-                each.head,
-                _with_ends(each.rank, 1, 1),
-                "baseline" if each.head == baseline else _with_ends(each.difference, 100, 2),
-                p_value(each.holm_p_value),
-                *(_number(place, 1) for place in each.ranks),
-            ]
-            for each in found.heads
+        console.print(sheet)
+        print_paths(written)
+
+
+def _aggregate_sheet(found: "Aggregate", baseline: str) -> Sheet:
+    header = ["head", "mean rank", f"difference to {baseline}, points", "p-value"]
+    rows = [
+        [
+            each.head,
+            _with_ends(each.rank, 1, 1),
+            "baseline" if each.head == baseline else _with_ends(each.difference, 100, 2),
+            _number(each.holm_p_value, 3),
+            *(_number(place, 1) for place in each.ranks),
         ]
-        ranks = [f"rank on {name}" for name in found.protocols]
-        _print([*header, *ranks], rows, aggregate_sentences(found))
+        for each in found.heads
+    ]
+    ranks = [f"rank on {name}" for name in found.protocols]
+    return Sheet.plain([*header, *ranks], rows, filter(None, aggregate_sentences(found)))
 
 
 def _with_ends(interval: "Interval", scale: float, decimals: int) -> str:
@@ -98,15 +114,3 @@ def _with_ends(interval: "Interval", scale: float, decimals: int) -> str:
 
 def _number(value: float, decimals: int) -> str:
     return "–" if value != value else f"{value:.{decimals}f}".replace("-", "\u2212")
-
-
-def _print(header: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index, title in enumerate(header):
-        table.add_column(Text(title), justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-    for note in notes:
-        if note:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
