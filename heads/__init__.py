@@ -11,15 +11,21 @@ from heads.aspp import ASPPHead
 from heads.blocks import set_activation
 from heads.ccnet import CCNetHead
 from heads.danet import DANetHead
+from heads.deeplabv3plus import DeepLabV3PlusHead
+from heads.dnlnet import DNLNetHead
 from heads.double_attention import DoubleAttentionHead
+from heads.emanet import EMANetHead
 from heads.encnet import EncNetHead
 from heads.fcn import FCNHead
+from heads.gcnet import GCNetHead
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 from heads.isa import ISAHead
+from heads.non_local import NonLocalHead
 from heads.ocnet import OCNetHead
 from heads.ocr import OCRHead
 from heads.ppm import PPMHead
 from heads.pyramid_oc import PyramidOCHead
+from heads.upernet import UPerNetHead
 
 __all__ = ["HEADS", "Channels", "ContextHead", "Features", "HeadOutput", "build_head"]
 
@@ -37,6 +43,12 @@ HEADS: dict[str, type[ContextHead]] = {
     "danet": DANetHead,
     "ccnet": CCNetHead,
     "asp_ocr": ASPOCRHead,
+    "non_local": NonLocalHead,
+    "dnlnet": DNLNetHead,
+    "gcnet": GCNetHead,
+    "emanet": EMANetHead,
+    "deeplabv3plus": DeepLabV3PlusHead,
+    "upernet": UPerNetHead,
 }
 
 

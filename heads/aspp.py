@@ -47,10 +47,13 @@ class AtrousPyramid(TwoForms):
         *,
         image_pooling: bool = True,
         fuse_kernel: int = 1,
+        separable: bool = False,
     ) -> None:
         super().__init__(implementation)
         self.pixel = conv_bn_relu(channels, width)
-        self.atrous = atrous_branches(channels, width, dilations, implementation)
+        self.atrous = atrous_branches(
+            channels, width, dilations, implementation, separable=separable
+        )
         self.image = PooledBranch(channels, width, bins=1) if image_pooling else None
         self.fuse = conv_bn_relu((len(dilations) + 1 + image_pooling) * width, width, fuse_kernel)
 
@@ -89,6 +92,13 @@ def _convolved_constant(values: Tensor, weight: Tensor, like: Tensor) -> Tensor:
     return as_map(products @ inside.to(products.dtype), like)
 
 
+def checked_fuse_kernel(kernel: int) -> int:
+    """`kernel` itself; ValueError unless it is 1 or 3."""
+    if kernel not in (1, 3):
+        raise ValueError(f"fuse_kernel is 1 or 3, got {kernel}")
+    return kernel
+
+
 class ASPPHead(Layer4Head):
     """Training with `image_pooling` needs a batch of at least 2 (ValueError otherwise).
 
@@ -109,15 +119,13 @@ class ASPPHead(Layer4Head):
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        if fuse_kernel not in (1, 3):
-            raise ValueError(f"fuse_kernel is 1 or 3, got {fuse_kernel}")
         context: nn.Module = AtrousPyramid(
             channels.layer4,
             width,
             dilations,
             implementation,
             image_pooling=image_pooling,
-            fuse_kernel=fuse_kernel,
+            fuse_kernel=checked_fuse_kernel(fuse_kernel),
         )
         if refine:
             context = nn.Sequential(context, conv_bn_relu(width, width, 3))

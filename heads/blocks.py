@@ -111,6 +111,7 @@ def conv_bn_relu(
     *,
     dilation: int = 1,
     bias: bool = False,
+    groups: int = 1,
     convolution: type[nn.Conv2d] = nn.Conv2d,
     activation: Activation = relu,
 ) -> ConvBnRelu:
@@ -121,11 +122,41 @@ def conv_bn_relu(
     padding = dilation * (kernel // 2)
     return ConvBnRelu(
         convolution(
-            in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias
+            in_channels,
+            out_channels,
+            kernel,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
         ),
         nn.BatchNorm2d(out_channels),
         activation(),
     )
+
+
+class SeparableConvBnRelu(nn.Sequential):
+    """A 3x3 convolution of each channel, then a 1x1 one, each with batch norm and ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dilation: int = 1,
+        convolution: type[nn.Conv2d] = nn.Conv2d,
+    ) -> None:
+        super().__init__(
+            conv_bn_relu(
+                in_channels,
+                in_channels,
+                3,
+                dilation=dilation,
+                convolution=convolution,
+                groups=in_channels,
+            ),
+            conv_bn_relu(in_channels, out_channels),
+        )
 
 
 class VisibleTapsConv2d(nn.Conv2d):
@@ -140,7 +171,9 @@ class VisibleTapsConv2d(nn.Conv2d):
         rows, columns = (slice(1, 2) if out else slice(None) for out in outside)
         padding = [0 if out else dilation for out in outside]
         weight = self.weight[:, :, rows, columns]
-        return F.conv2d(x, weight, self.bias, padding=padding, dilation=dilation)
+        return F.conv2d(
+            x, weight, self.bias, padding=padding, dilation=dilation, groups=self.groups
+        )
 
 
 def atrous_branches(
@@ -150,16 +183,23 @@ def atrous_branches(
     implementation: Implementation,
     *,
     bias: bool = False,
+    separable: bool = False,
     activation: Activation = relu,
 ) -> nn.ModuleList:
     """One 3x3 convolution, batch norm and ReLU for each dilation, all on the same map.
 
+    With `separable` each is a `SeparableConvBnRelu`, which has no other activation and no bias.
     Raises ValueError unless there are dilations, all positive.
     """
     if not dilations or min(dilations) < 1:
         raise ValueError(f"dilations must be one or more positive, got {list(dilations)}")
     fast = checked_implementation(implementation) == "fast"
     convolution = VisibleTapsConv2d if fast else nn.Conv2d
+    if separable:
+        return nn.ModuleList(
+            SeparableConvBnRelu(channels, width, dilation=d, convolution=convolution)
+            for d in dilations
+        )
     return nn.ModuleList(
         conv_bn_relu(
             channels,
@@ -245,6 +285,40 @@ class ReducedContext(nn.Module, Generic[Inner]):
         return fused
 
 
+class RefinedContext(nn.Module, Generic[Inner]):
+    """y = relu(bn(R * attention(x))) of x = relu(bn(W * layer4)): (N, C, h, w) -> (N, width, h, w).
+
+    With `concat_input` relu(bn(V * [layer4, y])). W, R and V are 3x3; `attention` keeps the shape
+    of x, which has `inner` channels, as many as y unless given.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        attention: Inner,
+        implementation: Implementation,
+        *,
+        inner: int | None = None,
+        concat_input: bool = True,
+        activation: Activation = relu,
+    ) -> None:
+        super().__init__()
+        inner = width if inner is None else inner
+        self.reduce = conv_bn_relu(channels, inner, 3, activation=activation)
+        self.attention = attention
+        self.refine = conv_bn_relu(inner, width, 3, activation=activation)
+        self.fuse = (
+            ConvOverConcat([channels, width], width, 3, implementation, activation=activation)
+            if concat_input
+            else None
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        refined: Tensor = self.refine(self.attention(self.reduce(features)))
+        return refined if self.fuse is None else self.fuse(features, refined)
+
+
 def resize_like(x: Tensor, reference: Tensor, *, align_corners: bool = False) -> Tensor:
     """`x` (N, C, a, b) resized to the height and width of `reference` (N, C', h, w)."""
     size = reference.shape[-2:]
@@ -326,7 +400,10 @@ class PooledBranch(nn.Module):
 
 
 class Layer4Head(ContextHead):
-    """A head whose context module needs `layer4` only, supervised on `layer3` as all heads are."""
+    """A head with one context module, supervised on `layer3` as all heads are.
+
+    The module is called with `layer4` unless `context_inputs` says otherwise.
+    """
 
     loss_weights: ClassVar[Mapping[str, float]] = {"aux": 0.4}
 
@@ -349,6 +426,6 @@ class Layer4Head(ContextHead):
         )
 
     def forward(self, features: Features) -> HeadOutput:
-        pixels = self.context(features.layer4)  # (N, width, h, w)
+        pixels = self.context(*self.context_inputs(features))  # (N, width, h, w)
         aux = self.auxiliary(features.layer3)
         return HeadOutput(self.classifier(pixels), pixel_aux=aux, image_aux={})

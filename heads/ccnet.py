@@ -15,7 +15,7 @@ leaky ReLU of slope 0.01, that of in-place batch norm, in place of every ReLU: `
 import torch
 from torch import Tensor, nn
 
-from heads.blocks import ConvOverConcat, Layer4Head, TwoForms, abn_activation, conv_bn_relu
+from heads.blocks import Layer4Head, RefinedContext, TwoForms, abn_activation
 from heads.interface import Attended, Channels, Features, Implementation, Release
 
 CROSS = "Weights of the values of its row and its column in this round; sum 1"
@@ -114,35 +114,8 @@ class RecurrentCrissCross(TwoForms):
         return from_column + from_row
 
 
-class CrissCrossContext(nn.Module):
-    """(N, C, h, w) -> (N, width, h, w)."""
-
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        key_channels: int,
-        recurrence: int,
-        release: Release,
-        implementation: Implementation,
-    ) -> None:
-        super().__init__()
-        activation = abn_activation(release)
-        self.reduce = conv_bn_relu(channels, width, 3, activation=activation)
-        self.attention = RecurrentCrissCross(width, key_channels, recurrence, implementation)
-        self.refine = conv_bn_relu(width, width, 3, activation=activation)
-        self.fuse = ConvOverConcat(
-            [channels, width], width, 3, implementation, activation=activation
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        refined = self.refine(self.attention(self.reduce(features)))  # (N, width, h, w)
-        fused: Tensor = self.fuse(features, refined)
-        return fused
-
-
 class CCNetHead(Layer4Head):
-    context: CrissCrossContext
+    context: RefinedContext[RecurrentCrissCross]
 
     def __init__(
         self,
@@ -157,8 +130,10 @@ class CCNetHead(Layer4Head):
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
-        context = CrissCrossContext(
-            channels.layer4, width, key_channels, recurrence, release, implementation
+        attention = RecurrentCrissCross(width, key_channels, recurrence, implementation)
+        activation = abn_activation(release)
+        context = RefinedContext(
+            channels.layer4, width, attention, implementation, activation=activation
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

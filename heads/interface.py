@@ -3,7 +3,7 @@
 Axes: N images, K classes, C channels, (H, W) image pixels, (h, w) feature pixels, height first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Literal, NamedTuple
 
@@ -41,7 +41,7 @@ class Channels(NamedTuple):
 class HeadOutput(NamedTuple):
     """Logits only: nothing resized to the image, nothing activated."""
 
-    logits: Tensor  # (N, K, h, w)   scored at evaluation
+    logits: Tensor  # (N, K, h, w)   scored at evaluation; larger where a head decodes
     pixel_aux: dict[str, Tensor]  # each (N, K, h', w'), compared with the label map
     image_aux: dict[str, Tensor]  # each (N, K), compared with the set of classes present
 
@@ -53,6 +53,13 @@ class Attended(NamedTuple):
     meaning: str  # of values and places: what they weigh, and whether they sum to 1
     part: str = "pixel"  # what the values run over; of a `class` they are those of the task
     places: Tensor | None = None  # (N, n, h, w): where on the map each of the n parts is
+
+
+class Averaged(nn.Module):
+    """A part that keeps a running mean over images in training, as batch norm does."""
+
+    average: Callable[[Tensor], Tensor] = staticmethod(lambda own: own)
+    """A tensor of this process -> its mean over all that train together, which sets this."""
 
 
 @contextmanager
@@ -76,6 +83,9 @@ class ContextHead(nn.Module):
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {}
+
+    logits_stage: ClassVar[str] = "layer4"
+    """The stage of `Features` whose height and width the logits have."""
 
     ideal_regions: int = 0
     """K of a head that is given the ground truth as its regions, for a bound; 0 for all others."""

@@ -61,7 +61,7 @@ def attention_maps(
     with torch.inference_mode(False), evaluating(model):
         features = _features(model, image)
         cell = cell_of(pixel, size, _size(features.layer4))
-        influence, chosen = _influence(model, features, cell, pixel, size, target)
+        influence, chosen = _influence(model, features, pixel, size, target)
         attended = model.head.attend(features, cell)
     described = partial(AttentionMap, head=head_name, image=image_name, pixel=pixel, cell=cell)
     maps = [
@@ -114,7 +114,6 @@ def _features(model: Segmenter, image: Tensor) -> Features:
 def _influence(
     model: Segmenter,
     features: Features,
-    cell: tuple[int, int],
     pixel: tuple[int, int],
     size: tuple[int, int],
     target: int | None,
@@ -129,7 +128,8 @@ def _influence(
     with torch.enable_grad():
         logits = model.head(features._replace(layer4=layer4)).logits
     chosen = _largest(model, logits, pixel, size) if target is None else target
-    (gradient,) = torch.autograd.grad(logits[0, chosen, *cell], layer4)
+    place = cell_of(pixel, size, _size(logits))  # of a head that decodes, finer than the features
+    (gradient,) = torch.autograd.grad(logits[0, chosen, *place], layer4)
     return (gradient * features.layer4).abs().sum(dim=1)[0], chosen
 
 

@@ -38,6 +38,12 @@ METHODS: Mapping[str, str] = {
     "DANet": "danet",
     "CCNet": "ccnet",
     "Double Attention": "double_attention",
+    "NonLocal": "non_local",
+    "DNLNet": "dnlnet",
+    "GCNet": "gcnet",
+    "EMANet": "emanet",
+    "DeepLabV3+": "deeplabv3plus",
+    "UPerNet": "upernet",
 }
 """The registered head that is nearest to a published method; layers and widths may still differ."""
 

@@ -43,6 +43,12 @@ KNOWN_HEADS = {
     "pyramid_oc": HeadStyle(GREEN, "h", DASHDOT),
     "asp_oc": HeadStyle(GREEN, "d", SOLID),
     "asp_ocr": HeadStyle(RED, "*", DOTTED),
+    "non_local": HeadStyle(SKY, "D", DASHED),
+    "dnlnet": HeadStyle(SKY, "v", DOTTED),
+    "gcnet": HeadStyle(PURPLE, "s", SOLID),
+    "emanet": HeadStyle(PURPLE, "P", DOTTED),
+    "deeplabv3plus": HeadStyle(BLACK, "^", DASHED),
+    "upernet": HeadStyle(ORANGE, "h", DOTTED),
 }
 
 

@@ -29,6 +29,7 @@ from contextbench.config.files import ConfigError
 from contextbench.config.protocols import Protocol
 from contextbench.models.segmenter import Segmenter
 from contextbench.system.interrupt import RankError
+from heads.interface import Averaged
 
 STEP_TIMEOUT = timedelta(minutes=10)  # for one exchange within a step, loading of a batch included
 POLL_SECONDS = 0.05  # between looks for processes that start
@@ -142,10 +143,14 @@ class World:
         """`model`, whose gradients are averaged over the processes; its state stays without prefix.
 
         Parameters start as those of process 0, and every one of them has to get a gradient.
-        Statistics of batch norm that are not synchronised are those of process 0 in every step.
+        Statistics of batch norm that are not synchronised are those of process 0 in every step;
+        running means of other parts are of all.
         """
         if self.size == 1:
             return model
+        for part in model.modules():
+            if isinstance(part, Averaged):
+                part.average = _mean_of_all
         # Of 1x1 convolutions, whose gradients have one of two layouts that are the same in memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model)
@@ -274,6 +279,13 @@ def _invite(store: Store, world: World, place: str) -> None:
         for rank in others:
             store.set(f"place/{store.get(f'name/{rank}').decode()}", place)
         time.sleep(POLL_SECONDS)
+
+
+def _mean_of_all(values: Tensor) -> Tensor:
+    """The mean over all processes: a function, not a method, since models are copied with it."""
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def synchronise_batch_norm(model: Segmenter, world: World, device: torch.device) -> None:

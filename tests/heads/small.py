@@ -39,6 +39,9 @@ ONE_CELL = (
     "aspp",
     "aspp-wide-fusion",
     "aspp-refined",
+    "deeplabv3plus",
+    "deeplabv3plus-separable",
+    "upernet",
 )  # batch norm follows a branch pooled to 1x1
 
 # Every head, and the options that add parameters or terms.
@@ -97,6 +100,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "encnet-no-se-loss": ("encnet", {"se_loss": False}),
     "encnet-lateral": ("encnet", {"lateral": True}),
     "encnet-no-codewords": ("encnet", {"codewords": 0}),
+    # Seven keys and values: products are summed the other way on maps of more than seven pixels.
+    "non_local": ("non_local", {"key_channels": 7}),
+    "non_local-scaled": ("non_local", {"key_channels": 7, "scaled": True, "concat_input": False}),
+    "non_local-product": ("non_local", {"key_channels": 7, "pairwise": "dot_product"}),
+    # At the published 0.05 scores of random weights, and their rounding, are 20 times as large.
+    "dnlnet": ("dnlnet", {"key_channels": 7, "temperature": 1.0}),
+    "gcnet": ("gcnet", {"bottleneck": 3}),
+    "emanet": ("emanet", {"inner_channels": 9, "bases": 5}),
+    "deeplabv3plus": ("deeplabv3plus", {"low_channels": 5, "dilations": [1, 2, 30]}),
+    "deeplabv3plus-separable": (
+        "deeplabv3plus",
+        {"low_channels": 5, "separable": True, "fuse_kernel": 3},
+    ),
+    "emanet-concat": ("emanet", {"inner_channels": 8, "bases": 5, "concat_input": True}),
 }
 
 

@@ -178,6 +178,51 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "dilations": ((12, 24, 36), "released module"),
         "dropout": (0.1, "released module"),
     },
+    "non_local": {
+        "width": (512, "a quarter of the input: mmsegmentation"),
+        "key_channels": (256, "half the width: section 3.3"),
+        "pairwise": ("embedded_gaussian", "section 4.1"),
+        "scaled": (False, "section 3.2; mmsegmentation: True"),
+        "concat_input": (True, "mmsegmentation"),
+        "dropout": (0.1, "mmsegmentation"),
+    },
+    "dnlnet": {
+        "width": (512, "a quarter of the input: mmsegmentation"),
+        "key_channels": (256, "half the width: mmsegmentation"),
+        "temperature": (0.05, "mmsegmentation"),
+        "scaled": (False, "section 3; mmsegmentation: True"),
+        "concat_input": (True, "mmsegmentation"),
+        "dropout": (0.1, "mmsegmentation"),
+    },
+    "gcnet": {
+        "width": (512, "a quarter of the input: mmsegmentation"),
+        "bottleneck": (128, "a quarter of the width: mmsegmentation"),
+        "concat_input": (True, "mmsegmentation"),
+        "dropout": (0.1, "mmsegmentation"),
+    },
+    "emanet": {
+        "width": (256, "released network"),
+        "inner_channels": (512, "released network"),
+        "bases": (64, "released network"),
+        "stages": (3, "released network"),
+        "momentum": (0.9, "section 4.1"),
+        "concat_input": (False, "released network; mmsegmentation: True"),
+        "dropout": (0.1, "released network"),
+    },
+    "deeplabv3plus": {
+        "dilations": ((12, 24, 36), "the paper's for stride 16, doubled: section 3.1 of DeepLabv3"),
+        "width": (256, "section 4.1"),
+        "low_channels": (48, "section 4.1"),
+        "image_pooling": (True, "section 3.1"),
+        "separable": (False, "section 4.1, with ResNet-101"),
+        "fuse_kernel": (1, "section 3.1; mmsegmentation: 3"),
+        "dropout": (0.1, "suite"),
+    },
+    "upernet": {
+        "bins": ((1, 2, 3, 6), "as PSPNet's: section 3.1"),
+        "width": (512, "section 4.1"),
+        "dropout": (0.1, "released network"),
+    },
 }
 
 

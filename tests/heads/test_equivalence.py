@@ -6,11 +6,9 @@ fork, whose packages are named onedl-*. Their tests have the marker `oracle`; wh
 they fail. A test uses the other package's classes and not its arithmetic rewritten; where these do
 more or less than the method, the comment at the case says what is set aside.
 
-Without an independent counterpart: pyramid_oc, asp_oc, asp_ocr and double_attention. The head named
-after non-local networks in mmsegmentation is another method than base-OC, with an additional
-convolution and no batch norm in query and key, so base-OC's attention is compared with the block
-that its other heads share. In segmentation-models-pytorch the grid of one cell has no batch norm,
-so its pyramid is compared without that grid.
+Without an independent counterpart: pyramid_oc, asp_oc, asp_ocr and double_attention. Base-OC's
+attention is compared with the block that other heads share there. In segmentation-models-pytorch
+the grid of one cell has no batch norm, so its pyramid is compared without that grid.
 """
 
 import importlib
@@ -18,7 +16,7 @@ import math
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -93,9 +91,10 @@ def layer4() -> Tensor:
     return small_features().layer4
 
 
-def random_map(channels: int) -> Tensor:
+def random_map(channels: int, size: Sequence[int] | None = None) -> Tensor:
+    """Of the size of layer4 unless told."""
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(2, channels, *layer4().shape[-2:], generator=generator)
+    return torch.randn(2, channels, *(size or layer4().shape[-2:]), generator=generator)
 
 
 # --- torchvision
@@ -408,6 +407,102 @@ def mmseg_isa(implementation: str) -> Match:
     return Match(ours, theirs, parts, (layer4(),))
 
 
+AROUND = {"reduce": "module.convs.0", "refine": "module.convs.1", "fuse": "module.conv_cat"}
+
+
+def mmseg_non_local(implementation: str, pairwise: str, scaled: bool) -> Match:
+    names = {"theta": "theta", "phi": "phi", "g": "g", "output": "conv_out"}
+    blocks = {f"attention.{mine}": f"module.nl_block.{other}" for mine, other in names.items()}
+    options = {"key_channels": WIDTH // 2, "pairwise": pairwise, "scaled": scaled}
+    ours = built("non_local", implementation, **options).context
+    head = mmseg_head("NLHead", reduction=2, use_scale=scaled, mode=pairwise)
+    return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
+
+
+def mmseg_dnlnet(implementation: str, scaled: bool) -> Match:
+    head = mmseg_head("DNLHead", reduction=2, use_scale=scaled, temperature=0.5)
+    names = {"theta": "theta", "phi": "phi", "g": "g", "mask": "conv_mask", "output": "conv_out"}
+    blocks = {f"attention.{mine}": f"module.dnl_block.{other}" for mine, other in names.items()}
+    options = {"key_channels": WIDTH // 2, "temperature": 0.5, "scaled": scaled}
+    ours = built("dnlnet", implementation, **options).context
+    return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
+
+
+def mmseg_gcnet(implementation: str) -> Match:
+    """Layer norm over two channels, a quarter of the width, makes 1 and -1 of whatever it gets."""
+    head = mmseg_head("GCHead", ratio=3 / 4, pooling_type="att", fusion_types=("channel_add",))
+    blocks = {
+        "attention.key": "module.gc_block.conv_mask",
+        "attention.transform": "module.gc_block.channel_add_conv",
+    }
+    ours = built("gcnet", implementation, bottleneck=3 * WIDTH // 4).context
+    return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
+
+
+def mmseg_emanet(implementation: str, concat: bool) -> Match:
+    head = mmseg_head("EMAHead", ema_channels=9, num_bases=5, num_stages=3, concat_input=concat)
+    parts = {
+        "reduce": "module.ema_in_conv",
+        "attention.bases.projection": "module.ema_mid_conv.conv.weight",
+        "attention.bases.offset": "module.ema_mid_conv.conv.bias",
+        "attention.bases.running": "module.ema_module.bases",
+        "attention.output": "module.ema_out_conv",
+        "refine": "module.bottleneck",
+        **({"fuse": "module.conv_cat"} if concat else {}),
+    }
+    options = {"inner_channels": 9, "bases": 5, "concat_input": concat}
+    ours = built("emanet", implementation, **options).context
+    nn.init.normal_(ours.get_submodule("attention.bases").offset)
+    adapted: dict[str, Callable[[Tensor], Tensor]] = {
+        "attention.bases.projection": lambda weight: weight[:, :, None, None],
+        "attention.bases.running": lambda bases: bases[None],
+    }
+    return Match(ours, on_map(head), parts, (layer4(),), adapted)
+
+
+def mmseg_deeplabv3plus(implementation: str) -> Match:
+    dilations = (2, 12, 24)
+    head = mmseg_head(
+        "DepthwiseSeparableASPPHead",
+        dilations=(1, *dilations),
+        c1_in_channels=CHANNELS.layer1,
+        c1_channels=5,
+    )
+    parts = {
+        "encoder.pixel": "module.aspp_modules.0",
+        **{f"encoder.atrous.{i}": f"module.aspp_modules.{i + 1}" for i in range(3)},
+        "encoder.image": "module.image_pool",
+        "encoder.fuse": "module.bottleneck",
+        "low": "module.c1_bottleneck",
+        "fuse": "module.sep_bottleneck.0",
+        "refine": "module.sep_bottleneck.1",
+    }
+    options = {"dilations": dilations, "separable": True, "fuse_kernel": 3, "low_channels": 5}
+    ours = built("deeplabv3plus", implementation, **options).context
+    features = small_features()
+    return Match(
+        ours,
+        Called(head, lambda head, *stages: head(stages)),
+        parts,
+        (features.layer1, features.layer4),
+        {"encoder.fuse.0.weight": lambda weight: weight.roll(WIDTH, dims=1)},  # theirs is first
+    )
+
+
+def mmseg_upernet(implementation: str) -> Match:
+    head = mmseg_head("UPerHead", in_channels=list(CHANNELS), in_index=[0, 1, 2, 3])
+    parts = {
+        "top.branches": "module.psp_modules",
+        "top.fuse": "module.bottleneck",
+        "laterals": "module.lateral_convs",
+        "pyramid": "module.fpn_convs",
+        "fuse": "module.fpn_bottleneck",
+    }
+    theirs = Called(head, lambda head, *stages: head(stages))
+    ours = built("upernet", implementation).context
+    return Match(ours, theirs, parts, tuple(small_features()))
+
+
 CASES: dict[str, Callable[[str], Match]] = {
     "aspp-torchvision": torchvision_aspp,
     "fcn-torchvision": torchvision_fcn,
@@ -430,6 +525,16 @@ ORACLES: dict[str, Callable[[str], Match]] = {
     "ccnet-mmseg": partial(mmseg_ccnet, release="paper"),
     "ccnet-authors-mmseg": partial(mmseg_ccnet, release="authors"),
     "isa-mmseg": mmseg_isa,
+    "non_local-mmseg": partial(mmseg_non_local, pairwise="embedded_gaussian", scaled=False),
+    "non_local-scaled-mmseg": partial(mmseg_non_local, pairwise="embedded_gaussian", scaled=True),
+    "non_local-product-mmseg": partial(mmseg_non_local, pairwise="dot_product", scaled=False),
+    "dnlnet-mmseg": partial(mmseg_dnlnet, scaled=False),
+    "dnlnet-scaled-mmseg": partial(mmseg_dnlnet, scaled=True),
+    "gcnet-mmseg": mmseg_gcnet,
+    "emanet-mmseg": partial(mmseg_emanet, concat=False),
+    "emanet-concat-mmseg": partial(mmseg_emanet, concat=True),
+    "deeplabv3plus-mmseg": mmseg_deeplabv3plus,
+    "upernet-mmseg": mmseg_upernet,
 }
 
 
@@ -470,7 +575,8 @@ def output_and_gradients(
     leaves = {f"input {i}": x.to(dtype, copy=True) for i, x in enumerate(match.inputs)}
     output = function(*(leaf.requires_grad_() for leaf in leaves.values()))
     pixels = output.shape[-2] * output.shape[-1]
-    loss = (output * random_map(output.shape[1])).sum() / math.sqrt(pixels)  # gradients near 1
+    weights = random_map(output.shape[1], output.shape[-2:])
+    loss = (output * weights).sum() / math.sqrt(pixels)  # gradients near 1
     sources = {**leaves, **dict(match.ours.named_parameters())}
     gradients = torch.autograd.grad(loss, list(sources.values()), materialize_grads=True)
     return output, dict(zip(sources, gradients, strict=True))
