@@ -10,7 +10,8 @@ convolutions, D_1 and D_2 are 3x3 convolutions of each channel and 1x1 ones, wit
 ReLU after both, as in the paper's fastest models.
 Forms of other code, by option: `fuse_kernel: 3` has a 3x3 convolution behind the pyramid and, with
 `separable` and a width of 512, is mmsegmentation's.
-Departs: resizing without aligned corners, and supervision of layer3, as in every head here.
+Departs: resizing without aligned corners, as in every head here, unless `align_corners`; and
+supervision of layer3.
 """
 
 from collections.abc import Sequence
@@ -50,8 +51,10 @@ class PyramidDecoder(nn.Module):
         implementation: Implementation,
         *,
         separable: bool,
+        align_corners: bool,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.encoder = encoder
         self.low = conv_bn_relu(channels.layer1, low_channels)
         self.fuse = (
@@ -64,7 +67,8 @@ class PyramidDecoder(nn.Module):
         )
 
     def forward(self, layer1: Tensor, layer4: Tensor) -> Tensor:
-        encoded = resize_like(self.encoder(layer4), layer1)
+        aligned = self.align_corners
+        encoded = resize_like(self.encoder(layer4), layer1, align_corners=aligned)
         refined: Tensor = self.refine(self.fuse(encoded, self.low(layer1)))
         return refined
 
@@ -88,6 +92,7 @@ class DeepLabV3PlusHead(Layer4Head):
         image_pooling: bool = True,
         separable: bool = False,
         fuse_kernel: int = 1,
+        align_corners: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
@@ -102,7 +107,13 @@ class DeepLabV3PlusHead(Layer4Head):
             separable=separable,
         )
         context = PyramidDecoder(
-            channels, width, low_channels, encoder, implementation, separable=separable
+            channels,
+            width,
+            low_channels,
+            encoder,
+            implementation,
+            separable=separable,
+            align_corners=align_corners,
         )
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout

@@ -7,8 +7,8 @@ Source: Xiao et al., ECCV 2018, arXiv:1807.10221, section 3.1, for segmentation 
 Ours: layer_s is a stage of the backbone, of 1/4 of the image's size (s = 1) down to the output
 stride, 32 in the paper; up is bilinear; the logits have the size of layer1; all widths are `width`,
 512 in the paper, those of the pooled branches included.
-Departs: resizing without aligned corners, and supervision of layer3, as in every head here (the
-authors' code has none).
+Departs: resizing without aligned corners, as in every head here, unless `align_corners`; and
+supervision of layer3, which the authors' code does not have.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,11 @@ class FusedStages(TwoForms):
     The fast form convolves one resized map at a time, F = [F_1, ..., F_S], and holds no more.
     """
 
-    def __init__(self, stages: int, width: int, implementation: Implementation) -> None:
+    def __init__(
+        self, stages: int, width: int, implementation: Implementation, *, align_corners: bool
+    ) -> None:
         super().__init__(implementation)
+        self.align_corners = align_corners
         self.width = width
         self.fuse = conv_bn_relu(stages * width, width, 3)
 
@@ -38,27 +41,39 @@ class FusedStages(TwoForms):
         own, *weights = torch.split(self.fuse.convolution.weight, self.width, dim=1)
         total = F.conv2d(first, own, padding=1)
         for part, weight in zip(others, weights, strict=True):
-            total += F.conv2d(resize_like(part, first), weight, padding=1)
+            total += F.conv2d(self._resized(part, first), weight, padding=1)
         return self.fuse.activate(total)
 
     def _reference(self, first: Tensor, *others: Tensor) -> Tensor:
-        resized = [resize_like(part, first) for part in others]
+        resized = [self._resized(part, first) for part in others]
         fused: Tensor = self.fuse(torch.cat([first, *resized], dim=1))
         return fused
+
+    def _resized(self, part: Tensor, first: Tensor) -> Tensor:
+        return resize_like(part, first, align_corners=self.align_corners)
 
 
 class FeaturePyramid(nn.Module):
     """The four stages -> (N, width, H, W), the size of layer1."""
 
     def __init__(
-        self, channels: Channels, width: int, bins: Sequence[int], implementation: Implementation
+        self,
+        channels: Channels,
+        width: int,
+        bins: Sequence[int],
+        implementation: Implementation,
+        *,
+        align_corners: bool,
     ) -> None:
         super().__init__()
         earlier = channels[:3]
-        self.top = PyramidPooling(channels.layer4, width, bins, width, implementation)
+        self.align_corners = align_corners
+        self.top = PyramidPooling(
+            channels.layer4, width, bins, width, implementation, align_corners=align_corners
+        )
         self.laterals = nn.ModuleList(conv_bn_relu(stage, width) for stage in earlier)
         self.pyramid = nn.ModuleList(conv_bn_relu(width, width, 3) for _ in earlier)
-        self.fuse = FusedStages(len(channels), width, implementation)
+        self.fuse = FusedStages(len(channels), width, implementation, align_corners=align_corners)
 
     def forward(self, layer1: Tensor, layer2: Tensor, layer3: Tensor, layer4: Tensor) -> Tensor:
         above: Tensor = self.top(layer4)
@@ -66,7 +81,7 @@ class FeaturePyramid(nn.Module):
         stages = zip((layer1, layer2, layer3), self.laterals, self.pyramid, strict=True)
         for stage, lateral, smooth in reversed(list(stages)):
             own = lateral(stage)
-            above = own + resize_like(above, own)
+            above = own + resize_like(above, own, align_corners=self.align_corners)
             maps.append(smooth(above))
         fused: Tensor = self.fuse(*reversed(maps))
         return fused
@@ -87,13 +102,14 @@ class UPerNetHead(Layer4Head):
         *,
         bins: Sequence[int] = (1, 2, 3, 6),
         width: int = 512,
+        align_corners: bool = False,
         aux_width: int | None = None,
         dropout: float = 0.1,
         implementation: Implementation = "fast",
     ) -> None:
         if not bins or min(bins) < 1:
             raise ValueError(f"bins must be one or more positive grid sizes, got {list(bins)}")
-        context = FeaturePyramid(channels, width, bins, implementation)
+        context = FeaturePyramid(channels, width, bins, implementation, align_corners=align_corners)
         super().__init__(
             context, channels, num_classes, width=width, aux_width=aux_width, dropout=dropout
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from contextbench.config.protocols import BackboneConfig, InputsConfig
+from contextbench.interop import mmsegmentation_blocks, mmsegmentation_heads
 from contextbench.interop.configurations import Part
 from contextbench.interop.facts import Facts
 from contextbench.interop.files import CheckpointFile, ImportedError
@@ -16,7 +17,7 @@ from contextbench.interop.inference import inference_of
 from contextbench.interop.inputs import inputs_of
 from contextbench.interop.layouts import UNTRAINED
 from contextbench.interop.literals import UNREADABLE
-from contextbench.interop.mmsegmentation_heads import HEADS, HeadFound, Theirs, fcn
+from contextbench.interop.mmsegmentation_heads import HeadFound, Theirs, fcn
 from contextbench.interop.mmsegmentation_heads import ocr as ocr_head
 from contextbench.interop.residual import output_stride, resnet_name, stem_name
 from contextbench.interop.structure import Recognised
@@ -29,6 +30,12 @@ HARMLESS = (
     "zero_init_residual", "depth", "in_channels", "channels", "num_classes", "out_channels",
     "dropout_ratio", "loss_decode", "loss_se_decode", "ignore_index", "sampler", "threshold",
 )  # fmt: skip
+HEADS = {**mmsegmentation_heads.HEADS, **mmsegmentation_blocks.HEADS}
+# Of heads that see several stages: which these may be, the usual ones first.
+SEVERAL_STAGES: Mapping[str, tuple[Any, ...]] = {
+    "EncHead": ((1, 2, 3), (3,), 3, -1),
+    "UPerHead": ((0, 1, 2, 3),),
+}
 STEM = DEEP_STEM_NAMES["names of PyTorch-Encoding (conv1.0)"]  # ours
 THEIR_STEM = DEEP_STEM_NAMES["names of mmsegmentation (stem)"]
 
@@ -43,7 +50,7 @@ MARKS = {
     "cca": "CCHead",
     "pam": "DAHead",
     "global_relation": "ISAHead",
-    "nonlocal_block": "NLHead",
+    "nl_block": "NLHead",
     "dnl_block": "DNLHead",
     "gc_block": "GCHead",
     "acm_modules": "APCHead",
@@ -232,10 +239,10 @@ def _single(file: CheckpointFile, model: Part, facts: Facts) -> HeadFound:
             f"import: decode_head {kind} has no counterpart here; known: {', '.join(HEADS)} and "
             "OCRHead behind an FCNHead"
         )
-    encoding = kind == "EncHead"
-    if encoding and not is_hrnet(file.below("backbone.")):
+    several = SEVERAL_STAGES.get(kind)
+    if several and not is_hrnet(file.below("backbone.")):
         theirs.config.need("input_transform", (None, "multiple_select"), None)
-        theirs.config.need("in_index", ((1, 2, 3), (3,), 3, -1), (1, 2, 3))
+        theirs.config.need("in_index", several, several[0])
     else:
         _check_stages(theirs, file, (3, -1))
     return _checked(theirs, HEADS[kind])

@@ -60,7 +60,7 @@ class HeadFound:
     folded: list[str] = field(default_factory=list)  # theirs, that are in what `changed` makes
 
 
-def _activation(theirs: Theirs, allowed: tuple[str, ...] = (RELU,)) -> str:
+def activation(theirs: Theirs, allowed: tuple[str, ...] = (RELU,)) -> str:
     """That behind every batch norm of the head. Raises `ImportedError` for others."""
     given = theirs.config.take("act_cfg", {"type": "ReLU"})
     stated: Any = UNREADABLE
@@ -72,33 +72,33 @@ def _activation(theirs: Theirs, allowed: tuple[str, ...] = (RELU,)) -> str:
             part.need("negative_slope", (0.01,), 0.01)
         part.refuse_rest(())
         stated = {"ReLU": RELU, "LeakyReLU": LEAKY}.get(kind, kind)
-    activation = str(theirs.facts.of("activation", stated, RELU))
-    if activation not in allowed:
+    found = str(theirs.facts.of("activation", stated, RELU))
+    if found not in allowed:
         raise ImportedError(
-            f"import: {theirs.prefix} has the activation {activation}; with this head "
+            f"import: {theirs.prefix} has the activation {found}; with this head "
             f"{' or '.join(allowed)} can be taken over"
         )
-    return activation
+    return found
 
 
-def _convolutions(theirs: Theirs) -> dict[str, Any]:
+def convolutions(theirs: Theirs) -> dict[str, Any]:
     """Options of an FCN. Their dilation is 1 in every published one."""
     config = theirs.config
     config.take("kernel_size")
     config.need("dilation", (1,), 1)
     config.take("num_convs")
     config.take("concat_input")
-    convolutions = theirs.count("convs")
-    if not convolutions:
+    count = theirs.count("convs")
+    if not count:
         raise ImportedError(f"import: {theirs.prefix} classifies without any convolution before it")
     shape = theirs.tensors["convs.0.conv.weight"].shape
     kernel = {} if shape[-1] == 3 else {"kernel": shape[-1]}
-    return {"convolutions": convolutions, "concat_input": theirs.has("conv_cat"), **kernel}
+    return {"convolutions": count, "concat_input": theirs.has("conv_cat"), **kernel}
 
 
 def fcn(theirs: Theirs) -> HeadFound:
-    options = _convolutions(theirs)
-    _activation(theirs)
+    options = convolutions(theirs)
+    activation(theirs)
     inner = "head.context.convolutions" if options["concat_input"] else "head.context"
     names: dict[str, str] = {}
     for index in range(options["convolutions"]):
@@ -109,7 +109,7 @@ def fcn(theirs: Theirs) -> HeadFound:
 
 
 def _ppm(theirs: Theirs) -> HeadFound:
-    _activation(theirs)
+    activation(theirs)
     bins = theirs.config.fact(theirs.facts, "bins", "pool_scales", (1, 2, 3, 6), (1, 2, 3, 6))
     names = theirs.layer("head.context.fuse", "bottleneck")
     for index in range(len(bins)):
@@ -123,7 +123,7 @@ def _ppm(theirs: Theirs) -> HeadFound:
 
 
 def _aspp(theirs: Theirs) -> HeadFound:
-    _activation(theirs)
+    activation(theirs)
     usual = (1, 12, 24, 36)
     dilations = theirs.config.fact(theirs.facts, "dilations", "dilations", (1, 6, 12, 18), usual)
     if dilations[0] != 1 or 1 in dilations[1:]:
@@ -149,7 +149,7 @@ def _aspp(theirs: Theirs) -> HeadFound:
 
 def _encnet(theirs: Theirs) -> HeadFound:
     """In the authors' form; the scale is stored with a minus."""
-    _activation(theirs)
+    activation(theirs)
     lateral = theirs.has("lateral_convs")
     for key in ("num_codes", "use_se_loss", "add_lateral"):
         theirs.config.take(key)
@@ -181,7 +181,7 @@ def _encnet(theirs: Theirs) -> HeadFound:
 
 
 def _danet(theirs: Theirs) -> HeadFound:
-    _activation(theirs)
+    activation(theirs)
     theirs.config.take("pam_channels")
     names: dict[str, str] = {}
     for branch, other in (("position", "pam"), ("channel", "cam")):
@@ -201,9 +201,9 @@ def _danet(theirs: Theirs) -> HeadFound:
 
 
 def _ccnet(theirs: Theirs) -> HeadFound:
-    if _convolutions(theirs) != {"convolutions": 2, "concat_input": True}:
+    if convolutions(theirs) != {"convolutions": 2, "concat_input": True}:
         raise ImportedError("import: CCHead without concat_input has no counterpart here")
-    leaky = _activation(theirs, (RELU, LEAKY)) == LEAKY
+    leaky = activation(theirs, (RELU, LEAKY)) == LEAKY
     recurrence = theirs.config.fact(theirs.facts, "recurrence", "recurrence", 2, 2)
     names = {
         **theirs.layer("head.context.reduce", "convs.0"),
@@ -226,7 +226,7 @@ def _isa(theirs: Theirs) -> HeadFound:
     """Their values have a bias b, ours none. Weights sum to 1, so that what is gathered has b more,
     and U b before the batch norm behind U: its mean is as much less here.
     """
-    _activation(theirs)
+    activation(theirs)
     theirs.config.take("isa_channels")
     factors = theirs.config.fact(theirs.facts, "down_factor", "down_factor", (8, 8), (8, 8))
     if len(set(factors)) != 1:
@@ -261,7 +261,7 @@ def _isa(theirs: Theirs) -> HeadFound:
 
 
 def ocr(theirs: Theirs) -> HeadFound:
-    _activation(theirs)
+    activation(theirs)
     theirs.config.take("ocr_channels")
     theirs.config.need("scale", (1,), 1)
     block = "object_context_block"

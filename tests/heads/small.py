@@ -42,6 +42,7 @@ ONE_CELL = (
     "deeplabv3plus",
     "deeplabv3plus-separable",
     "upernet",
+    "upernet-aligned",
 )  # batch norm follows a branch pooled to 1x1
 
 # Every head, and the options that add parameters or terms.
@@ -111,8 +112,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "deeplabv3plus": ("deeplabv3plus", {"low_channels": 5, "dilations": [1, 2, 30]}),
     "deeplabv3plus-separable": (
         "deeplabv3plus",
-        {"low_channels": 5, "separable": True, "fuse_kernel": 3},
+        {"low_channels": 5, "separable": True, "fuse_kernel": 3, "align_corners": True},
     ),
+    "upernet-aligned": ("upernet", {"align_corners": True}),
     "emanet-concat": ("emanet", {"inner_channels": 8, "bases": 5, "concat_input": True}),
 }
 

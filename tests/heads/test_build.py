@@ -216,11 +216,13 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
         "image_pooling": (True, "section 3.1"),
         "separable": (False, "section 4.1, with ResNet-101"),
         "fuse_kernel": (1, "section 3.1; mmsegmentation: 3"),
+        "align_corners": (False, "suite"),
         "dropout": (0.1, "suite"),
     },
     "upernet": {
         "bins": ((1, 2, 3, 6), "as PSPNet's: section 3.1"),
         "width": (512, "section 4.1"),
+        "align_corners": (False, "suite"),
         "dropout": (0.1, "released network"),
     },
 }

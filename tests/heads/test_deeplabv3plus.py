@@ -51,7 +51,8 @@ def pyramid(image: loops.Map, encoder: AtrousPyramid) -> loops.Map:
 
 
 def looped(early: loops.Map, deep: loops.Map, context: PyramidDecoder) -> loops.Map:
-    encoded = loops.resize(pyramid(deep, context.encoder), *loops.size_of(early))
+    size, aligned = loops.size_of(early), context.align_corners
+    encoded = loops.resize(pyramid(deep, context.encoder), *size, align_corners=aligned)
     beside = encoded + loops.conv_bn_relu(early, context.low)
     fuse = context.fuse
     fused = layers(beside, fuse if isinstance(fuse, SeparableConvBnRelu) else fuse.fuse)

@@ -17,7 +17,7 @@ def looped(image: loops.Map, context: PyramidPooling, *, maximum: bool) -> loops
         cells = loops.pool(image, bins, maximum=maximum)
         if isinstance(branch, PooledBranch):
             cells = loops.conv_bn_relu(cells, branch.transform)
-        stacked += loops.resize(cells, height, width)
+        stacked += loops.resize(cells, height, width, align_corners=context.align_corners)
     return loops.conv_bn_relu(stacked, context.fuse)
 
 

@@ -1,5 +1,7 @@
 """The feature pyramid against loops, and its counts."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -17,19 +19,21 @@ every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def looped(stages: list[loops.Map], context: FeaturePyramid) -> loops.Map:
     *earlier, deepest = stages
     above = pooled(deepest, context.top, maximum=False)
+    resize = partial(loops.resize, align_corners=context.align_corners)
     maps = [above]
     for number in (2, 1, 0):
         own = loops.conv_bn_relu(earlier[number], context.laterals[number])
-        above = added(own, loops.resize(above, *loops.size_of(own)))
+        above = added(own, resize(above, *loops.size_of(own)))
         maps.insert(0, loops.conv_bn_relu(above, context.pyramid[number]))
     size = loops.size_of(maps[0])
-    stacked = [plane for each in maps for plane in loops.resize(each, *size)]
+    stacked = [plane for each in maps for plane in resize(each, *size)]
     return loops.conv_bn_relu(stacked, context.fuse.fuse)
 
 
 @every_form
-def test_context_equals_loops(implementation: str) -> None:
-    context = small_head("upernet", implementation).double().eval().context
+@pytest.mark.parametrize("variant", ["upernet", "upernet-aligned"])
+def test_context_equals_loops(variant: str, implementation: str) -> None:
+    context = small_head(variant, implementation).double().eval().context
     assert isinstance(context, FeaturePyramid)
     features = small_features(2, 3, dtype=torch.float64)
     images = zip(*(stage.tolist() for stage in features), strict=True)

@@ -18,7 +18,7 @@ CLASSES = (
 )  # fmt: skip
 K = len(CLASSES)
 WIDTH = 8
-LAYER2, LAYER3, LAYER4 = 128, 256, 512  # channels of a ResNet-18
+LAYER1, LAYER2, LAYER3, LAYER4 = 64, 128, 256, 512  # channels of a ResNet-18
 
 INPUTS = """\
 data_preprocessor = dict(
@@ -170,6 +170,60 @@ def ocr() -> Shapes:
     return shapes
 
 
+def pairs(block: str) -> Shapes:
+    """A non-local block: theta, phi and g to half the width, and back."""
+    shapes = fcn() | module(f"{block}.conv_out", WIDTH, WIDTH // 2)
+    for name in ("theta", "phi", "g"):
+        shapes |= conv(f"{block}.{name}.conv", WIDTH // 2, WIDTH)
+    return shapes
+
+
+def gcnet() -> Shapes:
+    narrow = WIDTH // 4
+    return {
+        **fcn(),
+        **conv("gc_block.conv_mask", 1, WIDTH),
+        **conv("gc_block.channel_add_conv.0", narrow, WIDTH),
+        "gc_block.channel_add_conv.1.weight": (narrow, 1, 1),
+        "gc_block.channel_add_conv.1.bias": (narrow, 1, 1),
+        **conv("gc_block.channel_add_conv.3", WIDTH, narrow),
+    }
+
+
+def emanet() -> Shapes:
+    return {
+        **module("ema_in_conv", 6, LAYER4, 3),
+        **conv("ema_mid_conv.conv", 6, 6),
+        "ema_module.bases": (1, 6, 5),
+        **module("ema_out_conv", 6, 6),
+        **module("bottleneck", WIDTH, 6, 3),
+        **module("conv_cat", WIDTH, LAYER4 + WIDTH, 3),
+    }
+
+
+def separable(name: str, out: int, inner: int) -> Shapes:
+    """A 3x3 convolution of each channel, and a 1x1 one."""
+    each = module(f"{name}.depthwise_conv", inner, 1, 3)
+    return each | module(f"{name}.pointwise_conv", out, inner)
+
+
+def deeplabv3plus() -> Shapes:
+    shapes = module("image_pool.1", WIDTH, LAYER4) | module("bottleneck", WIDTH, 5 * WIDTH, 3)
+    shapes |= module("aspp_modules.0", WIDTH, LAYER4) | module("c1_bottleneck", 3, LAYER1)
+    for i in (1, 2, 3):
+        shapes |= separable(f"aspp_modules.{i}", WIDTH, LAYER4)
+    shapes |= separable("sep_bottleneck.0", WIDTH, WIDTH + 3)
+    return shapes | separable("sep_bottleneck.1", WIDTH, WIDTH)
+
+
+def upernet() -> Shapes:
+    shapes = ppm() | module("fpn_bottleneck", WIDTH, 4 * WIDTH, 3)
+    for i, inner in enumerate((LAYER1, LAYER2, LAYER3)):
+        shapes |= module(f"lateral_convs.{i}", WIDTH, inner)
+        shapes |= module(f"fpn_convs.{i}", WIDTH, WIDTH, 3)
+    return shapes
+
+
 def head_text(kind: str, options: str, channels: object = LAYER4, index: object = 3) -> str:
     return f"dict({COMMON}, in_channels={channels}, in_index={index}, type='{kind}'{options})"
 
@@ -191,6 +245,49 @@ HEADS: dict[str, tuple[Shapes, str]] = {
     "danet": (danet(), config(head_text("DAHead", ", pam_channels=3"))),
     "ccnet": (ccnet(), config(head_text("CCHead", ", recurrence=2"))),
     "isa": (isa(), config(head_text("ISAHead", ", down_factor=(8, 8), isa_channels=4"))),
+    "non_local": (
+        pairs("nl_block"),
+        config(head_text("NLHead", ", mode='embedded_gaussian', reduction=2, use_scale=True")),
+    ),
+    "dnlnet": (
+        pairs("dnl_block") | conv("dnl_block.conv_mask", 1, WIDTH),
+        config(head_text("DNLHead", ", mode='embedded_gaussian', reduction=2, use_scale=True")),
+    ),
+    "gcnet": (
+        gcnet(),
+        config(
+            head_text("GCHead", ", fusion_types=('channel_add', ), pooling_type='att', ratio=0.25")
+        ),
+    ),
+    "emanet": (
+        emanet(),
+        config(
+            head_text(
+                "EMAHead",
+                ", concat_input=True, ema_channels=6, momentum=0.1, num_bases=5, num_stages=3",
+            )
+        ),
+    ),
+    "deeplabv3plus": (
+        deeplabv3plus(),
+        config(
+            head_text(
+                "DepthwiseSeparableASPPHead",
+                f", c1_channels=3, c1_in_channels={LAYER1}, dilations=(1, 12, 24, 36)",
+            )
+        ),
+    ),
+    "upernet": (
+        upernet(),
+        config(
+            head_text(
+                "UPerHead",
+                ", pool_scales=(1, 2, 3, 6)",
+                [LAYER1, LAYER2, LAYER3, LAYER4],
+                [0, 1, 2, 3],
+            )
+        ),
+    ),
     "ocr": (ocr(), config(f"[{COARSE}, {OCR_TEXT}]", "CascadeEncoderDecoder", "")),
 }
 
