@@ -135,6 +135,13 @@ def conv_bn_relu(
     )
 
 
+def starting_at_zero(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1x1 convolution and batch norm whose weight starts at zero: at first it adds its bias, 0."""
+    norm = nn.BatchNorm2d(out_channels)
+    nn.init.zeros_(norm.weight)
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)
+
+
 class SeparableConvBnRelu(nn.Sequential):
     """A 3x3 convolution of each channel, then a 1x1 one, each with batch norm and ReLU."""
 

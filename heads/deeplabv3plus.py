@@ -31,14 +31,6 @@ from heads.blocks import (
 from heads.interface import Channels, Features, Implementation
 
 
-class SeparableOverConcat(SeparableConvBnRelu):
-    """The same of maps side by side."""
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        convolved: Tensor = super().forward(torch.cat(parts, dim=1))
-        return convolved
-
-
 class PyramidDecoder(nn.Module):
     """(N, C1, H, W), (N, C4, h, w) -> (N, width, H, W)."""
 
@@ -58,7 +50,7 @@ class PyramidDecoder(nn.Module):
         self.encoder = encoder
         self.low = conv_bn_relu(channels.layer1, low_channels)
         self.fuse = (
-            SeparableOverConcat(width + low_channels, width)
+            SeparableConvBnRelu(width + low_channels, width)
             if separable
             else ConvOverConcat([width, low_channels], width, 3, implementation)
         )
@@ -69,7 +61,10 @@ class PyramidDecoder(nn.Module):
     def forward(self, layer1: Tensor, layer4: Tensor) -> Tensor:
         aligned = self.align_corners
         encoded = resize_like(self.encoder(layer4), layer1, align_corners=aligned)
-        refined: Tensor = self.refine(self.fuse(encoded, self.low(layer1)))
+        parts = encoded, self.low(layer1)
+        together = isinstance(self.fuse, SeparableConvBnRelu)
+        fused = self.fuse(torch.cat(parts, dim=1)) if together else self.fuse(*parts)
+        refined: Tensor = self.refine(fused)
         return refined
 
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from heads.attention import PixelAttention, gather, gather_fast, weights_of
-from heads.blocks import Layer4Head, RefinedContext
+from heads.blocks import Layer4Head, RefinedContext, starting_at_zero
 from heads.interface import Attended, Channels, Features, Implementation
-from heads.non_local import starting_at_zero
 
 PAIRS = "Weights w of the values of all pixels by the whitened pairs; sum 1"
 UNARY = "Weights u of the values of all pixels, the same for every pixel; sum 1"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.attention import DenseAttention, PixelAttention, as_map, only
-from heads.blocks import Layer4Head, RefinedContext
+from heads.blocks import Layer4Head, RefinedContext, starting_at_zero
 from heads.interface import Attended, Channels, Features, Implementation
 
 SOFTMAX = "Weights of the values of all pixels; sum 1"
@@ -74,13 +74,6 @@ def pair_attention(
     if scaled:
         raise ValueError("scaled is of embedded_gaussian; dot_product is divided by h w")
     return DotProductAttention(implementation)
-
-
-def starting_at_zero(in_channels: int, out_channels: int) -> nn.Sequential:
-    """1x1 convolution and batch norm whose weight starts at zero: at first it adds its bias, 0."""
-    norm = nn.BatchNorm2d(out_channels)
-    nn.init.zeros_(norm.weight)
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)
 
 
 class NonLocalBlock(nn.Module):

@@ -27,6 +27,28 @@ OPTIONS = {
     "ccnet": {"key_channels": 1, "recurrence": 2, "release": "paper"},
     "isa": {"key_channels": 4, "down_factor": 8},
     "ocr": {"key_channels": 4, "transforms": 2},
+    "non_local": {
+        "key_channels": 4,
+        "pairwise": "embedded_gaussian",
+        "scaled": True,
+        "concat_input": True,
+    },
+    "dnlnet": {"key_channels": 4, "scaled": True, "temperature": 0.05, "concat_input": True},
+    "gcnet": {"bottleneck": 2, "concat_input": True},
+    "emanet": {
+        "inner_channels": 6,
+        "bases": 5,
+        "stages": 3,
+        "momentum": 0.9,
+        "concat_input": True,
+    },
+    "deeplabv3plus": {
+        "dilations": [12, 24, 36],
+        "low_channels": 3,
+        "separable": True,
+        "fuse_kernel": 3,
+    },
+    "upernet": {"bins": [1, 2, 3, 6]},
 }
 
 QUICK = ("aspp", "isa", "ocr")  # whose tensors need more than another name
@@ -89,7 +111,7 @@ def changed(path: Path, before: str, after: str, head: str = "ppm") -> Path:
         ("std=[58.395,", "std=[0,", "std is"),
         ("type='SyncBN'", "type='GN'", "norm_cfg.type is GN"),
         ("type='ResNetV1c'", "type='ResNeSt'", "backbone ResNeSt"),
-        ("type='PSPHead'", "type='UPerHead'", "UPerHead has no counterpart here"),
+        ("type='PSPHead'", "type='PSAHead'", "PSAHead has no counterpart here"),
         ("type='PSPHead'", "type='DAHead'", "has a DAHead, but"),
         ("type='PSPHead'", "type='PSPHead', sharpness=3", "decode_head has sharpness"),
         ("in_index=3", "in_index=2", "in_index is 2: only 3 or -1"),
