@@ -59,16 +59,20 @@ def require_same(got: Any, expected: Any, broken: str, *, exactly: bool = False)
         raise Broken(str(error)) from None
 
 
-def conforms(output: object, features: Features, classes: int) -> HeadOutput:
-    """`output`, if its type, shapes and number format are those of a head on `features`."""
+def conforms(output: object, features: Features, classes: int, stage: str = "layer4") -> HeadOutput:
+    """`output`, if its type, shapes and number format are those of a head on `features`.
+
+    `stage` is the head's `logits_stage`.
+    """
     require(
         isinstance(output, HeadOutput),
         f"forward returns a {type(output).__name__}, not a HeadOutput(logits, pixel_aux, "
         "image_aux)",
     )
     assert isinstance(output, HeadOutput)
-    batch, _, *size = features.layer4.shape
-    _has_shape("logits", output.logits, (batch, classes, *size), "(N, K, h, w) of layer4")
+    require(stage in Features._fields, f"logits_stage is {stage!r}, which is no stage")
+    batch, _, *size = getattr(features, stage).shape
+    _has_shape("logits", output.logits, (batch, classes, *size), f"(N, K, h, w) of {stage}")
     for kind, terms in (("pixel_aux", output.pixel_aux), ("image_aux", output.image_aux)):
         require(isinstance(terms, Mapping), f"{kind} is a {type(terms).__name__}, not a mapping")
     for name, logits in output.pixel_aux.items():
@@ -122,7 +126,8 @@ def check_output(head: ContextHead, channels: Channels, classes: int) -> None:
     features = Features(*stages)
     training = head.training
     try:
-        terms_are_weighed(head, conforms(head.train()(features), features, classes))
+        output = conforms(head.train()(features), features, classes, head.logits_stage)
+        terms_are_weighed(head, output)
     finally:
         head.train(training)
 
@@ -158,24 +163,26 @@ def has_its_parts(subject: Subject) -> None:
 def shapes(subject: Subject, implementation: str, size: tuple[int, int]) -> None:
     """Of the output and of what `context` makes, all of it finite."""
     head, features = subject.built(implementation), small_features(*size)
-    output = conforms(head(features), features, CLASSES)
+    output = conforms(head(features), features, CLASSES, head.logits_stage)
     finite = all(bool(logits.isfinite().all()) for logits in tensors(output))
     require(finite, "logits are NaN or infinite")
     context = head.context(*head.context_inputs(features))
-    _has_shape("what context makes", context, (2, subject.width, *size), "(N, width, h, w)")
+    expected = (2, subject.width, *output.logits.shape[-2:])
+    _has_shape("what context makes", context, expected, "(N, width, h, w)")
 
 
 def layer3_may_be_larger(subject: Subject) -> HeadOutput:
     """Than layer4; the output of it."""
     layer1, layer2, layer3, _ = small_features(6, 10)
     features = Features(layer1, layer2, layer3, small_features(3, 5).layer4)
-    return conforms(subject.built()(features), features, CLASSES)
+    head = subject.built()
+    return conforms(head(features), features, CLASSES, head.logits_stage)
 
 
 def training_emits_weighed_terms(subject: Subject) -> None:
     """No term of the loss is dropped or forgotten."""
     head, features = subject.built(), small_features()
-    terms_are_weighed(head, conforms(head(features), features, CLASSES))
+    terms_are_weighed(head, conforms(head(features), features, CLASSES, head.logits_stage))
 
 
 def layers_run(head: ContextHead, call: Callable[[Features], object]) -> set[str]:
