@@ -1,8 +1,9 @@
 """How heads and names look wherever they are drawn: one colour, marker and line a head.
 
 Colours are those of Okabe and Ito, chosen to be told apart with every kind of colour vision
-(jfly.uni-koeln.de/color, 2008), less yellow, which is hard to see on white. Each head also has its
-own marker and line style, so that nothing depends on colour.
+(jfly.uni-koeln.de/color, 2008), less yellow, which is hard to see on white. Markers and line styles
+differ too, so that nothing depends on colour among the heads that are compared unless told
+otherwise.
 """
 
 import zlib

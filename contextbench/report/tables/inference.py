@@ -8,6 +8,7 @@ import pandas as pd
 from contextbench.report.columns import write_csv
 from contextbench.report.inference import PowerPlan, aggregate_dict, aggregate_sentences
 from contextbench.report.tables.sheet import Sheet, sheet_markdown
+from contextbench.report.words import p_value
 from contextbench.statistics.aggregate import Aggregate
 from contextbench.statistics.intervals import Interval
 from contextbench.system.files import write_text
@@ -41,7 +42,7 @@ def aggregate_sheet(found: Aggregate) -> Sheet:
             each.head,
             _with_ends(each.rank, 1, 1),
             "baseline" if each.head == found.baseline else _with_ends(each.difference, 100, 2),
-            _number(each.holm_p_value, 3),
+            p_value(each.holm_p_value),
             *(_number(place, 1) for place in each.ranks),
         ]
         for each in found.heads
