@@ -113,8 +113,10 @@ class PyramidPooling(TwoForms):
             torch.einsum("ncp,oct->nopt", branch(x).flatten(2), taps.flatten(2)).flatten(2)
             for branch, taps in zip(self.branches, pooled, strict=True)
         ]  # each (N, width, cells * taps)
-        spreading = spreading_matrix(self.bins, x, align_corners=self.align_corners)
-        spread = torch.cat(products, dim=2) @ spreading  # (N, width, h w)
+        # Without a name for the matrix, which is not to live beside the convolution's output.
+        spread = torch.cat(products, dim=2) @ spreading_matrix(
+            self.bins, x, align_corners=self.align_corners
+        )  # (N, width, h w)
         convolved = F.conv2d(x, own, padding=1)
         return self.fuse.activate(convolved + spread.view_as(convolved))
 

@@ -27,6 +27,7 @@ from contextbench.runs.cells import open_setting
 from contextbench.runs.grid import run_grid
 from heads import HEADS, Channels, build_head
 from tests import small
+from tests.cases import quick
 
 ABLATIONS = names_in("ablations")
 FILES = sorted(path.name for path in published_folder().glob("*_ablation.csv"))
@@ -68,7 +69,7 @@ def test_what_the_papers_vary_is_shipped() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", quick(ABLATIONS, list(ABLATIONS)[:4]))
 def test_shipped_ablations_load_and_their_heads_build(name: str) -> None:
     ablation = load_ablation(name, HEADS)
     for protocol in names_in("protocols"):

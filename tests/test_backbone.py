@@ -10,6 +10,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from contextbench.models.backbone import RESNETS, Backbone, build_backbone
 from contextbench.models.pretrained import WeightsError
+from tests.cases import quick
 
 NAMES = list(RESNETS)
 
@@ -148,7 +149,7 @@ def test_dilation_of_every_convolution(
     assert set(found["layer1"] + found["layer2"]) == {1}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, ("resnet18", "resnet50")))
 @pytest.mark.parametrize("stem", ["basic", "deep", "deep_wide"])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_shapes_and_channels(name: str, stem: Any, output_stride: int) -> None:

@@ -37,6 +37,7 @@ from heads.contract import Broken, findings
 from heads.fcn import FCNHead
 from heads.small import Subject, narrow_subject
 from tests import small
+from tests.cases import quick
 from tests.plugged import HEAD, Packages, packages
 
 
@@ -125,7 +126,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", quick(REFUSED, list(REFUSED)[:4]))
 def test_what_is_no_head_is_refused(others: Packages, name: str) -> None:
     others.module("fine.py", f"{HEAD}number = 1\ndef function(): pass\nclass Other: pass\n")
     others.module("raising.py", "1 / 0\n")
@@ -338,7 +339,7 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("end", UNFIT)
+@pytest.mark.parametrize("end", quick(UNFIT, list(UNFIT)[:2]))
 def test_a_head_of_another_form_is_refused_before_the_first_step(
     others: Packages, end: str
 ) -> None:

@@ -126,6 +126,7 @@ def test_other_names_do_not_exist() -> None:
     assert records.__name__ == "contextbench.records"
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks in order, in one folder."""
     monkeypatch.chdir(tmp_path)

@@ -210,8 +210,10 @@ def vandal(features, _output):
     ("calls", "change", "status", "message", "steps"),
     [
         (1, no_number, "failed", "the loss is not finite at step 2", 2),
-        (2, no_memory, "out_of_memory", "no memory for 3 TiB", 2),
-        (3, vandal, "failed", "features are mine", 3),
+        pytest.param(
+            2, no_memory, "out_of_memory", "no memory for 3 TiB", 2, marks=pytest.mark.slow
+        ),
+        pytest.param(3, vandal, "failed", "features are mine", 3, marks=pytest.mark.slow),
         (4, no_number, "failed", "val-000000: the model's logits are not finite", 4),
     ],
 )

@@ -38,6 +38,7 @@ from contextbench.training.resume import Progress, read_state
 from contextbench.training.watching import Best, Watch, said
 from heads import HEADS
 from tests import small
+from tests.cases import quick
 
 CLASSES = 13  # of the probe
 RUN = Path("tiny", "fcn", "seed-0")
@@ -135,7 +136,7 @@ def trained(name: str, watched: bool, steps: int = 3, noisy: bool = False) -> di
     return model.state_dict()
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", quick(HEADS, ("fcn", "encnet", "ocr", "emanet")))
 def test_no_head_keeps_anything_of_being_watched(name: str) -> None:
     """Such as a tensor that it made in inference mode: the next step would fail."""
     plain, watched = (trained(name, each, steps=2) for each in (False, True))

@@ -44,9 +44,7 @@ console = SafeConsole()
 errors = SafeConsole(stderr=True)
 
 ProtocolOption = Annotated[str, typer.Option("--protocol", help="Name or file.")]
-HeadsOption = Annotated[
-    str, typer.Option(help="Names, files or package.module:Class, with commas; or all.")
-]
+HeadsOption = Annotated[str, typer.Option(help="Names, files, MODULE:CLASS; or all.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds, with commas.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the data, or that above.")]

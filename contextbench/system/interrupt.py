@@ -84,7 +84,8 @@ def catch_ctrl_c() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     if not _is_loading(frame):
         raise CtrlC
-    again = threading.Timer(WAIT_SECONDS, signal.raise_signal, [number])
+    main = threading.main_thread().ident  # whose waiting the signal has to end
+    again = threading.Timer(WAIT_SECONDS, signal.pthread_kill, [main, number])
     again.daemon = True
     again.start()
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads import contract
+from heads import HEADS, contract
 from heads.contract import PIXEL
 from heads.interface import Attended, ContextHead, Features
+from tests.cases import quick
 from tests.heads import loops
 from tests.heads.small import IMPLEMENTATIONS, VARIANTS, small_features, small_head, subject
 
@@ -16,7 +17,7 @@ CHANNELS_ONLY = "danet-channel"  # an attention between channels is of no pixel
 WEIGHTS = ("attention", "level-", "round-", "regions", "codewords")  # of sum 1, by their meaning
 
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-every_head = pytest.mark.parametrize("variant", VARIANTS)
+every_head = pytest.mark.parametrize("variant", quick(VARIANTS, HEADS))
 
 
 def exact(variant: str, implementation: str = "fast", **options: int) -> tuple[ContextHead, Tensor]:

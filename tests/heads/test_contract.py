@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from heads import HEADS, Channels, build_head, contract
+from tests.cases import quick
 from tests.heads.small import (
     CHANNELS,
     CLASSES,
@@ -20,7 +21,7 @@ from tests.heads.small import (
     subject,
 )
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize("variant", quick(VARIANTS, HEADS))
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 every_size = pytest.mark.parametrize("size", contract.MAPS)
 

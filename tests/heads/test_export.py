@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from heads import HEADS
 from heads.contract import exported, exports, same_logits
+from tests.cases import quick
 from tests.heads.small import (
     VARIANTS,
     scalar_loss,
@@ -50,7 +51,7 @@ def any_size_from(smallest: int) -> tuple[tuple[dict[int, Any], ...]]:
 
 
 @pytest.mark.parametrize(
-    "variant", [v if v in HEADS else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+    "variant", quick(VARIANTS, ("ppm", "encnet", "ocr", "isa", "emanet", "upernet"))
 )
 def test_exported_head_gives_the_same_logits(variant: str) -> None:
     exports(subject(variant))

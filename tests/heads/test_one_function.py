@@ -28,12 +28,13 @@ from heads.contract import (
     forms_are_one_function,
     replaced,
 )
+from tests.cases import quick
 from tests.heads.small import IMPLEMENTATIONS, ONE_CELL, VARIANTS, subject
 
 # Every batch and layout, at sizes up to 24 x 24, is for the slow suite.
 EVERY_BATCH = [(h, w, batch) for h, w, _ in SIZES[:4] for batch in (1, 2, 3)]
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize("variant", quick(VARIANTS, HEADS))
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 

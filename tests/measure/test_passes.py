@@ -16,6 +16,7 @@ from contextbench.measure.profile import Timing, profile_models
 from contextbench.training import loop as training
 from contextbench.training.losses import Criterion
 from tests import small
+from tests.cases import quick
 from tests.measure.allocation import allocated_peak
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", quick(LOSSES, ("in parts", "ohem")))
 def test_a_predicted_step_is_what_the_training_loop_allocates(name: str) -> None:
     """Of one part in memory at a time, with every loss, to the scalars that a step returns."""
     each = work(small.protocol(batch=4, **LOSSES[name]))
@@ -88,8 +89,8 @@ def test_many_steps_stay_within_the_schedule_and_finite() -> None:
     ("evaluate", "size"),
     [
         ({"size": (32, 48)}, (32, 48)),
-        ({"short_side": 32}, (32, 32)),
-        ({"scales": (0.5, 1.5)}, (96, 96)),
+        pytest.param({"short_side": 32}, (32, 32), marks=pytest.mark.slow),
+        pytest.param({"scales": (0.5, 1.5)}, (96, 96), marks=pytest.mark.slow),
         ({"mode": "slide", "window": (32, 32), "stride": (16, 16)}, (32, 32)),
     ],
 )

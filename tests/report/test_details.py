@@ -162,6 +162,7 @@ def collect_view(stored: Collection, view: str) -> Collection:
     return replace(stored, runs=[run.seen(view) for run in stored.runs])
 
 
+@pytest.mark.slow
 def test_the_page_and_the_figures_have_what_was_counted(
     folder: Path, stored: Collection, tmp_path: Path
 ) -> None:

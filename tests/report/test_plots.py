@@ -719,6 +719,7 @@ def test_names_are_never_read_as_formulas(crowded):
         assert not any(text.get_parse_math() for text in found)
 
 
+@pytest.mark.slow
 def test_figures_are_as_wide_as_a_column_unless_that_is_too_narrow(crowded):
     widths = {name: float(figure.get_size_inches()[0]) for name, figure in crowded.items()}
     assert set(widths.values()) <= {ONE_COLUMN, TWO_COLUMNS, widths["predictions"]}
