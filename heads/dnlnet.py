@@ -8,10 +8,10 @@ Source: Yin et al., ECCV 2020, arXiv:2006.06668, section 3.
 Ours: means are over the pixels of one image; theta, phi and g are 1x1 convolutions to
 `key_channels`, m one to a single map; U is 1x1, its batch norm starts at zero as in the non-local
 block; W, R and V are 3x3. T is `temperature`, with `scaled` times the root of `key_channels`.
-Departs: the paper prints no T; 0.05 is that of published models. The head around the block, V with
-`concat_input`, is the usual one for segmentation (mmsegmentation). Its published models are
-`scaled`; its first releases applied U and batch norm to each of the two sums, the present one as
-here.
+Departs: the paper prints no T, which is 1 unless told. The head around the block, V with
+`concat_input`, is the usual one for segmentation (mmsegmentation). Its published models have
+`temperature: 0.05` and are `scaled`; its first releases applied U and batch norm to each of the two
+sums, the present one as here.
 """
 
 import math
@@ -95,7 +95,7 @@ class DNLNetHead(Layer4Head):
         *,
         width: int = 512,
         key_channels: int = 256,
-        temperature: float = 0.05,
+        temperature: float = 1.0,
         scaled: bool = False,
         concat_input: bool = True,
         aux_width: int | None = None,

@@ -224,7 +224,7 @@ def test_a_head_that_needs_labels_says_why(tmp_path: Path) -> None:
 
 
 # What neither format has of any size, since the trace is the same; and what ONNX alone cannot.
-ONE_SIZE = {"pyramid_oc", "asp_oc", "isa", "ccnet"}
+ONE_SIZE = {"pyramid_oc", "asp_oc", "isa", "ccnet", "deeplabv3plus", "upernet"}
 ONE_SIZE_IN_ONNX = {"ppm"}
 
 

@@ -105,8 +105,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "non_local": ("non_local", {"key_channels": 7}),
     "non_local-scaled": ("non_local", {"key_channels": 7, "scaled": True, "concat_input": False}),
     "non_local-product": ("non_local", {"key_channels": 7, "pairwise": "dot_product"}),
-    # At the published 0.05 scores of random weights, and their rounding, are 20 times as large.
-    "dnlnet": ("dnlnet", {"key_channels": 7, "temperature": 1.0}),
+    "dnlnet": ("dnlnet", {"key_channels": 7}),
     "gcnet": ("gcnet", {"bottleneck": 3}),
     "emanet": ("emanet", {"inner_channels": 9, "bases": 5}),
     "deeplabv3plus": ("deeplabv3plus", {"low_channels": 5, "dilations": [1, 2, 30]}),

@@ -189,7 +189,7 @@ PUBLISHED_DEFAULTS: dict[str, dict[str, tuple[object, str]]] = {
     "dnlnet": {
         "width": (512, "a quarter of the input: mmsegmentation"),
         "key_channels": (256, "half the width: mmsegmentation"),
-        "temperature": (0.05, "mmsegmentation"),
+        "temperature": (1.0, "section 3; mmsegmentation: 0.05"),
         "scaled": (False, "section 3; mmsegmentation: True"),
         "concat_input": (True, "mmsegmentation"),
         "dropout": (0.1, "mmsegmentation"),

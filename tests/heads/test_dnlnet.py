@@ -1,5 +1,7 @@
 """The disentangled block against loops, and what whitening does and does not change."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from tests.heads.counting import PAPER, counted, layer, small_setting
 from tests.heads.small import CHANNELS, CLASSES, IMPLEMENTATIONS, small_features, small_head
 from tests.heads.test_non_local import added, around, non_local, normalized
 
+PUBLISHED = {"temperature": 0.05, "scaled": True}
 every_form = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
@@ -68,9 +71,9 @@ def test_large_features_are_finite_in_half_precision(implementation: str) -> Non
         assert head(large).logits.isfinite().all()
 
 
-@pytest.mark.parametrize(("options", "scale"), [({}, 20.0), ({"scaled": True}, 20 / 256**0.5)])
+@pytest.mark.parametrize(("options", "scale"), [({}, 1.0), (PUBLISHED, 20 / 256**0.5)])
 def test_scores_are_divided_by_the_published_temperature(
-    options: dict[str, bool], scale: float
+    options: dict[str, Any], scale: float
 ) -> None:
     head = build_head("dnlnet", CHANNELS, CLASSES, **options)
     assert head.get_submodule("context.attention.attend").scale == pytest.approx(scale)

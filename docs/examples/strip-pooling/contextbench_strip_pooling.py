@@ -27,7 +27,7 @@ class StripPooling(nn.Module):
         self.gate = nn.Conv2d(width, width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.reduce(features)
+        x: Tensor = self.reduce(features)
         rows = self.rows(x.mean(dim=3, keepdim=True))  # (N, width, h, 1)
         columns = self.columns(x.mean(dim=2, keepdim=True))  # (N, width, 1, w)
         weights = torch.sigmoid(self.gate(torch.relu(rows + columns)))  # (N, width, h, w)
