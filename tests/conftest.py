@@ -1,10 +1,12 @@
 """Options for all tests, and no writing to the caches of whoever runs them."""
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from contextbench.data.digests import CACHE_VARIABLE
+from tests.plugged import Packages, packages
 
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -44,3 +46,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Iterator[Packages]:
+    """A folder on Python's path for packages of other people."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    with packages(folder) as found:
+        yield found

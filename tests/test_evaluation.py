@@ -126,7 +126,7 @@ def test_strips_equal_the_whole_map(
     """
     logits = _random_logits(2, *inner, seed=seed)
     view = whole_view(logits, outer)
-    prediction = prediction_module._largest([view], outer, "probabilities", budget)
+    prediction = prediction_module.largest([view], outer, EvaluateConfig(), budget)
     assert prediction.dtype == torch.uint8
     assert_largest(prediction, resize_logits(logits, outer))
 
@@ -168,7 +168,7 @@ def test_strips_of_the_size_of_each_device(device: str, size: Size, strips: int)
     sizes: list[int] = []
     with noted_strips(sizes):
         view = whole_view(logits, size)
-        prediction = prediction_module._largest([view], size, "probabilities", budget)
+        prediction = prediction_module.largest([view], size, EvaluateConfig(), budget)
     assert len(sizes) == strips
     assert max(sizes) <= budget
     assert_largest(prediction, resize_logits(logits, size))

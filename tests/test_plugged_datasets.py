@@ -1,6 +1,5 @@
 """Datasets of other packages, by entry point and by place, in fingerprints and records."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,10 @@ from contextbench.runs.trained import open_run, source_of
 from contextbench.system import plugins
 from contextbench.system.plugins import PluginError
 from tests import small
-from tests.plugged import Packages, packages
+from tests.plugged import Packages
 
 GROUP = "contextbench.datasets"
 ALLEYS = '"""Alleys."""\nfrom contextbench.data.probe import ProbeSource as Alleys\n'
-
-
-@pytest.fixture
-def others(tmp_path: Path) -> Iterator[Packages]:
-    folder = tmp_path / "others"
-    folder.mkdir()
-    with packages(folder) as found:
-        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import inspect
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -38,15 +38,7 @@ from heads.fcn import FCNHead
 from heads.small import Subject, narrow_subject
 from tests import small
 from tests.cases import quick
-from tests.plugged import HEAD, Packages, packages
-
-
-@pytest.fixture
-def others(tmp_path: Path) -> Iterator[Packages]:
-    folder = tmp_path / "others"
-    folder.mkdir()
-    with packages(folder) as found:
-        yield found
+from tests.plugged import HEAD, Packages
 
 
 def call(*arguments: object) -> tuple[int, str]:

@@ -19,8 +19,9 @@ from contextbench.config.files import ConfigError, validated
 from contextbench.data.base import IGNORE
 from contextbench.evaluation.prediction import (
     STRIP_BYTES_CPU,
-    predict_confident,
+    confident,
     predict_labels,
+    predicted,
     view_size,
     window_starts,
 )
@@ -137,7 +138,7 @@ def test_confidence_is_the_probability_of_the_label(config: dict[str, Any], aver
     already = average == "probabilities" and bool(config)
     expected = (means if already else means.softmax(1)).amax(dim=1)
     settings = EvaluateConfig.model_validate({**config, "average": average})
-    found = predict_confident([MeanColours()], images, size, config=settings)  # type: ignore[list-item]
+    [found] = predicted(confident, [MeanColours()], images, size, config=settings)  # type: ignore[list-item]
     torch.testing.assert_close(found.confidence, expected)
     labels = predict(MeanColours(), images, size, config={**config, "average": average})
     assert torch.equal(found.labels, labels)

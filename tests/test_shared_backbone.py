@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
-from contextbench.evaluation.prediction import predict_each, predict_labels
+from contextbench.evaluation.prediction import largest, predict_labels, predicted
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models
 from contextbench.models.backbone import Backbone
@@ -353,7 +353,7 @@ def test_predictions_of_each_are_those_of_each_alone(config, passes):
     with torch.inference_mode():
         expected = [predict_labels([model], images, (60, 70), **settings) for model in models]
         alone = len(passes)
-        found = predict_each(models, images, (60, 70), **settings)
+        found = predicted(largest, models, images, (60, 70), each=True, **settings)
     assert len(passes) - alone == alone / 3
     assert len({each.sum().item() for each in expected}) > 1, "heads that predict the same"
     assert all(map(torch.equal, found, expected))

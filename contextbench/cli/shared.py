@@ -143,7 +143,7 @@ def heads_of(names: str) -> list[HeadConfig]:
         return named_heads(listed(names, "--heads"))
     known = known_heads()
     print_notes((f"left out: {fault}" for fault in known.faults.values()), errors)
-    return named_heads(list(known.classes))
+    return named_heads(list(known.found))
 
 
 def permit_plugins(places: Sequence[str] | None) -> None:

@@ -69,14 +69,14 @@ class Predictor:
         `labels` (H, W) matter only to a model that needs them. Otherwise as `predict_labels`.
         """
         truth = None if labels is None else labels[None]
-        return self._applied(predict_labels, image[None], size, truth)[0]
+        return self._made(largest, image[None], size, truth)[0][0]
 
     def each(
         self, image: Tensor, size: tuple[int, int], *, labels: Tensor | None = None
     ) -> list[Tensor]:
         """What each model predicts by itself; all share one backbone. Otherwise as a call."""
         truth = None if labels is None else labels[None]
-        return [each[0] for each in self._applied(predict_each, image[None], size, truth)]
+        return [one[0] for one in self._made(largest, image[None], size, truth, each=True)]
 
     def scored(
         self, image: Tensor, labels: Tensor, *, each: bool
@@ -87,15 +87,10 @@ class Predictor:
         Train ids (H, W) as a call gives them, with confidences where the settings count these.
         """
         size, images, truth = _size(labels), image[None], labels[None]
-        if self.config.calibration and each:
-            found = self._applied(predict_each_confident, images, size, truth)
-            return [(one.labels[0], one.confidence[0]) for one in found]
         if self.config.calibration:
-            mean = self._applied(predict_confident, images, size, truth)
-            return [(mean.labels[0], mean.confidence[0])]
-        if each:
-            return [(one, None) for one in self.each(image, size, labels=labels)]
-        return [(self(image, size, labels=labels), None)]
+            sure = self._made(confident, images, size, truth, each=each)
+            return [(one.labels[0], one.confidence[0]) for one in sure]
+        return [(one[0], None) for one in self._made(largest, images, size, truth, each=each)]
 
     def check_labels(self) -> None:
         """Raise `DataError` for a model that cannot do without the labels of images."""
@@ -103,11 +98,11 @@ class Predictor:
 
     def labels(self, images: Tensor) -> Tensor:
         """Train ids (N, H, W) uint8 of images (N, 3, H, W) uint8, at their size. As a call."""
-        return self._applied(predict_labels, images, _size(images), None)
+        return self._made(largest, images, _size(images), None)[0]
 
     def confident(self, images: Tensor) -> Prediction:
         """The same labels, and how probable each of them is to the models."""
-        return self._applied(predict_confident, images, _size(images), None)
+        return self._made(confident, images, _size(images), None)[0]
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
@@ -122,19 +117,24 @@ class Predictor:
             return _finite(model(self._prepared(image[None])).logits[0])
 
     @torch.inference_mode()
-    def _applied(
+    def _made(
         self,
-        predict: Callable[..., T],
+        make: "Make[T]",
         images: Tensor,
         size: tuple[int, int],
         labels: Tensor | None,
-    ) -> T:
+        *,
+        each: bool = False,
+    ) -> list[T]:
+        """`predicted` of images (N, 3, H', W') uint8."""
         truth = None if labels is None else labels.to(self.device)
         with self.precision.autocast(self.device):
-            return predict(
+            return predicted(
+                make,
                 self.models,
                 self._prepared(images),
                 size,
+                each=each,
                 labels=truth,
                 config=self.config,
                 mirrored=self.mirrored,
@@ -146,6 +146,41 @@ class Predictor:
         return normalise(images.to(self.device)).to(memory_format=layout)
 
 
+Make = Callable[[Sequence[View], Size, EvaluateConfig], T]
+"""What is made of views at a size: `largest` or `confident`."""
+
+
+def predicted(
+    make: Make[T],
+    models: Sequence[Segmenter],
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    each: bool = False,
+    labels: Tensor | None = None,
+    config: EvaluateConfig = EvaluateConfig(),
+    mirrored: Sequence[int] | None = None,
+) -> list[T]:
+    """What is made at `size` of normalised images (N, 3, H', W'), by the mean of all models.
+
+    Of `each` model alone, in turn, for models that share one backbone: it sees each view, or each
+    window of it, once; features are held for one of these at a time, scores on their grid for all
+    views and models. A model that needs `labels` (N, H, W) sees those of each view. Raises
+    FloatingPointError for logits that are not finite, and DataError for labels that are needed and
+    missing.
+    """
+    if each:
+        seen = _views(models, images, size, labels, config, mirrored)
+        return [make(views, size, config) for views in zip(*seen, strict=True)]
+    views = [
+        view
+        for model in models
+        for views in _views([model], images, size, labels, config, mirrored)
+        for view in views
+    ]
+    return [make(views, size, config)]
+
+
 def predict_labels(
     models: Sequence[Segmenter],
     images: Tensor,
@@ -155,64 +190,11 @@ def predict_labels(
     config: EvaluateConfig = EvaluateConfig(),
     mirrored: Sequence[int] | None = None,
 ) -> Tensor:
-    """Train ids (N, H, W) uint8 at `size` for normalised images (N, 3, H', W').
-
-    A single view takes the largest score. Several views (scales, mirror images, models) take the
-    largest mean, of probabilities after a softmax at label size or of logits, as `config.average`
-    says. A model that needs `labels` (N, H, W) sees those of each view. Raises FloatingPointError
-    for logits that are not finite, and DataError for labels that are needed and missing.
-    """
-    views = _all_views(models, images, size, labels, config, mirrored)
-    return _largest(views, size, config.average)
-
-
-def predict_confident(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    *,
-    labels: Tensor | None = None,
-    config: EvaluateConfig = EvaluateConfig(),
-    mirrored: Sequence[int] | None = None,
-) -> Prediction:
-    """What `predict_labels` gives, and the probability of each label.
-
-    It is that of the mean which the label is the largest of: the mean of probabilities, or what a
-    softmax makes of the mean of logits.
-    """
-    return _confident(_all_views(models, images, size, labels, config, mirrored), size, config)
-
-
-def predict_each_confident(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    *,
-    labels: Tensor | None = None,
-    config: EvaluateConfig = EvaluateConfig(),
-    mirrored: Sequence[int] | None = None,
-) -> list[Prediction]:
-    """What `predict_confident` gives of each model alone, otherwise as `predict_each`."""
-    seen = _views(models, images, size, labels, config, mirrored)
-    return [_confident(views, size, config) for views in zip(*seen, strict=True)]
-
-
-def predict_each(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    *,
-    labels: Tensor | None = None,
-    config: EvaluateConfig = EvaluateConfig(),
-    mirrored: Sequence[int] | None = None,
-) -> list[Tensor]:
-    """What `predict_labels` gives of each model alone, for models that share one backbone.
-
-    The backbone sees each view, or each window of it, once. Features are held for one of these at a
-    time, scores on their grid for all views and models.
-    """
-    seen = _views(models, images, size, labels, config, mirrored)
-    return [_largest(views, size, config.average) for views in zip(*seen, strict=True)]
+    """`largest` of all models: train ids (N, H, W) uint8. Otherwise as `predicted`."""
+    found = predicted(
+        largest, models, images, size, labels=labels, config=config, mirrored=mirrored
+    )
+    return found[0]
 
 
 def view_size(size: tuple[int, int], config: EvaluateConfig, scale: float) -> tuple[int, int]:
@@ -252,23 +234,6 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
-
-
-def _all_views(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    labels: Tensor | None,
-    config: EvaluateConfig,
-    mirrored: Sequence[int] | None,
-) -> list[View]:
-    """Every view by every model, which have a backbone each."""
-    return [
-        view
-        for model in models
-        for views in _views([model], images, size, labels, config, mirrored)
-        for view in views
-    ]
 
 
 def _views(
@@ -407,22 +372,28 @@ def strip_bytes(device: torch.device) -> int:
     return STRIP_BYTES_CPU if device.type == "cpu" else STRIP_BYTES_GPU
 
 
-def _largest(
-    views: Sequence[View], size: tuple[int, int], average: str, budget: int | None = None
+def largest(
+    views: Sequence[View], size: Size, config: EvaluateConfig, budget: int | None = None
 ) -> Tensor:
     """The class with the largest score at every pixel: (N, H, W) uint8 at `size`.
 
-    `budget` are the bytes of a strip; those of the device unless given.
+    A single view takes the largest score. Several views (scales, mirror images, models) take the
+    largest mean, of probabilities after a softmax at label size or of logits, as `config.average`
+    says. `budget` are the bytes of a strip; those of the device unless given.
     """
     like = views[0].like
     prediction = torch.empty(len(like), *size, dtype=torch.uint8, device=like.device)
-    for rows, scores in _strips(views, size, average, budget):
+    for rows, scores in _strips(views, size, config.average, budget):
         prediction[:, rows] = scores.max(dim=1).indices
     return prediction
 
 
-def _confident(views: Sequence[View], size: tuple[int, int], config: EvaluateConfig) -> Prediction:
-    """As `_largest`, with the probability of each class."""
+def confident(views: Sequence[View], size: Size, config: EvaluateConfig) -> Prediction:
+    """As `largest`, with the probability of each class.
+
+    It is that of the mean which the label is the largest of: the mean of probabilities, or what a
+    softmax makes of the mean of logits.
+    """
     like = views[0].like
     found = Prediction(
         torch.empty(len(like), *size, dtype=torch.uint8, device=like.device),

@@ -1,12 +1,17 @@
 """Heads of mmsegmentation around a non-local block and its relatives, and its decoders."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from contextbench.interop.files import ImportedError
-from contextbench.interop.mmsegmentation_heads import HeadFound, Theirs, activation, convolutions
+from contextbench.interop.mmsegmentation_heads import (
+    HeadFound,
+    Theirs,
+    activation,
+    atrous_pyramid,
+    convolutions,
+)
 from contextbench.interop.structure import Change
 
 FUSE = "head.context.fuse"
@@ -111,41 +116,23 @@ def _emanet(theirs: Theirs) -> HeadFound:
 
 
 def _deeplabv3plus(theirs: Theirs) -> HeadFound:
-    activation(theirs)
     for key in ("c1_in_channels", "c1_channels"):
         theirs.config.take(key)
+    kind, encoder = "DepthwiseSeparableASPPHead", "head.context.encoder"
     if not theirs.has("c1_bottleneck"):
-        raise ImportedError("import: DepthwiseSeparableASPPHead without layer1 is not known here")
-    usual = (1, 12, 24, 36)
-    dilations = theirs.config.fact(theirs.facts, "dilations", "dilations", (1, 6, 12, 18), usual)
-    if dilations[0] != 1 or 1 in dilations[1:]:
-        raise ImportedError(
-            f"import: DepthwiseSeparableASPPHead has dilations {dilations}: 1 in front of larger "
-            "ones can be taken over"
-        )
-    encoder, width = "head.context.encoder", theirs.rows("bottleneck.conv.weight")
+        raise ImportedError(f"import: {kind} without layer1 is not known here")
+    dilations, found = atrous_pyramid(theirs, kind, "deeplabv3plus", encoder)
     names = {
-        **theirs.layer(f"{encoder}.pixel", "aspp_modules.0"),
-        **theirs.layer(f"{encoder}.image.transform", "image_pool.1"),
-        **theirs.layer(f"{encoder}.fuse", "bottleneck"),
+        **found.names,
         **theirs.layer("head.context.low", "c1_bottleneck"),
         **_separable(theirs, FUSE, "sep_bottleneck.0"),
         **_separable(theirs, "head.context.refine", "sep_bottleneck.1"),
     }
-    for index in range(len(dilations) - 1):
+    for index in range(len(dilations)):
         names |= _separable(theirs, f"{encoder}.atrous.{index}", f"aspp_modules.{index + 1}")
-    options = {
-        "dilations": list(dilations[1:]),
-        "width": width,
-        "low_channels": theirs.rows("c1_bottleneck.conv.weight"),
-        "separable": True,
-        "fuse_kernel": 3,
-    }
-
-    def image_last(weight: Tensor) -> Tensor:
-        return weight.roll(-width, dims=1)
-
-    return HeadFound("deeplabv3plus", options, names, {f"{encoder}.fuse.0.weight": image_last})
+    low = theirs.rows("c1_bottleneck.conv.weight")
+    options = {**found.options, "low_channels": low, "separable": True}
+    return replace(found, options=options, names=names)
 
 
 def _separable(theirs: Theirs, ours: str, name: str) -> dict[str, str]:

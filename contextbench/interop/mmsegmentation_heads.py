@@ -1,7 +1,7 @@
 """Heads of mmsegmentation, as heads here: options from shapes and configuration, and names."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -123,28 +123,39 @@ def _ppm(theirs: Theirs) -> HeadFound:
 
 
 def _aspp(theirs: Theirs) -> HeadFound:
+    dilations, found = atrous_pyramid(theirs, "ASPPHead", "aspp", "head.context")
+    names = dict(found.names)
+    for index in range(len(dilations)):
+        names |= theirs.layer(f"head.context.atrous.{index}", f"aspp_modules.{index + 1}")
+    return replace(found, names=names)
+
+
+def atrous_pyramid(
+    theirs: Theirs, kind: str, head: str, ours: str
+) -> tuple[Sequence[int], HeadFound]:
+    """Dilations, and what `head` has of a pyramid below `ours`, but for its atrous branches.
+
+    Raises `ImportedError` for dilations without a 1x1 convolution in front.
+    """
     activation(theirs)
     usual = (1, 12, 24, 36)
     dilations = theirs.config.fact(theirs.facts, "dilations", "dilations", (1, 6, 12, 18), usual)
     if dilations[0] != 1 or 1 in dilations[1:]:
         raise ImportedError(
-            f"import: ASPPHead has dilations {dilations}: 1 in front of larger ones can be taken "
-            "over"
+            f"import: {kind} has dilations {dilations}: 1 in front of larger ones can be taken over"
         )
     width = theirs.rows("bottleneck.conv.weight")
     names = {
-        **theirs.layer("head.context.pixel", "aspp_modules.0"),
-        **theirs.layer("head.context.image.transform", "image_pool.1"),
-        **theirs.layer("head.context.fuse", "bottleneck"),
+        **theirs.layer(f"{ours}.pixel", "aspp_modules.0"),
+        **theirs.layer(f"{ours}.image.transform", "image_pool.1"),
+        **theirs.layer(f"{ours}.fuse", "bottleneck"),
     }
-    for index in range(len(dilations) - 1):
-        names |= theirs.layer(f"head.context.atrous.{index}", f"aspp_modules.{index + 1}")
     options = {"dilations": list(dilations[1:]), "width": width, "fuse_kernel": 3}
 
     def image_last(weight: Tensor) -> Tensor:
         return weight.roll(-width, dims=1)
 
-    return HeadFound("aspp", options, names, {"head.context.fuse.0.weight": image_last})
+    return dilations[1:], HeadFound(head, options, names, {f"{ours}.fuse.0.weight": image_last})
 
 
 def _encnet(theirs: Theirs) -> HeadFound:

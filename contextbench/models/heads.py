@@ -5,23 +5,15 @@ installed as its entry point is. No name has two meanings: a clash is refused, n
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from contextbench.config.files import ConfigError, names_in, nearest
 from contextbench.config.heads import HeadConfig, load_head
 from contextbench.system import plugins
-from contextbench.system.plugins import PluginError
+from contextbench.system.plugins import Known, PluginError
 from contextbench.system.reading import given
 from heads import HEADS, ContextHead
 
 OWN = frozenset({*HEADS, *names_in("heads")})
-
-
-class Known(NamedTuple):
-    """Heads that can be used, by name, and what is wrong with those that cannot."""
-
-    classes: dict[str, type[ContextHead]]
-    faults: dict[str, str]
 
 
 def head_names() -> list[str]:
@@ -29,17 +21,9 @@ def head_names() -> list[str]:
     return list(dict.fromkeys([*HEADS, *plugins.installed(plugins.HEADS)]))
 
 
-def known_heads() -> Known:
-    """All that `head_names` names, loaded; what cannot be is told and the others go on."""
-    classes, faults = dict(HEADS), {}
-    for name in plugins.installed(plugins.HEADS):
-        try:
-            place = plugins.entry_place(plugins.HEADS, name, OWN)
-            assert place is not None
-            classes[name] = _class_at(place)
-        except PluginError as error:
-            faults[name] = str(error)
-    return Known(classes, faults)
+def known_heads() -> Known[type[ContextHead]]:
+    """All that `head_names` names, loaded."""
+    return plugins.known(plugins.HEADS, HEADS, _class_at, OWN)
 
 
 def named_head(name: str) -> HeadConfig:

@@ -5,9 +5,11 @@ number of classes: where that is another, or the classes are others, these stay 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,11 +80,10 @@ def fit(
 
 def stored_classes(path: Path) -> list[str] | None:
     """Names of the classes, where the file states them."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(CLASSES, "null")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            stated = json.loads((file.metadata() or {}).get(CLASSES, "null"))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        stated = json.loads(text)
     except ValueError:
         return None
     return [str(each) for each in stated] if isinstance(stated, list) else None
@@ -108,23 +109,23 @@ def _model_shapes(protocol: Protocol, head: HeadConfig, num_classes: int) -> Sha
 
 
 def _shapes(path: Path) -> Shapes:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Raises `ConfigError` for what cannot be read."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"train.init: {path} cannot be read as safetensors: {error}. A checkpoint of other code "
-        "becomes a run by `contextbench import`"
-    )
+        raise ConfigError(
+            f"train.init: {path} cannot be read as safetensors: {error}. A checkpoint of other "
+            "code becomes a run by `contextbench import`"
+        ) from error

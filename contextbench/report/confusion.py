@@ -10,7 +10,7 @@ from contextbench.config.files import ConfigError
 from contextbench.records.stored import IntArray
 from contextbench.report.collection import Collection
 from contextbench.report.counted import counted_areas
-from contextbench.report.rankings import difference_to, statistics_of
+from contextbench.report.rankings import difference_to, statistics_in
 from contextbench.statistics.counted import confusion_ranking
 from contextbench.statistics.draws import FloatArray
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
@@ -29,9 +29,7 @@ class Confused:
 
     def of(self, head: str) -> HeadStatistics:
         """The share of a head, mean over seeds, with its interval over images."""
-        found = statistics_of(self.ranking, head)
-        assert found is not None  # every head is in every ranking
-        return found
+        return statistics_in(self.ranking, head)
 
     def difference(self, one: str, other: str) -> Interval:
         """Of the shares of two heads, over trainings and images."""

@@ -12,6 +12,13 @@ def statistics_of(ranking: Ranking | None, head: str) -> HeadStatistics | None:
     return next((each for each in ranking.heads if each.head == head), None) if ranking else None
 
 
+def statistics_in(ranking: Ranking, head: str) -> HeadStatistics:
+    """One head, which has to be ranked."""
+    found = statistics_of(ranking, head)
+    assert found is not None, head
+    return found
+
+
 def difference_to(ranking: Ranking, head: str, reference: str, *, models: bool = False) -> Interval:
     """mIoU of a head minus that of another; the interval turns around with the sign.
 

@@ -10,7 +10,7 @@ from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError
 from contextbench.records.views import ViewResult
 from contextbench.report.collection import Collection
-from contextbench.report.rankings import statistics_of
+from contextbench.report.rankings import statistics_in
 from contextbench.statistics.counted import loss_ranking
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 
@@ -29,9 +29,7 @@ class Point:
     clean: Mapping[str, float]  # head -> mIoU on clean images, mean over seeds
 
     def of(self, head: str) -> HeadStatistics:
-        found = statistics_of(self.ranking, head)
-        assert found is not None  # every head is in every point
-        return found
+        return statistics_in(self.ranking, head)
 
     def miou(self, head: str) -> float:
         """On corrupted images, mean over seeds."""

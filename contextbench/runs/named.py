@@ -1,6 +1,7 @@
 """Models and comparisons from names, as the command line makes them, for programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from contextbench.report.tables.tuning import trials_frame
 from contextbench.runs import comparison, tuning
 from contextbench.runs.initial import start_of, started
 from contextbench.system.interrupt import Interrupted
-from contextbench.training.execution import executing
+from contextbench.training.execution import Execution, executing
 
 GivenHead = str | Path | HeadConfig
 GivenProtocol = str | Path | Protocol
@@ -89,7 +90,7 @@ def compare(
         _check_number(name, value, 0)
     plan = comparison.Plan(
         heads=_different("heads", [head_of(head) for head in several]),
-        seeds=_different("seeds", [_check_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]),
+        seeds=_seeds(seeds),
         fresh=fresh,
         retry_failed=retry_failed,
         rounds=rounds,
@@ -97,12 +98,8 @@ def compare(
         figures=figures,
         tuned=None if tuned is None else Path(tuned),
     )
-    root = None if data_root is None else Path(data_root)
-    try:
-        with executing(Path(out), device, root, workers, shared=settings, quiet=quiet) as execution:
-            return results_frame(comparison.compare(settings, plan, execution))
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    with _executing(settings, out, data_root, device, workers, quiet) as execution:
+        return results_frame(comparison.compare(settings, plan, execution))
 
 
 def tune(
@@ -131,17 +128,35 @@ def tune(
     plan = tuning.Plan(
         heads=_different("heads", [head_of(head) for head in heads]),
         axes=[axis_of(key, values) for key, values in grid.items()],
-        seeds=_different("seeds", [_check_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]),
+        seeds=_seeds(seeds),
         view=view,
         fresh=fresh,
         retry_failed=retry_failed,
     )
+    with _executing(settings, out, data_root, device, workers, quiet) as execution:
+        return trials_frame(tuning.tune(settings, plan, execution))
+
+
+@contextmanager
+def _executing(
+    settings: Protocol,
+    out: str | Path,
+    data_root: str | Path | None,
+    device: str,
+    workers: int,
+    quiet: bool,
+) -> Iterator[Execution]:
+    """Raises KeyboardInterrupt on request."""
     root = None if data_root is None else Path(data_root)
     try:
         with executing(Path(out), device, root, workers, shared=settings, quiet=quiet) as execution:
-            return trials_frame(tuning.tune(settings, plan, execution))
+            yield execution
     except Interrupted:
         raise KeyboardInterrupt from None
+
+
+def _seeds(given: Sequence[int]) -> list[int]:
+    return _different("seeds", [_check_number("seed", seed, 0, LARGEST_SEED) for seed in given])
 
 
 def protocol_of(protocol: GivenProtocol, overrides: Sequence[str] = ()) -> Protocol:

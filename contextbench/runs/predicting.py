@@ -23,7 +23,7 @@ from contextbench.evaluation.files import (
 )
 from contextbench.evaluation.prediction import Predictor
 from contextbench.records.failures import Failure
-from contextbench.records.runs import RunRecord
+from contextbench.records.runs import CHECKPOINT, RunRecord
 from contextbench.runs.trained import (
     Changes,
     finished_record,
@@ -135,7 +135,7 @@ def _format(folder: Path, record: RunRecord, wanted: Wanted, execution: Executio
 
 def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:
     """A word that is the same for the same weights, settings and format, wherever they lie."""
-    weights = digest_of(folder / "checkpoint.safetensors")
+    weights = digest_of(folder / CHECKPOINT)
     facts = [weights, record.precision, settings_of(config), repr(form)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

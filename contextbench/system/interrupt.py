@@ -71,8 +71,7 @@ class StopRequest:
         now = self._at_once or (self.requested and not sent_again)
         self.requested = True
         if now:
-            self._sent_again = _is_loading(frame)
-            _raise(number, frame)
+            self._sent_again = _raise(number, frame)
 
 
 def catch_ctrl_c() -> None:
@@ -81,13 +80,15 @@ def catch_ctrl_c() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
+def _raise(number: int, frame: FrameType | None) -> bool:
+    """Raise `CtrlC`, or return True where the signal is sent again a little later."""
     if not _is_loading(frame):
         raise CtrlC
     main = threading.main_thread().ident  # whose waiting the signal has to end
     again = threading.Timer(WAIT_SECONDS, signal.pthread_kill, [main, number])
     again.daemon = True
     again.start()
+    return True
 
 
 def _is_loading(frame: FrameType | None) -> bool:

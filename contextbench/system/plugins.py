@@ -11,12 +11,13 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,6 +61,8 @@ class Kind:
 
 HEADS = Kind("contextbench.heads", "head")
 DATASETS = Kind("contextbench.datasets", "dataset")
+
+T = TypeVar("T")
 
 _named: set[str] = set()  # places that the user has named in this process
 
@@ -117,6 +120,31 @@ def entry_place(kind: Kind, name: str, own: Collection[str] = ()) -> str | None:
     except ValueError as error:
         raise PluginError(f"the {kind.noun} {given(name)}, {claims[0]}: {error}") from None
     return _value(entries[0])
+
+
+class Known(NamedTuple, Generic[T]):
+    """What can be used, by name, and what is wrong with those that cannot."""
+
+    found: dict[str, T]
+    faults: dict[str, str]
+
+
+def known(
+    kind: Kind, own: Mapping[str, T], make: Callable[[str], T], taken: Collection[str] = ()
+) -> Known[T]:
+    """`own` and what `make` makes of the place of each entry point.
+
+    A faulty one is told, and the others go on. `taken` are names of this package besides.
+    """
+    found, faults = dict(own), {}
+    for name in installed(kind):
+        try:
+            place = entry_place(kind, name, {*own, *taken})
+            assert place is not None
+            found[name] = make(place)
+        except PluginError as error:
+            faults[name] = str(error)
+    return Known(found, faults)
 
 
 def _value(entry: EntryPoint) -> str:

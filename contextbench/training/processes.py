@@ -122,10 +122,8 @@ class World:
         """The mean of `values` over the processes, element by element."""
         if self.size == 1:
             return values
-        total = values.detach().clone()
         with lost_ranks(self):
-            dist.all_reduce(total)
-        return total / self.size
+            return _mean_of_all(values)
 
     def batch_mean(self, total: Tensor, count: Tensor) -> Tensor:
         """This process's part of a mean over the whole batch, 0 where nothing is counted.

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from contextbench.records.counters import BINS
 from contextbench.report.boundaries import Bands, Calibration
 from contextbench.report.figures.style import (
     BODY,
@@ -28,7 +29,7 @@ from contextbench.statistics.intervals import Interval
 HEIGHT, PANEL = 2.4, 1.75  # inches
 PANELS = 4  # in a row
 LONGEST = 14  # characters of a name
-EDGES = np.linspace(0, 1, 16)
+EDGES = np.linspace(0, 1, BINS + 1)
 Curve = Sequence[tuple[float, Interval]]  # what it is over, and fractions
 
 
@@ -98,9 +99,9 @@ def reliability_figure(
     columns = min(PANELS, len(heads))
     rows = math.ceil(len(heads) / columns)
     caption = (
-        "Bars: accuracy of the pixels in each of 15 bins of confidence, all seeds; dots: the same "
-        "at their mean confidence, on the dotted line where a head is calibrated. Below: share of "
-        "the pixels. ECE: gap between the two, mean over pixels."
+        f"Bars: accuracy of the pixels in each of {BINS} bins of confidence, all seeds; dots: the "
+        "same at their mean confidence, on the dotted line where a head is calibrated. Below: "
+        "share of the pixels. ECE: gap between the two, mean over pixels."
     )
     full = width or (ONE_COLUMN if columns < 3 else TWO_COLUMNS)
     figure = new_figure(full, rows * (PANEL + 0.75), title, caption)

@@ -8,7 +8,7 @@ import pandas as pd
 from contextbench.report.columns import Cell, Column
 from contextbench.report.confusion import Confused, Confusion
 from contextbench.report.tables.sheet import Remark, Sheet
-from contextbench.report.words import ends, level_text, p_value, percent, signed_points
+from contextbench.report.words import ends, level_text, p_value, percent, plain, signed_points
 from contextbench.statistics.intervals import HeadStatistics
 from contextbench.statistics.methods import TRAININGS
 
@@ -42,12 +42,12 @@ def confusion_rows(confusion: Confusion) -> list[dict[str, Any]]:
     for each in confusion.largest:
         row: dict[str, Any] = {"label": each.label, "prediction": each.prediction}
         row["heads"] = {
-            head: {**_known(each.of(head).miou._asdict()), "groups": each.of(head).groups}
+            head: {**plain(each.of(head).miou), "groups": each.of(head).groups}
             for head in confusion.heads
         }
         if confusion.two:
-            row["difference"] = _known(each.difference(*confusion.heads)._asdict())
-            row["p_value"] = _known({"p": confusion.p_value(each)})["p"]
+            row["difference"] = plain(each.difference(*confusion.heads))
+            row["p_value"] = plain(confusion.p_value(each))
         rows.append(row)
     return rows
 
@@ -107,7 +107,3 @@ def _reading(confusion: Confusion) -> list[str]:
             "itself."
         )
     return [*lines, f"The largest of {confusion.pairs} confusions that occur."]
-
-
-def _known(values: dict[str, float]) -> dict[str, float | None]:
-    return {key: None if value != value else value for key, value in values.items()}

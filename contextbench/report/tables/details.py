@@ -14,10 +14,10 @@ from contextbench.report.boundaries import (
 from contextbench.report.collection import Collection
 from contextbench.report.columns import Cell, Column
 from contextbench.report.counted import counters_of
-from contextbench.report.rankings import draws_of, statistics_of
+from contextbench.report.rankings import draws_of, statistics_in
 from contextbench.report.robustness import Robustness, robustness_of
 from contextbench.report.tables.sheet import Remark, Sheet
-from contextbench.report.words import ends, level_text, percent, signed_points
+from contextbench.report.words import ends, level_text, percent, plain, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
 BANDS: dict[CounterName, tuple[Callable[[Collection], Bands], str]] = {
@@ -66,7 +66,7 @@ def bands_sheet(bands: Bands, title: str) -> Sheet:
     first = next(iter(bands.rankings.values()))
     heads = [each.head for each in first.heads]
     rows = [
-        [Cell(head), *(_score(_of(ranking, head)) for ranking in bands.rankings.values())]
+        [Cell(head), *(_score(statistics_in(ranking, head)) for ranking in bands.rankings.values())]
         for head in heads
     ]
     headings = [Column("head", "head"), *(Column(name, name, "%") for name in bands.rankings)]
@@ -137,7 +137,7 @@ def calibration_rows(calibration: Calibration) -> list[dict[str, Any]]:
     return [
         {
             **_json(each, _error(each.miou)),
-            "overconfidence": _known(calibration.overconfidence(each.head)),
+            "overconfidence": plain(calibration.overconfidence(each.head)),
         }
         for each in calibration.ranking.heads
     ]
@@ -151,17 +151,11 @@ def robustness_rows(robustness: Robustness) -> list[dict[str, Any]]:
             "kind": point.kind,
             "strength": point.strength,
             **_json(point.of(head), point.of(head).miou),
-            "miou": _known(point.miou(head)),
+            "miou": plain(point.miou(head)),
         }
         for point in robustness.points
         for head in robustness.heads
     ]
-
-
-def _of(ranking: Ranking, head: str) -> HeadStatistics:
-    found = statistics_of(ranking, head)
-    assert found is not None  # bands are of the same heads
-    return found
 
 
 def _error(calibrated: Interval) -> Interval:
@@ -186,11 +180,5 @@ def _remarks(ranking: Ranking) -> list[Remark]:
 
 
 def _json(found: HeadStatistics, interval: Interval) -> dict[str, Any]:
-    values: Mapping[str, float] = interval._asdict()
-    known = {key: _known(value) for key, value in values.items()}
-    seeds = [_known(value) for value in found.seeds.values]
-    return {"head": found.head, **known, "groups": found.groups, "seed_scores": seeds}
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value
+    seeds = plain(list(found.seeds.values))
+    return {"head": found.head, **plain(interval), "groups": found.groups, "seed_scores": seeds}
