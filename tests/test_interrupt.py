@@ -14,6 +14,7 @@ from PIL import Image
 
 from contextbench.records.stored import write_model
 from contextbench.runs import comparison
+from contextbench.runs.grid import run_grid
 from contextbench.system.interrupt import Interrupted, StopRequest, stop_on_signals
 from tests import small
 from tests.report.records import class_iou, run
@@ -147,7 +148,7 @@ def test_a_comparison_stops_while_it_draws_and_draws_on_afterwards(tmp_path: Pat
     plan = comparison.Plan(heads=[small.head()], seeds=[0], rounds=1, train_rounds=1, examples=0)
     setting = comparison.open_setting(small.protocol(steps=1), None)
     execution = small.execution(tmp_path)
-    runs = comparison.run_grid(setting, plan.heads, [0], comparison.Precision(), execution)
+    runs = run_grid(setting, plan.heads, [0], comparison.Precision(), execution)
     with stop_on_signals() as stop:
         execution = small.execution(tmp_path, stop=stop)
         watching = interrupt_when(
