@@ -4,15 +4,18 @@ import errno
 import json
 import math
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from types import FrameType
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 import torch
 
+from contextbench.system import files
 from contextbench.system.files import (
     OutputError,
     ensure_writable,
@@ -114,6 +117,45 @@ def test_other_errors_pass_through(old: Path, error: type[BaseException]) -> Non
     with pytest.raises(error, match="as it was"):
         write_atomic(old, write)
     assert_untouched(old)
+
+
+class Signal(BaseException):
+    """What a signal's handler raises between two instructions."""
+
+
+def write_stopped_at(path: Path, instruction: int) -> bool:
+    """`write_text`, ended at that instruction of the module; False where it has fewer."""
+    left = instruction
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_globals["__name__"] != files.__name__:
+            return None
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if left < 0:
+            raise Signal
+        return trace
+
+    try:
+        sys.settrace(trace)
+        write_text(path, "new")
+    except Signal:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the file that was just opened
+def test_a_signal_at_any_instruction_leaves_the_old_file_or_the_new_one(old: Path) -> None:
+    instruction = 0
+    while write_stopped_at(old, instruction):
+        assert old.read_text() in ("old", "new")
+        assert list(old.parent.iterdir()) == [old]
+        old.write_text("old")
+        instruction += 1
+    assert instruction > 50
 
 
 def test_a_folder_that_cannot_be_made(old: Path) -> None:

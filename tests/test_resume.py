@@ -38,7 +38,7 @@ from contextbench.runs.weights import description, load_trained, own_run
 from contextbench.system.files import (
     clear_leftovers,
     digest_of,
-    temporary_prefix,
+    temporary_path,
     write_atomic,
     write_sealed,
 )
@@ -402,18 +402,18 @@ def test_temporary_files_of_dead_processes_go_and_no_others(
     folder.mkdir(parents=True)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    own = temporary_prefix("resume.pt")
+    own = temporary_path(folder / "resume.pt").name
     dead = own.replace(str(os.getpid()), str(ended.pid))
     place = own.split(".")[-2].partition("-")[0]
     far = dead.replace(place, "0" * 8)  # another machine, whose processes cannot be seen
     old = far.replace("resume", "record")
     for name in (own, dead, far, old):
-        (folder / f"{name}abc").touch()
+        (folder / name).touch()
     (folder / "mine.1").touch()
-    os.utime(folder / f"{old}abc", (0, 0))
+    os.utime(folder / old, (0, 0))
     with cell_lock(cell, execution):
         left = sorted(path.name for path in folder.iterdir())
-    assert left == sorted([f"{own}abc", f"{far}abc", "mine.1", ".lock"])
+    assert left == sorted([own, far, "mine.1", ".lock"])
 
 
 def test_names_of_temporary_files_are_those_that_are_cleared(tmp_path: Path) -> None:
@@ -426,7 +426,8 @@ def test_names_of_temporary_files_are_those_that_are_cleared(tmp_path: Path) -> 
         file.write(b"x")
 
     write_atomic(tmp_path / "a.json", write)
-    assert seen[0].startswith(temporary_prefix("a.json"))
+    expected = temporary_path(tmp_path / "a.json").name
+    assert seen[0].rpartition(".")[0] == expected.rpartition(".")[0]
 
 
 WORKER = """Caught RuntimeError in DataLoader worker process 1.

@@ -7,7 +7,6 @@ figures and what belongs to jobs are left behind, since they are made again from
 
 import filecmp
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from contextbench.records.profiles import ProfileRecord, read_profile
 from contextbench.records.runs import RunRecord, cell_folder, damage, find_runs, read_run
 from contextbench.records.stored import RecordError
 from contextbench.system.errors import UserError
-from contextbench.system.files import OutputError, clear_leftovers, temporary_prefix
+from contextbench.system.files import OutputError, clear_leftovers, temporary_path
 
 CELL_FILES = (
     "config.yaml",
@@ -181,12 +180,11 @@ def _check_fits(joined: _Joined, cell: _Cell) -> None:
 @contextmanager
 def _filled(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and vanishes otherwise."""
-    temporary: Path | None = None
+    temporary = temporary_path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(out.parent)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=temporary_prefix(out.name)))
-        temporary.chmod(0o755)
+        temporary.mkdir()
         yield temporary
         temporary.replace(out)
     except OSError as error:
@@ -194,8 +192,7 @@ def _filled(out: Path) -> Iterator[Path]:
         cause = f"{error.strerror or error}{at}"
         raise OutputError(f"cannot write {out}, so nothing was merged: {cause}") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _copy(joined: _Joined, target: Path) -> list[str]:

@@ -10,10 +10,12 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -39,12 +41,10 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises `OutputError` when the folder is not writable or the disk is full; the old file stays.
     """
-    temporary: Path | None = None
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -57,8 +57,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
         raise OutputError(f"cannot write {path}: {cause.strerror or cause}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -129,9 +129,12 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def temporary_prefix(name: str) -> str:
-    """How the names of temporary files of this process begin that are to become `name`."""
-    return f".{name}.{_place()}-{os.getpid()}."
+def temporary_path(path: Path) -> Path:
+    """Where this process fills what is to become `path`, in the same folder; named anew each time.
+
+    It is known before anything is made there, so that a signal that comes right after finds it.
+    """
+    return path.parent / f".{path.name}.{_place()}-{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def clear_leftovers(folder: Path) -> None:
