@@ -337,6 +337,7 @@ def test_a_failed_row_is_recorded_while_the_others_go_on(
     assert "seed 0: failed at step 0 (RuntimeError: no luck)" in second.missing
 
 
+@pytest.mark.slow
 def test_cells_of_another_configuration_are_refused_before_anything_runs(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

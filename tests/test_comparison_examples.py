@@ -172,6 +172,7 @@ def test_a_bound_is_shown_without_attention(execution):
     assert "no attention of ocr: " in said(execution)
 
 
+@pytest.mark.slow
 def test_plot_is_given_the_examples_that_a_comparison_stored(execution, tmp_path, monkeypatch):
     given = []
 

@@ -92,6 +92,7 @@ def test_a_graph_computes_the_logits_of_images_of_any_size(
         torch.testing.assert_close(loaded(given), expected(run, given), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_labels_of_float_images_of_one_size(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     wanted = Wanted("torch-export", (48, 80), "float32", "labels", batch=2)

@@ -69,7 +69,7 @@ def check_shipped(protocol: Protocol, out: Path) -> None:
 DIFFERENT = ("probe", "cityscapes-r101-semseg", "ade20k-r101", "camvid-small")
 
 
-@pytest.mark.parametrize("name", DIFFERENT)
+@pytest.mark.parametrize("name", quick(DIFFERENT, ("probe", "camvid-small")))
 def test_shipped_protocols_have_a_plan_without_data(name: str, tmp_path: Path) -> None:
     """With a tiny backbone in place of its own; sizes, batch, classes and views are its own."""
     check_shipped(load_protocol(name, [*TINY, *NARROW]), tmp_path)
@@ -97,6 +97,7 @@ def test_images_and_classes_are_known_without_data(tmp_path: Path) -> None:
     assert any(note.startswith("The data are not here: ") for note in made.notes)
 
 
+@pytest.mark.slow
 def test_sizes_of_images_that_differ_are_a_guess(tmp_path: Path) -> None:
     made = plan(load_protocol("ade20k-r50", [*TINY, *NARROW]), tmp_path)
     assert made.assumed_size
@@ -175,6 +176,7 @@ def test_the_window_of_averaged_weights_is_noted(tmp_path: Path) -> None:
     assert any("about 10,000 steps, and the run has 60" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_needs_less_memory_to_train() -> None:
     settings = small.protocol().model_copy(update={"shared_backbone": "frozen"})
     frozen = forecaster(settings).forecast(small.head()).training_memory_bytes
@@ -203,6 +205,7 @@ def test_hours_are_those_of_all_steps_and_all_passes() -> None:
     assert found.hours == pytest.approx(seconds / 3600)
 
 
+@pytest.mark.slow
 def test_processes_share_evaluated_images() -> None:
     """Of three images the busier one of two processes takes two."""
     found = forecaster(small.protocol(steps=1), steps=1, processes=2).forecast(small.head())
@@ -226,6 +229,7 @@ def test_a_step_of_hours_is_not_timed_on_any_device() -> None:
     assert (found.hours, found.step_ms) == (None, ())
 
 
+@pytest.mark.slow
 def test_a_step_of_terabytes_is_not_timed_on_any_device() -> None:
     """Two crops of 2^32 pixels, whose predicted images alone take 100 GB."""
     found = forecaster(small.protocol(crop=(2**16, 2**16)), steps=1).forecast(small.head())
@@ -256,6 +260,7 @@ def never(*_: object) -> None:
     raise AssertionError("must not be called")
 
 
+@pytest.mark.slow
 def test_timing_takes_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops are as large as images: 1 + 3 steps of 3 x 2 passes, and 1 + 3 passes.
 
@@ -270,6 +275,7 @@ def test_timing_takes_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) 
         assert bool(found.step_ms) == timed
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_device_is_measured_once_for_all_heads() -> None:
     made = forecaster(small.protocol(), steps=1)
     made.forecast(small.head())
@@ -366,6 +372,7 @@ def test_a_corrupt_record_is_none_and_stays_where_it_is(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["record.json", "resume.pt"]
 
 
+@pytest.mark.slow
 def test_without_data_a_record_of_the_same_recipe_is_unknown(
     done: Execution, tmp_path: Path
 ) -> None:
@@ -399,6 +406,7 @@ def test_unsteady_times_are_noted(
     assert any("1.5 times as long as the fastest" in note for note in notes) == noted
 
 
+@pytest.mark.slow
 def test_a_choice_of_number_format_is_taken_over(tmp_path: Path) -> None:
     auto = small.protocol().model_copy(update={"precision": "auto"})
     first = plan(auto, tmp_path)
@@ -439,6 +447,7 @@ def test_the_command_prints_a_plan_within_80_columns_and_writes_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_few_steps_are_timed_unless_told_otherwise(tmp_path: Path) -> None:
     made = plan(small.protocol(), tmp_path, time_steps=None)
     assert made.timed_steps == len(made.heads[0].forecast.step_ms) == 3

@@ -72,6 +72,7 @@ def test_overrides_and_python_state_the_code_too(others: Packages) -> None:
     assert protocol_of(made, ["dataset.name=probe"]).dataset.plugin is None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_named_and_the_others_go_on(others: Packages, mine: Path) -> None:
     others.module(
         "streets.py",

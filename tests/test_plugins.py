@@ -212,6 +212,7 @@ def test_a_name_is_one_component_of_a_path(others: Packages, name: str) -> None:
     assert "it becomes a folder" in faults[name]
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_all_files_that_a_head_is_made_of(others: Packages) -> None:
     def digest() -> str | None:
         others.forget()
@@ -261,6 +262,7 @@ def test_changed_code_is_another_run(others: Packages, tmp_path: Path) -> None:
         head_class(cell.head)  # as a job does, whose machine has other code
 
 
+@pytest.mark.slow
 def test_records_import_what_is_installed_or_named_alone(others: Packages, tmp_path: Path) -> None:
     trace = tmp_path / "imported"
     source = f"from pathlib import Path\nPath({str(trace)!r}).touch()\n{HEAD}"

@@ -84,7 +84,10 @@ def test_windows_cover_a_side_and_end_with_it(
 
 
 @pytest.mark.parametrize("window", [(24, 40), (100, 100)])
-@pytest.mark.parametrize("views", [{}, {"flip": True, "scales": (0.5, 1.0)}])
+@pytest.mark.parametrize(
+    "views",
+    [{}, pytest.param({"flip": True, "scales": (0.5, 1.0)}, marks=pytest.mark.slow)],
+)
 def test_a_window_as_large_as_the_image_is_the_whole_image(
     window: tuple[int, int], views: dict[str, Any]
 ) -> None:

@@ -108,6 +108,7 @@ def test_heads_at_once_equal_heads_alone_to_the_bit(tmp_path):
     assert_same_cells(tmp_path / "together", tmp_path / "alone", *SIX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "evaluate", "train"),
     [
@@ -137,6 +138,7 @@ def test_the_backbone_stays_as_it_was_and_the_head_does_not(tmp_path):
     assert {name.partition(".")[0] for name in changed} == {"head"}
 
 
+@pytest.mark.slow
 def test_a_step_and_an_image_pass_the_backbone_once(tmp_path, passes):
     run(frozen(steps=4, batch=2), tmp_path, "fcn", "ppm", "ocr", seeds=(0, 1))
     for_one_seed = [(2, 3, 64, 64)] * 4 + [(1, 3, 64, 64)] * 3  # steps, images
@@ -359,6 +361,7 @@ def test_predictions_of_each_are_those_of_each_alone(config, passes):
     assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.slow
 def test_a_training_step_is_profiled_as_that_of_one_head_over_a_frozen_backbone():
     """Its gradients, optimizer state and activations are those of the head."""
     timing = Timing(1, 1, torch.device("cpu"))

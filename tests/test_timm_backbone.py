@@ -115,6 +115,7 @@ def test_padding_is_of_zeros_below_and_beside_and_is_cut_off_again() -> None:
         torch.testing.assert_close(stage, map_[:, :, : size[0], : size[1]])
 
 
+@pytest.mark.slow
 def test_only_networks_that_need_it_are_padded() -> None:
     """A ResNet's numbers at odd sizes are its own; DLA adds maps that must be of one size."""
     names = {"resnet18": False, "resnetv2_18": False, "convnext_atto": True, "dla34": True}
@@ -170,6 +171,7 @@ def classifier(name: str) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "regnety_002", "convnext_atto"])
 def test_weights_of_the_classifier_load_from_a_file(name: str, tmp_path: Path) -> None:
     """The last stage is what the classifier computes there, whatever an extractor calls it."""
@@ -182,6 +184,7 @@ def test_weights_of_the_classifier_load_from_a_file(name: str, tmp_path: Path) -
         torch.testing.assert_close(backbone(images()).layer4, stages[-1])
 
 
+@pytest.mark.slow
 def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
     """A deeper network of the family has every tensor; timm's own loader would take both."""
     for name in ("resnet18", "resnet34"):
@@ -342,6 +345,7 @@ def convnext() -> TimmBackbone:
     return build_timm_backbone("convnext_atto").eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_trains_on_hrnet(head: str, hrnet: HRNetBackbone) -> None:
     """Logits at the output stride, exactly the weighted terms, a gradient for every parameter."""
@@ -357,6 +361,7 @@ def test_every_head_trains_on_hrnet(head: str, hrnet: HRNetBackbone) -> None:
     assert without == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_takes_maps_that_were_cut(head: str, convnext: TimmBackbone) -> None:
     """Maps of a padded image are parts of larger ones, so not contiguous."""
@@ -418,6 +423,7 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
     assert not any("bn" in name for name in trained)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_our_resnet() -> None:
     """The same convolutions at the same stride: MACs, parameters and weights' bytes alike."""
     theirs = on_meta("resnet18")
@@ -429,6 +435,7 @@ def test_costs_are_those_of_our_resnet() -> None:
     assert one_memory.weights_bytes == other_memory.weights_bytes
 
 
+@pytest.mark.slow
 def test_work_on_padding_counts() -> None:
     backbone = on_meta(HRNET, output_stride=4)
     sizes = [(40, 61), (64, 64)]
@@ -501,7 +508,9 @@ def test_wrong_strides_end_the_command_before_it_begins(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize(("name", "stride"), [("timm:resnet10t", 8), (HRNET, 4)])
+@pytest.mark.parametrize(
+    ("name", "stride"), quick([("timm:resnet10t", 8), (HRNET, 4)], [(HRNET, 4)])
+)
 def test_a_head_is_trained_and_loaded_again(name: str, stride: int, tmp_path: Path) -> None:
     """From data to record; and a checkpoint is of its backbone and its number of classes."""
     setting = open_setting(protocol(name, stride, steps=2), None)

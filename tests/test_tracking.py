@@ -117,6 +117,7 @@ def test_a_run_that_is_tracked_from_the_middle_has_its_beginning_too(tmp_path: P
     assert_all_is_tracked(tmp_path / RUN)
 
 
+@pytest.mark.slow
 def test_a_fresh_run_replaces_what_was_tracked(tmp_path: Path) -> None:
     run(small.protocol(steps=9, watch=WATCH), tmp_path)
     run(small.protocol(steps=STEPS, watch=WATCH), tmp_path, fresh=True)

@@ -419,6 +419,7 @@ def test_heads_on_one_backbone_are_watched_at_once_with_the_scores_of_each_alone
         assert_same_training(*places)
 
 
+@pytest.mark.slow
 def test_heads_on_one_backbone_go_on_where_a_stop_met_them_watching(tmp_path: Path) -> None:
     protocol, names = frozen(small.protocol(watch=WATCH)), ("fcn", "ppm")
     run(protocol, tmp_path / "plain", *names)

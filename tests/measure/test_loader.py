@@ -261,6 +261,7 @@ def call(*arguments):
     return CliRunner().invoke(app, ["profile-data", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_prints(tmp_path):
     timing = ("--workers", "1,0", "--steps", 3, "--rounds", 2, "--device", "cpu")
     result = call(*timing, *SETTINGS, "--json", "-o", tmp_path)

@@ -45,6 +45,7 @@ def test_a_crash_rejects_its_candidate_and_nothing_else() -> None:
     assert min(choice.samples[DEFAULT]["a"]) >= 1e3 * SLOW
 
 
+@pytest.mark.slow
 def test_a_choice_ends_on_request_in_the_middle_of_a_step() -> None:
     stop = StopRequest()
     began = time.monotonic()

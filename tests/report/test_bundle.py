@@ -100,6 +100,7 @@ def test_a_ranking_adds_ranks_and_differences_to_the_best_and_to_fcn(tmp_path):
     assert names == TABLES | expected
 
 
+@pytest.mark.slow
 def test_where_fcn_is_the_best_or_not_there_differences_are_drawn_once(tmp_path):
     for folder, heads in (("a", ("ppm", "fcn")), ("b", ("ppm", "ocr"))):
         runs, areas = cells(*heads)
@@ -118,6 +119,7 @@ def test_groups_have_intervals_by_their_own_classes(tmp_path):
     assert "figures/groups.svg" in written(tmp_path, runs, areas=areas, formats=["svg"])
 
 
+@pytest.mark.slow
 def test_figures_have_the_width_that_is_asked_for(tmp_path):
     runs, areas = cells("fcn", "ppm")
     for width, inches in (("one", 3.5), ("two", 7.16)):

@@ -182,6 +182,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["details", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_shows_everything_that_any_view_counted(folder: Path) -> None:
     rows = json.loads(call(folder, "--json").stdout)
     assert set(rows) == {"calibration", "boundary", "trimap", "robustness"}

@@ -191,6 +191,7 @@ def test_equal_records_give_equal_pages(full: str) -> None:
     assert page_of(pages.collection(), pages.examples()) == full
 
 
+@pytest.mark.slow
 def test_two_comparisons_have_their_own_sections() -> None:
     other = pages.collection(("fcn", "ppm"), (0,), labels=_without_groups())
     html = render_page([(pages.collection(), None), (other, None)])
@@ -214,6 +215,7 @@ def test_one_comparison_has_its_title_once(full: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_missing_areas_are_told_and_the_rest_is_shown(tmp_path) -> None:
     folder = pages.store(pages.collection(("fcn", "ppm"), (0,)), tmp_path)
     (folder / "fcn" / "seed-0" / "areas.npz").unlink()
@@ -226,6 +228,7 @@ def test_missing_areas_are_told_and_the_rest_is_shown(tmp_path) -> None:
     assert "Rank stability" not in text
 
 
+@pytest.mark.slow
 def test_without_profile_there_are_no_costs() -> None:
     text = Reader(page_of(replace(pages.collection(), profile=None))).text
     # How long training took is in the records themselves.
@@ -233,6 +236,7 @@ def test_without_profile_there_are_no_costs() -> None:
     assert "Training time of one run" in text
 
 
+@pytest.mark.slow
 def test_without_examples_and_histories_there_is_no_such_section() -> None:
     read = Reader(page_of(replace(pages.collection(), histories={})))
     assert not {"comparison-1-examples", "comparison-1-attention"} & set(read.all("id"))
@@ -254,6 +258,7 @@ def test_a_page_of_failures_alone_says_so() -> None:
     assert "there are no counts per image" in text
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_spread() -> None:
     text = Reader(page_of(pages.collection(seeds=(0,)))).text
     assert "n = 1" in text
@@ -262,6 +267,7 @@ def test_one_seed_has_no_spread() -> None:
     assert "ingle seeds" not in text
 
 
+@pytest.mark.slow
 def test_losses_that_are_no_numbers_are_gaps_that_are_told() -> None:
     whole = pages.collection(("fcn",), (0,))
     entries = [{"step": s, "main": float(s)} for s in range(1, 5)]
@@ -409,6 +415,7 @@ def test_curves_are_means_over_seeds_in_a_band(size) -> None:
     assert "final loss 2.00 (1.00–3.00 over 2 seeds)" in curve.tip
 
 
+@pytest.mark.slow
 def test_differences_between_classes_refer_to_the_plain_head() -> None:
     """Of all heads with a score; where there is no fcn, to the lowest of them."""
     with_fcn = Comparison("one", pages.collection(), None).sections["classes"].content
@@ -422,6 +429,7 @@ def test_differences_between_classes_refer_to_the_plain_head() -> None:
     np.testing.assert_array_equal(with_fcn.differences, expected)
 
 
+@pytest.mark.slow
 def test_groups_have_their_own_intervals() -> None:
     heat = Comparison("one", pages.collection(), None).sections["groups"].content
     assert heat is not None
@@ -517,6 +525,7 @@ def test_cautions_say_what_differs_between_runs_and_costs() -> None:
     assert "protocol fingerprint aaaa" in text
 
 
+@pytest.mark.slow
 def test_operators_that_nobody_counts_stand_with_the_costs() -> None:
     whole = pages.collection()
     assert whole.profile is not None
@@ -531,6 +540,7 @@ def test_operators_that_nobody_counts_stand_with_the_costs() -> None:
     assert sections[-1].endswith("-costs")
 
 
+@pytest.mark.slow
 def test_a_class_that_some_draws_lack_is_told() -> None:
     whole = pages.collection(("fcn", "ppm"), (0,))
     for seeds in whole.areas.values():

@@ -286,6 +286,7 @@ def test_fewer_sizes_than_others_are_printed():
     assert "| ocr | fast | 1.00 (2) | 1.00 (2) | 1.00 (2) |" in markdown
 
 
+@pytest.mark.slow
 def test_all_files_are_written(tmp_path: Path):
     both = [*linear("fcn", 7), *linear("fcn", 9, implementation="reference")]
     paths = [p for p in write_head_report(record(both), tmp_path) if "forms" not in p.name]

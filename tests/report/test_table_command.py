@@ -282,6 +282,7 @@ def test_a_class_that_is_nowhere_is_left_out_and_named(tmp_path: Path):
     assert "left out of mIoU: sky." in result.stdout
 
 
+@pytest.mark.slow
 def test_names_with_special_characters_are_text_in_every_format(tmp_path: Path):
     labels = LabelInfo(
         classes=["a|b & c_d", "sky"],

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from contextbench.records.classes import ClassTotals
 from contextbench.records.failures import Failure
 from contextbench.records.runs import RunRecord
@@ -114,6 +116,7 @@ def watched_collection() -> Collection:
     return Collection(runs, watched=curves)
 
 
+@pytest.mark.slow
 def test_a_report_and_a_page_have_the_curves_of_watched_runs(tmp_path: Path) -> None:
     plain = dataclasses.replace(watched_collection(), watched={})
     names = {path.name for path in write_report(watched_collection(), None, tmp_path)}
