@@ -137,13 +137,14 @@ def write_stopped_at(path: Path, instruction: int) -> bool:
             raise Signal
         return trace
 
+    before = sys.gettrace()  # that of a debugger
     try:
         sys.settrace(trace)
         write_text(path, "new")
     except Signal:
         return True
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return False
 
 

@@ -27,6 +27,7 @@ from contextbench.evaluation.prediction import (
 )
 from contextbench.models.segmenter import resize_logits
 from heads.interface import HeadOutput
+from tests.cases import quick
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,10 +85,7 @@ def test_windows_cover_a_side_and_end_with_it(
 
 
 @pytest.mark.parametrize("window", [(24, 40), (100, 100)])
-@pytest.mark.parametrize(
-    "views",
-    [{}, pytest.param({"flip": True, "scales": (0.5, 1.0)}, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("views", [{}, {"flip": True, "scales": (0.5, 1.0)}])
 def test_a_window_as_large_as_the_image_is_the_whole_image(
     window: tuple[int, int], views: dict[str, Any]
 ) -> None:
@@ -279,7 +277,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("views", [{}, {"flip": True, "scales": (0.5, 1.0)}])
+@pytest.mark.parametrize("views", quick([{}, {"flip": True, "scales": (0.5, 1.0)}], [{}]))
 def test_no_map_of_all_classes_is_as_large_as_the_image(views: dict[str, Any]) -> None:
     """40 classes at 512 x 640 are 52 MB a map; a strip has 4 MiB, and its two taps twice that."""
     classes, size = 40, (512, 640)

@@ -185,6 +185,7 @@ def _filled(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(out.parent)
         temporary.mkdir()
+        temporary.chmod(0o755)  # results are shared, whatever the user's mask
         yield temporary
         temporary.replace(out)
     except OSError as error:

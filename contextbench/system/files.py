@@ -44,7 +44,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        temporary.touch(0o600, exist_ok=False)  # private until it is whole
+        with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +58,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
         raise OutputError(f"cannot write {path}: {cause.strerror or cause}") from error
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # what could not be made cannot be removed; its error is raised
             temporary.unlink()
 
 

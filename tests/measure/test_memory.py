@@ -264,9 +264,8 @@ def test_prediction_is_what_the_cpu_allocates() -> None:
     assert predicted.activation_peak_bytes == allocated_peak(step)
 
 
-@pytest.mark.parametrize(
-    "name", quick(["ocr", "encnet"], ("ocr",))
-)  # the two with losses of their own
+# The two with losses of their own.
+@pytest.mark.parametrize("name", quick(["ocr", "encnet"], ("ocr",)))
 def test_whole_models(name: str) -> None:
     backbone = build_backbone("resnet10", width=8)
     # 19 classes put the peak in the loss, where no convolution takes scratch, which has no part in
