@@ -247,6 +247,9 @@ def changed(counts: Sparse, kind: str) -> Sparse:
         places[1] = places[0]
     elif kind == "outside":
         places[-1] = math.prod(counts.shape)
+    elif kind == "around":  # ascending by differences of 64 bits, with the ends in their places
+        places[-4:-1] = 2**63 - 1, -(2**63), -1
+        assert (np.diff(places) > 0).all()
     elif kind == "negative":
         values[2] = -1
     elif kind == "huge":
@@ -258,7 +261,7 @@ def changed(counts: Sparse, kind: str) -> Sparse:
     return Sparse(counts.shape, places, values)
 
 
-KINDS = ("more", "moved", "twice", "outside", "negative", "huge", "fractions", "lengths")
+KINDS = ("more", "moved", "twice", "outside", "around", "negative", "huge", "fractions", "lengths")
 POSSIBLE = set(itertools.product(("boundary", "trimap"), ("more", "moved")))  # of other predictions
 
 

@@ -145,7 +145,8 @@ def check(name: CounterName, counted: Sparse, pixels: Pixels) -> None:
     places, values = counted.places, counted.values
     if places.dtype != np.int64 or values.dtype != np.int64:
         raise ValueError(f"{name}: counts must be int64")
-    inside = not len(places) or (places[0] >= 0 and places[-1] < prod(counted.shape))
+    # All of them, before their differences, which would overflow between places far outside.
+    inside = ((places >= 0) & (places < prod(counted.shape))).all()
     if not inside or (np.diff(places) <= 0).any() or (values <= 0).any():
         raise ValueError(f"{name}: its places are not those of an array {counted.shape}")
     if float(values.sum(dtype=np.float64)) > MOST_PIXELS:
