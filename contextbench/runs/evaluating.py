@@ -183,8 +183,9 @@ def _data(folder: Path, record: RunRecord, split: str, dataset: SegmentationData
 
     Raises `RecordError` where `split` is not what the run was evaluated on before.
     """
-    train, _, *watched = record.dataset_fingerprint.split("/")
-    found = "/".join([train, dataset.fingerprint(), *watched])
+    # Of a model from elsewhere nothing was opened, unless it was scored when it was imported.
+    train, *others = record.dataset_fingerprint.split("/")
+    found = "/".join([train, dataset.fingerprint(), *others[1:]])
     for name, view in record.views.items():
         if view.split == split and view.dataset_fingerprint != found:
             parts = ", ".join(differing(view.dataset_fingerprint, found))

@@ -122,6 +122,23 @@ def test_without_scores_no_data_are_opened(file: Path, tmp_path: Path) -> None:
     assert record.head_name == "pspnet"
 
 
+def test_a_view_is_kept_with_a_run_that_was_not_scored(file: Path, run: Path) -> None:
+    """Beside one that was: the counts are of the same split, and so stand in one table."""
+    out = run.parents[1] / "unscored" / "seed-0"
+    assert imported(file, out).exit_code == 0
+    for folder in (out, run):
+        kept = call("evaluate", folder, "--view", "half", "--scales", "0.5", "--device", "cpu")
+        assert kept.exit_code == 0, kept.output
+    one, other = (finished_record(folder).views["half"] for folder in (out, run))
+    assert one.totals == other.totals is not None
+    again = call("evaluate", out, "--view", "half", "--json")  # read, with the same data
+    assert json.loads(again.stdout)["kept"] is True
+    table = call("table", run.parents[1], "--view", "half")
+    assert table.exit_code == 0, table.output
+    assert "unscored" in table.output
+    shutil.rmtree(out.parent)
+
+
 def rewritten(file: Path, path: Path, **changes: Any) -> Path:
     content = torch.load(file, weights_only=True)
     torch.save({**content, **changes}, path)
