@@ -438,12 +438,28 @@ def test_cautions_name_what_limits_a_ranking():
     few = trainings(accuracies={"a": 0.7, "b": 0.7}, images=12)
     assert only_caution(rank(few)).startswith("Few images (12): intervals from fewer than 20")
     heads = trainings(accuracies=dict.fromkeys("abcd", 0.7))
-    assert "100 draws are too few to separate the trained models of any of 6" in only_caution(
-        rank(heads, resampling=Resampling(100))
+    assert only_caution(rank(heads, resampling=Resampling(100))).startswith(
+        "100 draws of 30 images are too few to separate the trained models of any of 6 pairs"
     )
     mixed = {**trainings(accuracies={"a": 0.7, "c": 0.7}), "b": {0: made_up(3)}}
     assert "No verdict on b: one training" in only_caution(rank(mixed))
     assert rank({"a": {0: made_up(1), 1: made_up(2)}}).cautions == ()
+
+
+@pytest.mark.parametrize("heads", [2, 3, 4])
+def test_where_letters_cannot_differ_a_caution_says_so(heads):
+    """No image contradicts any difference: models are apart unless too many pairs are tested."""
+    generator = np.random.default_rng(0)
+    labelled = np.full((30, 4), 1000)
+    areas = {
+        name: {0: areas_of(labelled * (0.2 * at + generator.uniform(0, 0.01, (30, 4))), labelled)}
+        for name, at in zip("abcd", range(heads), strict=False)
+    }
+    ranking = rank(areas, resampling=Resampling(300))
+    # 300 draws give 2 / 301 = 0.007 and, by Student's distribution over 30 images, 0.012.
+    apart = heads < 4
+    assert {len({each.models_groups for each in ranking.heads}) == 1} == {not apart}
+    assert any("are too few to separate" in each for each in ranking.cautions) is not apart
 
 
 def only_caution(ranking):

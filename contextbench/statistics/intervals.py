@@ -213,7 +213,7 @@ class Ranking:
     @property
     def cautions(self) -> tuple[str, ...]:
         """`limits`, and what limits the order of the heads."""
-        few = _few_resamples(self.resampling, len(self.pairs))
+        few = _few_resamples(self)
         return (*self.limits, *([few] if few else []))
 
 
@@ -455,7 +455,7 @@ def _models(
     estimates: Sequence[float], sampled: Sequence[FloatArray], draws: Draws
 ) -> list[ModelsTest]:
     """The trained models of every pair, given the differences and their draws."""
-    tests = [_image_test(differences, draws) for differences in sampled]
+    tests = [_image_test(differences, draws.units) for differences in sampled]
     level = draws.resampling.level
     return [
         ModelsTest(
@@ -472,7 +472,7 @@ def _models(
     ]
 
 
-def _image_test(differences: FloatArray, draws: Draws) -> tuple[float, bool]:
+def _image_test(differences: FloatArray, units: int) -> tuple[float, bool]:
     """Two-sided p-value over images, and whether no smaller one could have come out.
 
     It goes with the expanded percentile interval: with q the smaller share of draws beyond zero,
@@ -482,7 +482,6 @@ def _image_test(differences: FloatArray, draws: Draws) -> tuple[float, bool]:
     test that swaps the heads within blocks could reach no less.
     """
     known = differences[~np.isnan(differences)]
-    units = draws.units
     if units < 2 or not known.size:
         return 1.0, True
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
@@ -497,11 +496,15 @@ def _image_test(differences: FloatArray, draws: Draws) -> tuple[float, bool]:
 
 def _smallest(differences: FloatArray, draws: Draws, pairs: int) -> float:
     """What the test of these models shows; NaN where none of its p-values is small enough."""
-    lowest, _ = _image_test(np.ones(draws.resampling.resamples), draws)
     level = draws.resampling.level
-    if lowest * pairs >= 1 - level or not _enough(draws):
+    if _lowest(draws.resampling, draws.units) * pairs >= 1 - level or not _enough(draws):
         return math.nan
     return smallest_difference(_standard_error(differences, draws), level)
+
+
+def _lowest(resampling: Resampling, units: int) -> float:
+    """The p-value of a difference that no draw contradicts."""
+    return _image_test(np.ones(resampling.resamples), units)[0]
 
 
 def _enough(draws: Draws) -> bool:
@@ -565,11 +568,17 @@ def _rank_shares(sampled: FloatArray) -> FloatArray:
 def _few_units(ranking: Ranking) -> str:
     if ranking.units >= ENOUGH_UNITS:
         return ""
-    what = "images" if ranking.block == 1 else f"blocks of {ranking.block} frames"
-    few = f"Few {what if ranking.clusters is None else 'clusters of images'} ({ranking.units})"
+    few = f"Few {_units(ranking)} ({ranking.units})"
     if ranking.units < FEWEST_UNITS:
         return f"{few}: below {FEWEST_UNITS} there are no intervals and no verdicts."
     return f"{few}: intervals from fewer than {ENOUGH_UNITS} hold the truth less often than stated."
+
+
+def _units(ranking: Ranking) -> str:
+    """What is drawn, in words."""
+    if ranking.clusters is not None:
+        return "clusters of images"
+    return "images" if ranking.block == 1 else f"blocks of {ranking.block} frames"
 
 
 def _from_elsewhere(heads: Sequence[HeadStatistics]) -> str:
@@ -610,13 +619,16 @@ def _rare_classes(missing: Mapping[int, float]) -> str:
     return f"Classes without a label in some draws, left out of their means: {_listed(rare)}."
 
 
-def _few_resamples(resampling: Resampling, pairs: int) -> str:
-    lowest = 2 / (resampling.resamples + 1)
-    if not pairs or lowest * pairs < 1 - resampling.level:
+def _few_resamples(ranking: Ranking) -> str:
+    """Where not even a difference that no draw contradicts separates two trained models."""
+    resampling, pairs = ranking.resampling, len(ranking.pairs)
+    lowest = _lowest(resampling, ranking.units)
+    if ranking.units < FEWEST_UNITS or lowest * pairs < 1 - resampling.level:
         return ""
     return (
-        f"{resampling.resamples} draws are too few to separate the trained models of any of "
-        f"{pairs} pairs: the lowest p-value is {lowest:.2g} before correction."
+        f"{resampling.resamples} draws of {ranking.units} {_units(ranking)} are too few to "
+        f"separate the trained models of any of {pairs} pairs: the lowest p-value is "
+        f"{lowest:.2g} before correction."
     )
 
 
