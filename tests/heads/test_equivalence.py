@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
@@ -180,7 +181,9 @@ def mmseg(module: str) -> Any:
         try:
             importlib.import_module("mmcv._ext")
         except ModuleNotFoundError:
-            sys.modules["mmcv._ext"] = NoOperators("mmcv._ext")
+            absent = NoOperators("mmcv._ext")
+            absent.__spec__ = ModuleSpec(absent.__name__, None)  # mmengine looks for it
+            sys.modules[absent.__name__] = absent
         return importlib.import_module(f"mmseg.{module}")
 
 
