@@ -19,6 +19,9 @@ from typer.testing import CliRunner
 from contextbench.cli import COMMANDS, app
 from contextbench.cli.clusters import JobOptions
 from contextbench.cli.inventory import INVENTORY
+from contextbench.cli.runs import FAMILIES
+from contextbench.config.files import names_in
+from heads import HEADS
 from tests import small
 
 SETTINGS = [part for setting in small.SETTINGS for part in ("--set", setting)]
@@ -376,6 +379,23 @@ def test_help_and_records_need_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "False"
+
+
+def test_readme_names_the_heads_that_there_are():
+    """Those that run unless told otherwise, then those that `--heads all` adds: each once."""
+    text = " ".join(Path("README.md").read_text(encoding="utf-8").split())
+    added = re.search(r"`--heads all` adds ([a-z0-9_, ]+?) and ([a-z0-9_]+)\.", text)
+    assert added is not None
+    named = [*FAMILIES.split(","), *added[1].split(", "), added[2]]
+    assert sorted(named) == sorted(HEADS) == sorted(names_in("heads"))
+    assert list(json.loads(call("list", "heads", "--json").output)) == list(HEADS)
+
+
+def test_docs_name_every_head():
+    """Where all heads are listed: what each attends to, and whether it can be exported."""
+    for page in ("attention", "export"):
+        text = Path(f"docs/{page}.md").read_text(encoding="utf-8")
+        assert [name for name in HEADS if not re.search(rf"\b{name}\b", text)] == [], page
 
 
 def test_readme_commands_parse():

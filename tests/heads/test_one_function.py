@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import heads
-from heads import HEADS, contract
+from heads import HEADS, Features, contract
 from heads.blocks import TwoForms
 from heads.contract import (
     LAYOUTS,
@@ -29,7 +29,14 @@ from heads.contract import (
     replaced,
 )
 from tests.cases import quick
-from tests.heads.small import IMPLEMENTATIONS, ONE_CELL, VARIANTS, subject
+from tests.heads.small import (
+    IMPLEMENTATIONS,
+    ONE_CELL,
+    VARIANTS,
+    small_features,
+    subject,
+    tensors,
+)
 
 # Every batch and layout, at sizes up to 24 x 24, is for the slow suite.
 EVERY_BATCH = [(h, w, batch) for h, w, _ in SIZES[:4] for batch in (1, 2, 3)]
@@ -120,6 +127,29 @@ def test_every_head_compiled_is_the_same_function_at_every_size(
 @pytest.mark.parametrize("training", [True, False])
 def test_bfloat16_autocast_is_near(variant: str, implementation: str, training: bool) -> None:
     contract.bfloat16_is_near(subject(variant), implementation, training)
+
+
+def finite(variant: str, implementation: str, dtype: torch.dtype, times: float) -> bool:
+    """Whether all outputs are, of features so many times those of the other tests."""
+    head = subject(variant).built(implementation, sharp=dtype == torch.bfloat16).eval()
+    large = Features(*(times * stage for stage in small_features()))
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        return all(bool(each.isfinite().all()) for each in tensors(head(large)))
+
+
+@every_variant
+@every_form
+def test_large_features_are_finite_in_bfloat16(variant: str, implementation: str) -> None:
+    assert finite(variant, implementation, torch.bfloat16, 1e3)
+
+
+@every_form
+@pytest.mark.parametrize(
+    "variant", ["non_local", "dnlnet", "gcnet", "emanet", "deeplabv3plus", "upernet"]
+)
+def test_large_features_are_finite_in_float16(variant: str, implementation: str) -> None:
+    """Which ends at 65504: weights as they start, as a product of two features is in its range."""
+    assert finite(variant, implementation, torch.float16, 1e2)
 
 
 def classes_of_heads() -> list[type]:
