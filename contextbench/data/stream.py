@@ -5,8 +5,7 @@ the number of workers, or on where a run was interrupted.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from contextbench.config.training import TrainConfig
-from contextbench.data.base import DataError, Sample, SegmentationDataset
+from contextbench.data.ahead import PREFETCH, one_thread, own_errors
+from contextbench.data.base import Sample, SegmentationDataset
 from contextbench.data.transforms import TrainTransform
-
-PREFETCH = 2  # batches that each worker is ahead; images of a batch even out among themselves
 
 Transform = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
@@ -73,16 +71,7 @@ class _Loader(DataLoader[tuple[Tensor, Tensor]]):
     """A fault of the data reads the same from a worker as from the process itself."""
 
     def __iter__(self) -> Any:
-        return _own_errors(super().__iter__())
-
-
-def _own_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches; an error of a worker arrives as a traceback in text, which ends with its message."""
-    try:
-        yield from batches
-    except DataError as error:
-        message = str(error).rpartition(f"{DataError.__name__}: ")[2]
-        raise DataError(message.strip()) from error
+        return own_errors(super().__iter__())
 
 
 def train_loader(
@@ -117,20 +106,6 @@ def train_loader(
         # would make a resumed run differ from an uninterrupted one in everything drawn later.
         generator=Generator().manual_seed(0),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread, as in every worker: a float sum depends on how many share it.
-
-    Crops are too small to gain from more, and lose much where other processes want the cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _generator(seed: int, purpose: str, number: int) -> Generator:

@@ -20,10 +20,11 @@ from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data import SegmentationDataset, dataset_source
+from contextbench.data.ahead import PREFETCH, one_thread
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
 from contextbench.data.sizes import image_sizes
-from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader, train_stream
+from contextbench.data.stream import TrainStream, train_loader, train_stream
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.device import synchronise
 from contextbench.models.precision import Precision

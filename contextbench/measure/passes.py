@@ -97,6 +97,12 @@ class Workload:
         return max(map(self._input, self.views), key=math.prod)
 
     @property
+    def at_once(self) -> int:
+        """Windows that go through the model together; one where they are as many as fit."""
+        wanted = self.evaluate.window_batch
+        return 1 if wanted == "auto" else min(wanted, max(map(self._windows, self.views)))
+
+    @property
     def passes(self) -> float:
         """Passes of `input_size` that an image takes; smaller ones count by their area."""
         work = sum(self._windows(view) * math.prod(self._input(view)) for view in self.views)
@@ -203,8 +209,8 @@ def inference_bytes(work: Workload, head: HeadConfig) -> int:
 
 
 def _inference_bytes(work: Workload, model: Segmenter) -> int:
-    image = torch.empty(1, 3, *work.input_size, device="meta")
-    inference = predict_inference(model, image, precision=work.precision)
+    images = torch.empty(work.at_once, 3, *work.input_size, device="meta")
+    inference = predict_inference(model, images, precision=work.precision)
     return inference.peak_bytes + work.kept_bytes
 
 
