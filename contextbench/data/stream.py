@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from contextbench.config.training import TrainConfig
-from contextbench.data.ahead import PREFETCH, one_thread, own_errors
+from contextbench.data.ahead import PREFETCH, ahead, one_thread, own_errors
 from contextbench.data.base import Sample, SegmentationDataset
 from contextbench.data.transforms import TrainTransform
 
@@ -68,10 +68,11 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Loader(DataLoader[tuple[Tensor, Tensor]]):
-    """A fault of the data reads the same from a worker as from the process itself."""
+    """Without workers a thread draws ahead. A fault of the data reads the same from either."""
 
     def __iter__(self) -> Any:
-        return own_errors(super().__iter__())
+        batches = own_errors(super().__iter__())
+        return batches if self.num_workers else ahead(batches)
 
 
 def train_loader(
@@ -90,8 +91,8 @@ def train_loader(
     ... of each batch, and so of each part of it that they divide: together they get the same items
     as one process does.
 
-    `workers` processes load so many batches at once and `PREFETCH` each ahead; without, batches are
-    loaded when they are asked for. The one pass lasts until training ends, so workers are started
+    `workers` processes load so many batches at once and `PREFETCH` each ahead; without, a thread is
+    one batch ahead. The one pass lasts until training ends, so workers are started
     once and there is nothing to keep alive between epochs. `pin_memory` lets a copy to a GPU go on
     while the process does other things; it needs a GPU.
     """
