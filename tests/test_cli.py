@@ -324,6 +324,8 @@ def test_unwritable_output_folder(tmp_path):
         ("profile", "--sizes", "32", "--scopes", "modle"),
         ("profile", "--image", "64x64", "--sizes", "32"),
         ("profile", "--floors"),
+        ("profile", "--fits", "24"),
+        ("profile", "--fits", "24GiB", "--sizes", "32"),
         ("table", "ocr"),
         ("profile", "--image", "big"),
         ("profile", "--precision", "float8"),

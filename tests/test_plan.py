@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from contextbench.cli import app
+from contextbench.cli.planning import _fits_text
 from contextbench.config.files import ConfigError, names_in
 from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.measure import forecast
@@ -434,7 +435,8 @@ def compare(*arguments: object) -> Any:
 
 
 def test_the_command_prints_a_plan_within_80_columns_and_writes_nothing(tmp_path: Path) -> None:
-    result = compare("--out", tmp_path, "--seeds", "0,1", "--dry-run", "--time-steps", 1)
+    timed = ("--dry-run", "--time-steps", 1, "--memory", "24GiB")
+    result = compare("--out", tmp_path, "--seeds", "0,1", *timed)
     assert result.exit_code == 0, result.output
     table = [line for line in result.stdout.splitlines() if not line.startswith("note:")]
     assert max(map(len, table)) <= 80
@@ -503,13 +505,47 @@ def test_published_scores_are_printed_for_the_heads_of_the_plan(tmp_path: Path) 
 
 def test_the_plan_as_json_has_base_units(tmp_path: Path) -> None:
     content = json.loads(
-        compare("--out", tmp_path, "--dry-run", "--json", "--time-steps", 0).stdout
+        compare(
+            "--out", tmp_path, "--dry-run", "--json", "--time-steps", 0, "--memory", "4 MiB"
+        ).stdout
     )
     fcn, ocr = content["heads"]
+    assert content["card_bytes"] == 4 * 2**20
+    assert fcn["fits"] == {
+        "training": fcn["training_memory_bytes"] <= 4 * 2**20,
+        "evaluation": fcn["inference_memory_bytes"] <= 4 * 2**20,
+    }
     assert (fcn["name"], fcn["cells"], ocr["name"]) == ("fcn", {"0": "to run"}, "ocr")
     assert fcn["training_memory_bytes"] > 2**20
     assert content["hours"] is None
     assert content["protocol"]["train"]["steps"] == 4
+
+
+def test_a_plan_says_whether_cells_fit_the_card() -> None:
+    """To the byte, training and evaluation each; nothing of a head of which nothing is known."""
+    sizes = Forecast(training_memory_bytes=200, inference_memory_bytes=100)
+    planned = HeadPlan("fcn", {}, sizes)
+    assert planned.fits(200) == {"training": True, "evaluation": True}
+    assert planned.fits(199) == {"training": False, "evaluation": True}
+    assert planned.fits(99) == {"training": False, "evaluation": False}
+    assert HeadPlan("fcn", {}, Forecast()).fits(200) is None
+    texts = [_fits_text(planned.fits(size)) for size in (200, 199, 99)]
+    assert texts == ["yes", "no: training", "no: training and evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "24G"], "--memory '24G': write a number and its unit"),
+        (["--memory", "24GiB", "--launcher", "slurm"], "leave one of the two out"),
+    ],
+)
+def test_the_memory_of_a_card_is_not_guessed(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = compare("--out", tmp_path, "--dry-run", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("option", [("--time-steps", 2), ("--processes", 2)])

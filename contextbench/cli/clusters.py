@@ -29,7 +29,7 @@ GpusOption = Annotated[int, _option(min=0, metavar="N", help="GPUs of a job, on 
 CpusOption = Annotated[
     int | None, _option(min=1, metavar="N", help="CPU cores of a job for each GPU.")
 ]
-MemoryOption = Annotated[str | None, _option(help="Main memory of a job: 32G.")]
+MemoryOption = Annotated[str | None, _option(help="Of a job: 32G. Dry run: of a GPU, 24GiB.")]
 TimeOption = Annotated[str, _option("--time", help="Of a job: [D-]HH:MM:SS.")]
 WidthOption = Annotated[int, _option(min=1, metavar="N", help="Jobs that run at a time.")]
 RestartsOption = Annotated[int, _option(min=0, metavar="N", help="Of a cell that is out of time.")]

@@ -1,5 +1,6 @@
 """The commands that measure cost: of heads, and of loading data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,13 @@ from contextbench.cli.shared import (
 )
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
+from contextbench.records.fits import FitsRecord
 from contextbench.records.loading import LoaderRecord
 from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
 from contextbench.records.stored import write_model
 
+ALL_SCOPES = "core,context,head"
+ROUNDS = 15
 PAPER_FEATURES = "2048x128x128"  # of a dilated ResNet-50 or -101, for an image of 1024x1024
 
 
@@ -53,7 +57,7 @@ def profile(
     ] = "fast",
     scopes: Annotated[
         str, typer.Option(help="With --features: what to time, of core, context and head.")
-    ] = "core,context,head",
+    ] = ALL_SCOPES,
     backward: Annotated[
         bool, typer.Option("--backward", help="With --features: also time forward + backward.")
     ] = False,
@@ -61,7 +65,13 @@ def profile(
         bool,
         typer.Option("--floors", help="With --features: also time each convolution and product."),
     ] = False,
-    rounds: RoundsOption = 15,
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT", help="What fits into this memory, like 24GiB; times nothing."
+        ),
+    ] = None,
+    rounds: RoundsOption = ROUNDS,
     precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
     overrides: SetOption = None,
@@ -75,17 +85,34 @@ def profile(
     Example: contextbench profile --features 2048x64x64 --implementation both --backward
 
     Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
+
+    Example: contextbench profile --protocol cityscapes-r50 --fits 24GiB
     """
     with guarded():
         from contextbench.measure.command import (
             HeadRequest,
             ModelRequest,
             Sampling,
+            fits_of_models,
             profile_of_heads,
             profile_of_models,
         )
         from contextbench.measure.head_profile import Extent
 
+        if fits is not None:
+            _refuse_beside(
+                "--fits predicts whole models at sizes of its own and times nothing",
+                {
+                    "--features": features is not None,
+                    "--sizes": sizes is not None,
+                    "--image": image is not None,
+                    "--implementation": implementation != "fast",
+                    "--scopes": scopes != ALL_SCOPES,
+                    "--backward": backward,
+                    "--floors": floors,
+                    "--rounds": rounds != ROUNDS,
+                },
+            )
         sampling = Sampling(0 if predict_only else rounds, precision, device_of(device))
         with execution_of(Path(), device, None, 0) as execution:
             if features is None and sizes is None:
@@ -96,6 +123,9 @@ def profile(
                 models = ModelRequest(
                     protocol, tuple(overrides or ()), heads_of(heads), image, classes
                 )
+                if fits is not None:
+                    _show_fits(fits_of_models(models, fits, sampling, execution), out, as_json)
+                    return
                 _show_models(profile_of_models(models, sampling, execution), out, as_json)
                 return
             if image is not None:
@@ -109,6 +139,12 @@ def profile(
             record = profile_of_heads(alone, sampling, execution)
             with execution.stop.at_once():
                 _show_heads(record, out, as_json)
+
+
+def _refuse_beside(reason: str, given: Mapping[str, bool]) -> None:
+    """Raise `ConfigError` where options are given that do not go with another, for a reason."""
+    if named := [option for option, present in given.items() if present]:
+        raise ConfigError(f"{reason}: leave out {', '.join(named)}")
 
 
 def profile_data(
@@ -189,6 +225,17 @@ def _show_models(record: ProfileRecord, out: Path | None, as_json: bool) -> None
         print_json(record.model_dump(mode="json"))
         return
     console.print(comparison_sheet(cost_table(record)))
+
+
+def _show_fits(record: FitsRecord, out: Path | None, as_json: bool) -> None:
+    from contextbench.report.tables.fits import fits_sheet
+
+    if out is not None:
+        write_model(out / "fits.json", record)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    console.print(fits_sheet(record))
 
 
 def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> None:

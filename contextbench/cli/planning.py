@@ -20,6 +20,7 @@ from contextbench.cli.shared import (
     print_json,
     print_notes,
 )
+from contextbench.config.amounts import amount_text
 from contextbench.config.evaluation import COUNTING
 from contextbench.config.files import ConfigError
 from contextbench.papers.published import refer
@@ -35,6 +36,10 @@ DryRunOption = Annotated[
 TimeStepsOption = Annotated[
     int | None,
     typer.Option(min=0, metavar="N", help="With --dry-run: steps to time."),
+]
+CardOption = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="AMOUNT", help="With --dry-run: of a GPU, like 24GiB."),
 ]
 ProcessesOption = Annotated[int, typer.Option(min=1, metavar="N", help="With --dry-run: GPUs.")]
 
@@ -196,14 +201,17 @@ def _evaluation(work: "Workload", assumed_size: bool) -> str:
 def _plan_table(plan: "ComparisonPlan") -> RenderableType:
     from contextbench.report.tables.sheet import Sheet
 
-    timed = any(head.forecast.step_ms for head in plan.heads)
+    timed, card = any(head.forecast.step_ms for head in plan.heads), plan.card_bytes
+    fits = None if card is None else f"fits\n{amount_text(card)}"
     header = ["head", "cells", "params\nM", "MACs\na pass\nG"]
     header += ["training\nmemory\nGiB", "evaluation\nmemory\nGiB"]
+    header += [fits] if fits else []
     header += ["step\nms", "pass\nms", "hours\na cell"] if timed else []
-    return Sheet.plain(header, [_plan_row(head, timed) for head in plan.heads], left=["cells"])
+    rows = [_plan_row(head, timed, card) for head in plan.heads]
+    return Sheet.plain(header, rows, left=["cells", *([fits] if fits else [])])
 
 
-def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
+def _plan_row(head: "HeadPlan", timed: bool, card_bytes: int | None) -> list[str]:
 
     forecast = head.forecast
     counts = Counter(state.replace("_", " ") for state in head.cells.values())
@@ -216,11 +224,20 @@ def _plan_row(head: "HeadPlan", timed: bool) -> list[str]:
         _scaled(forecast.training_memory_bytes, 2**30, 2),
         _scaled(forecast.inference_memory_bytes, 2**30, 2),
     ]
+    row += [] if card_bytes is None else [_fits_text(head.fits(card_bytes))]
     if not timed:
         return row
     samples = (forecast.step_ms, forecast.pass_ms)
     times = [_scaled(median(each) if each else None, 1, 0) for each in samples]
     return [*row, *times, _scaled(forecast.hours, 1, 2)]
+
+
+def _fits_text(fits: Mapping[str, bool] | None) -> str:
+    """`yes`, or what does not fit."""
+    if fits is None:
+        return ABSENT
+    without = [what for what, fit in fits.items() if not fit]
+    return f"no: {' and '.join(without)}" if without else "yes"
 
 
 def _scaled(value: float | None, unit: float, decimals: int) -> str:

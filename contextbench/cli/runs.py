@@ -52,6 +52,7 @@ from contextbench.cli.shared import (
     seeds_of,
     size_of,
 )
+from contextbench.config.amounts import bytes_of
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
 from contextbench.report.collection import assemble
@@ -135,8 +136,14 @@ def compare(
                 "--tuned is not for --dry-run or --launcher; several processes may share one --out"
             )
         if dry_run:
+            if memory is not None and launcher is not None:
+                raise ConfigError(
+                    "--memory is main memory of a job with --launcher, and that of a GPU with "
+                    "--dry-run: leave one of the two out"
+                )
+            card = None if memory is None else bytes_of(memory, "--memory")
             wanted = Wanted(
-                heads_of(heads), seeds_of(seeds), fresh, retry_failed, processes, time_steps
+                heads_of(heads), seeds_of(seeds), fresh, retry_failed, processes, time_steps, card
             )
             with execution_of(out, device, data_root, workers) as execution:
                 show_plan(plan_comparison(settings, wanted, execution), as_json)
@@ -244,7 +251,6 @@ def evaluate(
         ),
     ] = None,
     device: DeviceOption = "auto",
-    workers: WorkersOption = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count a view again, also with other settings.")
     ] = False,
@@ -267,7 +273,7 @@ def evaluate(
         from contextbench.runs.evaluating import evaluate_runs
 
         permit_plugins(plugins)
-        with execution_of(runs[0], device, data_root, workers) as execution:
+        with execution_of(runs[0], device, data_root, 0) as execution:
             scored = evaluate_runs(
                 runs,
                 execution,
@@ -318,7 +324,6 @@ def predict(
         int, typer.Option(min=1, metavar="N", help="Images of one size to predict at a time.")
     ] = 1,
     device: DeviceOption = "auto",
-    workers: WorkersOption = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
     ] = False,
@@ -341,7 +346,7 @@ def predict(
             raise ConfigError("predict needs images or --split, one of the two")
         changes = _changes(scales, flip, window, stride)
         wanted = Wanted(submission, confidence, view, changes, batch, fresh)
-        with execution_of(run, device, data_root, workers) as execution:
+        with execution_of(run, device, data_root, 0) as execution:
             done = predict_files(
                 run,
                 images or (),

@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from contextbench.cli.planning import DryRunOption, ProcessesOption, TimeStepsOption, show_plan
+from contextbench.cli.planning import (
+    CardOption,
+    DryRunOption,
+    ProcessesOption,
+    TimeStepsOption,
+    show_plan,
+)
 from contextbench.cli.runs import FAMILIES
 from contextbench.cli.shared import (
     FAILED,
@@ -30,6 +36,7 @@ from contextbench.cli.shared import (
     print_paths,
     seeds_of,
 )
+from contextbench.config.amounts import bytes_of
 from contextbench.config.files import ConfigError
 from contextbench.config.grids import read_axis
 from contextbench.config.protocols import load_protocol
@@ -64,6 +71,7 @@ def tune(
     dry_run: DryRunOption = False,
     time_steps: TimeStepsOption = None,
     processes: ProcessesOption = 1,
+    memory: CardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try the same grid of settings with every head; choose on images of no table.
@@ -87,12 +95,13 @@ def tune(
             chosen, axes, seeds_of(seeds), view, fresh=fresh, retry_failed=retry_failed
         )
         if dry_run:
-            wanted = Wanted(chosen, plan.seeds, fresh, retry_failed, processes, time_steps)
+            card = None if memory is None else bytes_of(memory, "--memory")
+            wanted = Wanted(chosen, plan.seeds, fresh, retry_failed, processes, time_steps, card)
             with execution_of(out, device, data_root, workers) as execution:
                 show_plan(tuning.plan_tuning(settings, plan, wanted, execution), as_json)
             return
-        if time_steps is not None or processes != 1:
-            raise ConfigError("--time-steps and --processes are for --dry-run")
+        if time_steps is not None or processes != 1 or memory is not None:
+            raise ConfigError("--time-steps, --processes and --memory are for --dry-run")
         where = execution_of(out, device, data_root, workers, shared=settings, track=track)
         with where as execution:
             record = tuning.tune(settings, plan, execution)

@@ -7,17 +7,20 @@ from typing import get_args
 
 import torch
 
+from contextbench.config.amounts import bytes_of
 from contextbench.config.evaluation import SINGLE, EvaluateConfig
 from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import load_protocol
 from contextbench.measure.counts import FeatureSize, parse_feature_size
+from contextbench.measure.fits import fits_of
 from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profile_heads
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.models.build import check_heads
 from contextbench.models.precision import Dtype, Precision
 from contextbench.papers.published import TableSpec
+from contextbench.records.fits import FitsRecord
 from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
 from contextbench.training.execution import Execution
 from heads.interface import Implementation
@@ -65,6 +68,22 @@ def profile_of_models(
     """Measure whole models. Raises `ConfigError` for sizes and names that cannot be."""
     timing = _timing(sampling, execution)
     timing = replace(timing, train_rounds=min(sampling.rounds, MOST_TRAIN_ROUNDS))
+    return profile_models(_workload(request, sampling), request.heads, timing)
+
+
+def fits_of_models(
+    request: ModelRequest, budget: str, sampling: Sampling, execution: Execution
+) -> FitsRecord:
+    """The largest inputs and batches within `budget`, such as 24GiB, of whole models.
+
+    Raises `ConfigError` as `profile_of_models` does, and for a budget that no weights fit into.
+    """
+    budget_bytes = bytes_of(budget, "--fits")
+    work = _workload(request, sampling)
+    return fits_of(work, request.heads, budget_bytes, _timing(sampling, execution))
+
+
+def _workload(request: ModelRequest, sampling: Sampling) -> Workload:
     protocol = load_protocol(request.protocol, request.overrides)
     size = _image_size(request.image) if request.image else protocol.train.crop
     # What is asked for is a pass of this size, however the protocol evaluates.
@@ -73,7 +92,7 @@ def profile_of_models(
     work = Workload(whole, request.classes, size, images=None, precision=precision)
     work.check()
     check_heads(whole, request.heads, request.classes)
-    return profile_models(work, request.heads, timing)
+    return work
 
 
 def profile_of_heads(

@@ -55,6 +55,61 @@ class MeasuredMemory:
     reserved_bytes: int  # what the process holds of the device, and other processes cannot use
 
 
+class WithoutData:
+    """A copy of a module in which tensors have no data: what it would hold is predicted by it.
+
+    Made once for any number of predictions, since copying takes as long as a pass. `module` is
+    neither run nor changed. Inputs are tensors on any device (meta needs no memory) or tuples of
+    them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._mode:
+            self._module = _fake_module(module)
+
+    def inference(self, *inputs: Any, precision: Precision | None = None) -> MemoryPrediction:
+        """As `predict_inference`; the copy is in evaluation mode from then on."""
+        precision = precision or Precision()
+        with self._mode:
+            model = self._module.eval()
+            inputs = _fake(inputs)
+            ledger = _Ledger(_tensors(model), tree_iter(inputs))
+            # In inference mode, as predictions run, autocast keeps no copies of weights. Tensors
+            # without data do not have that mode, but can do without the copies.
+            with torch.no_grad(), ledger, precision.autocast(CPU, cached=False):
+                model(*inputs)
+        return ledger.prediction()
+
+    def training_steps(
+        self,
+        step: Callable[[nn.Module, Any], object],
+        inputs: Any,
+        *,
+        optimizer: Optimizer = "sgd",
+        steps: int = 2,
+    ) -> MemoryPrediction:
+        """As `predict_training_step`, of so many steps.
+
+        One is enough where a step begins by clearing gradients: then all are alike.
+        """
+        if optimizer not in STATE_COPIES:
+            raise ValueError(f"unknown optimizer {optimizer!r}; allowed: {', '.join(STATE_COPIES)}")
+        with self._mode:
+            model, given = self._module, _fake(inputs)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            state = [torch.empty_like(p) for p in trained for _ in range(STATE_COPIES[optimizer])]
+            ledger = _Ledger(_tensors(model), tree_iter(given), state)
+            try:
+                with ledger:
+                    for _ in range(steps):
+                        step(model, given)
+                gradients = [p.grad for p in trained if p.grad is not None]
+                return ledger.prediction(gradient_bytes=_nbytes(gradients))
+            finally:
+                model.zero_grad(set_to_none=True)
+
+
 def predict_inference(
     module: nn.Module, *inputs: Any, precision: Precision | None = None
 ) -> MemoryPrediction:
@@ -63,16 +118,7 @@ def predict_inference(
     `inputs` are tensors on any device (meta needs no memory) or tuples of them; `module` is neither
     run nor changed.
     """
-    precision = precision or Precision()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _fake_module(module).eval()
-        inputs = _fake(inputs)
-        ledger = _Ledger(_tensors(model), tree_iter(inputs))
-        # In inference mode, as predictions run, autocast keeps no copies of weights. Tensors
-        # without data do not have that mode, but can do without the copies.
-        with torch.no_grad(), ledger, precision.autocast(CPU, cached=False):
-            model(*inputs)
-    return ledger.prediction()
+    return WithoutData(module).inference(*inputs, precision=precision)
 
 
 def predict_training_step(
@@ -91,19 +137,7 @@ def predict_training_step(
 
     Raises ValueError for an unknown optimiser.
     """
-    if optimizer not in STATE_COPIES:
-        raise ValueError(f"unknown optimizer {optimizer!r}; allowed: {', '.join(STATE_COPIES)}")
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _fake_module(module)
-        given = _fake(inputs)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        state = [torch.empty_like(p) for p in trained for _ in range(STATE_COPIES[optimizer])]
-        ledger = _Ledger(_tensors(model), tree_iter(given), state)
-        with ledger:
-            for _ in range(2):
-                step(model, given)
-        gradients = [p.grad for p in trained if p.grad is not None]
-    return ledger.prediction(gradient_bytes=_nbytes(gradients))
+    return WithoutData(module).training_steps(step, inputs, optimizer=optimizer)
 
 
 # Operators with a list of indices as their second argument.

@@ -11,6 +11,7 @@ Axes: (H, W) image pixels, height first; K classes.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from contextbench.config.protocols import Protocol
 from contextbench.evaluation.prediction import view_size, window_starts
 from contextbench.measure.counts import Counts, count_scopes
 from contextbench.measure.latency import forward_call
-from contextbench.measure.memory import MemoryPrediction, predict_inference, predict_training_step
+from contextbench.measure.memory import MemoryPrediction, WithoutData
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.precision import FLOAT32, Precision
 from contextbench.models.segmenter import Segmenter
@@ -95,12 +96,6 @@ class Workload:
     def input_size(self) -> Size:
         """Of a pass, at the scale where it is largest."""
         return max(map(self._input, self.views), key=math.prod)
-
-    @property
-    def at_once(self) -> int:
-        """Windows that go through the model together; one where they are as many as fit."""
-        wanted = self.evaluate.window_batch
-        return 1 if wanted == "auto" else min(wanted, max(map(self._windows, self.views)))
 
     @property
     def passes(self) -> float:
@@ -192,26 +187,70 @@ def pass_call(work: Workload, head: HeadConfig, device: torch.device) -> Call:
     return forward_call(model, torch.randn(1, 3, *work.input_size, device=device), work.precision)
 
 
+class HeadMemory:
+    """Memory of the passes and steps of one head, of any workload that differs in sizes alone.
+
+    Its model is built once. Raises `ConfigError` for wrong options.
+    """
+
+    def __init__(self, work: Workload, head: HeadConfig) -> None:
+        self._head = head
+        self.model = built(work, head, "meta")
+        self._frozen_batch_norm = work.batch_norm == "frozen in the backbone"
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of parameters and buffers."""
+        return _nbytes([*self.model.parameters(), *self.model.buffers()])
+
+    def inference_bytes(self, work: Workload, images: int = 1) -> int:
+        """Peak of a pass of so many images with the scores of each that are held."""
+        batch = torch.empty(images, 3, *work.input_size, device="meta")
+        inference = self._for_inference.inference(batch, precision=work.precision)
+        return inference.peak_bytes + images * work.kept_bytes
+
+    def training_bytes(self, work: Workload) -> int:
+        """Peak of a step on a process's part of a batch."""
+        recipe, config = _recipe(work, self.model, self._head, CPU), work.protocol.train
+        images = torch.empty(work.part, 3, *config.crop, device="meta")
+        labels = torch.empty(work.part, *config.crop, dtype=torch.int64, device="meta")
+
+        def step(fake: nn.Module, part: tuple[Tensor, Tensor]) -> None:
+            trained = [parameter for parameter in fake.parameters() if parameter.requires_grad]
+            in_place = torch.optim.SGD(trained, lr=0.0)
+            # From the second part on there are gradients: more parts hold nothing more.
+            train_step(fake, in_place, [part] * min(config.accumulate, 2), recipe)
+
+        found = self._for_training.training_steps(
+            step, (images, labels), optimizer=config.optimizer, steps=1
+        )
+        return found.peak_bytes + _further_bytes(work, found, self.model.trained_part)
+
+    @cached_property
+    def _for_inference(self) -> WithoutData:
+        return WithoutData(self.model)
+
+    @cached_property
+    def _for_training(self) -> WithoutData:
+        self.model.train()
+        if self._frozen_batch_norm:
+            freeze_batch_norm(self.model.backbone)
+        return WithoutData(self.model)
+
+
 def predicted(work: Workload, head: HeadConfig) -> Predicted:
     """Counts and memory of a head. Raises `ConfigError` for wrong options."""
-    model = built(work, head, "meta")
-    inference = _inference_bytes(work, model)
+    memory = HeadMemory(work, head)
     return Predicted(
-        counts=count_scopes(model.backbone, model.head, work.input_size),
-        training_bytes=_training_bytes(work, model, head),
-        inference_bytes=inference,
+        counts=count_scopes(memory.model.backbone, memory.model.head, work.input_size),
+        training_bytes=memory.training_bytes(work),
+        inference_bytes=memory.inference_bytes(work),
     )
 
 
 def inference_bytes(work: Workload, head: HeadConfig) -> int:
     """Peak of a pass with the scores that are held. Raises as `predicted` does."""
-    return _inference_bytes(work, built(work, head, "meta"))
-
-
-def _inference_bytes(work: Workload, model: Segmenter) -> int:
-    images = torch.empty(work.at_once, 3, *work.input_size, device="meta")
-    inference = predict_inference(model, images, precision=work.precision)
-    return inference.peak_bytes + work.kept_bytes
+    return HeadMemory(work, head).inference_bytes(work)
 
 
 def built(work: Workload, head: HeadConfig, device: str = "cpu") -> Segmenter:
@@ -242,30 +281,15 @@ def _recipe(work: Workload, model: Segmenter, head: HeadConfig, device: torch.de
     )
 
 
-def _training_bytes(work: Workload, model: Segmenter, head: HeadConfig) -> int:
-    recipe, config = _recipe(work, model, head, CPU), work.protocol.train
-    model.train()
-    if config.batch_norm == "frozen":
-        freeze_batch_norm(model.backbone)
-    images = torch.empty(work.part, 3, *config.crop, device="meta")
-    labels = torch.empty(work.part, *config.crop, dtype=torch.int64, device="meta")
-
-    def step(fake: nn.Module, part: tuple[Tensor, Tensor]) -> None:
-        trained = [parameter for parameter in fake.parameters() if parameter.requires_grad]
-        in_place = torch.optim.SGD(trained, lr=0.0)
-        # From the second part on there are gradients: more parts hold nothing more.
-        train_step(fake, in_place, [part] * min(config.accumulate, 2), recipe)
-
-    step_memory = predict_training_step(model, step, (images, labels), optimizer=config.optimizer)
-    return step_memory.peak_bytes + _further_bytes(work, step_memory, model.trained_part)
-
-
 def _further_bytes(work: Workload, step: MemoryPrediction, part: nn.Module) -> int:
     """What lives through all of a step: averaged weights, and the gradients that are exchanged."""
-    tensors: Iterable[Tensor] = (*part.parameters(), *part.buffers())
-    averaged = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    averaged = _nbytes([*part.parameters(), *part.buffers()])
     shared = step.gradient_bytes * (work.processes > 1)
     return averaged * (work.protocol.train.ema is not None) + shared
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class _SynchronisedAlone(nn.SyncBatchNorm):

@@ -73,6 +73,7 @@ class Wanted:
     retry_failed: bool = False
     processes: int = 1  # GPUs that share each batch
     time_steps: int | None = None  # None: `TIMED_STEPS`
+    card_bytes: int | None = None  # memory of the card that cells are to fit
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,15 @@ class HeadPlan:
         """Cells that would run."""
         return sum(state in ("to run", "to resume") for state in self.cells.values())
 
+    def fits(self, card_bytes: int) -> dict[str, bool] | None:
+        """Whether training and evaluation fit into so much memory; None where nothing is known."""
+        needed = {
+            "training": self.forecast.training_memory_bytes,
+            "evaluation": self.forecast.inference_memory_bytes,
+        }
+        known = {what: size <= card_bytes for what, size in needed.items() if size is not None}
+        return known if len(known) == len(needed) else None
+
 
 @dataclass(frozen=True)
 class ComparisonPlan:
@@ -117,6 +127,7 @@ class ComparisonPlan:
     assumed_size: bool  # the size of images is a guess: they differ, and none is here
     device: str
     timed_steps: int
+    card_bytes: int | None  # memory of the card that was named, if any
     heads: Sequence[HeadPlan]
     notes: Sequence[str]
 
@@ -165,7 +176,8 @@ class ComparisonPlan:
             "precision": asdict(self.precision),
             "device": self.device,
             "timed_steps": self.timed_steps,
-            "heads": [_head_dict(head) for head in self.heads],
+            "card_bytes": self.card_bytes,
+            "heads": [_head_dict(head, self.card_bytes) for head in self.heads],
             "hours": self.hours,
             "notes": list(self.notes),
         }
@@ -199,6 +211,7 @@ def plan_comparison(protocol: Protocol, wanted: Wanted, execution: Execution) ->
         assumed_size=assumed,
         device=device_name(execution.device),
         timed_steps=steps,
+        card_bytes=wanted.card_bytes,
         heads=heads,
         notes=[
             *data_note,
@@ -469,11 +482,13 @@ def _spread(samples: Sequence[float]) -> float:
     return max(samples) / min(samples) if samples else 1.0
 
 
-def _head_dict(head: HeadPlan) -> dict[str, Any]:
+def _head_dict(head: HeadPlan, card_bytes: int | None) -> dict[str, Any]:
     forecast = asdict(head.forecast)
     failure = head.forecast.failure
     forecast["failure"] = None if failure is None else failure.model_dump()
-    return {"name": head.name, "cells": {str(k): v for k, v in head.cells.items()}, **forecast}
+    fits = None if card_bytes is None else head.fits(card_bytes)
+    cells = {str(k): v for k, v in head.cells.items()}
+    return {"name": head.name, "cells": cells, **forecast, "fits": fits}
 
 
 def _images_text(work: Workload) -> str:
