@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from contextbench.cli import COMMANDS, app
+import contextbench
+from contextbench.cli import COMMANDS, _formatted, app
 from contextbench.cli.clusters import JobOptions
 from contextbench.cli.inventory import INVENTORY
 from contextbench.cli.runs import FAMILIES
@@ -398,6 +399,13 @@ def test_docs_name_every_head():
     for page in ("attention", "export"):
         text = Path(f"docs/{page}.md").read_text(encoding="utf-8")
         assert [name for name in HEADS if not re.search(rf"\b{name}\b", text)] == [], page
+
+
+def test_warnings_about_data_come_without_lines_of_code():
+    """And those of other packages with theirs."""
+    own = str(Path(contextbench.__file__).parent / "data" / "paired.py")
+    assert _formatted("3 images", UserWarning, own, 1) == "warning: 3 images\n"
+    assert _formatted("old", FutureWarning, "/elsewhere.py", 7).startswith("/elsewhere.py:7: Fut")
 
 
 def test_readme_commands_parse():

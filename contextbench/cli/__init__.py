@@ -4,8 +4,10 @@ A command's module is loaded when the command is asked for, so that `--help`, co
 mistyped name wait for none of them.
 """
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -155,4 +157,21 @@ def _version(
 def main() -> None:
     """Entry point of the console script."""
     catch_ctrl_c()
+    warnings.formatwarning = _formatted
     app()
+
+
+def _formatted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Warnings of this package are about the user's data, and its lines of code tell nothing."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"warning: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
+
+
+_with_place = warnings.formatwarning
