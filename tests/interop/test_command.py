@@ -120,6 +120,9 @@ def test_without_scores_no_data_are_opened(file: Path, tmp_path: Path) -> None:
     record = finished_record(out)
     assert (record.totals, record.dataset_fingerprint) == (None, "not opened")
     assert record.head_name == "pspnet"
+    explained = call("explain", out, out)
+    assert explained.exit_code == 0, explained.output
+    assert "has no scores: not evaluated" in " ".join(explained.output.split())
 
 
 def test_a_view_is_kept_with_a_run_that_was_not_scored(file: Path, run: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_record_older_than_an_option_has_it_at_its_default(tmp_path: Path) -> 
         (
             None,
             {"status": "failed", "failure": Failure(kind="E", message="NaN")},
-            "failed (E: NaN)",
+            "failed at step 120 (E: NaN)",
         ),
     ],
 )

@@ -31,6 +31,7 @@ from contextbench.records.comparability import (
 from contextbench.records.counts import Areas, areas_of
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.stored import RecordError
+from contextbench.report.collection import run_note
 from contextbench.report.rankings import difference_to, draws_of
 from contextbench.report.tables.sheet import Sheet
 from contextbench.report.words import ABSENT, ends, level_text, percent, plain
@@ -293,8 +294,7 @@ class _Side:
         """Raises `RecordError` where there are none."""
         run = self.run
         if run.totals is None:
-            cause = f" ({run.failure.cause})" if run.failure else ""
-            raise RecordError(f"{self.folder} has no scores: it is recorded as {run.status}{cause}")
+            raise RecordError(f"{self.folder} has no scores: {run_note(run)}")
         return areas_of(self.folder, run)
 
 
