@@ -10,6 +10,8 @@ ORACLES := .venv-oracles
 # Several processes of one thread each: most tests are too small for more threads.
 PYTEST := -m pytest -n auto --maxprocesses 8 --dist worksteal
 PIP_INSTALL := -m pip install --no-input --disable-pip-version-check
+# Tests start hundreds of processes, which would each compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

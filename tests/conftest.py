@@ -1,4 +1,4 @@
-"""Options for all tests, and no writing to the caches of whoever runs them."""
+"""Options for all tests, and no traces in the caches and the process of whoever runs them."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from contextbench.data.digests import CACHE_VARIABLE
+from contextbench.system.allocator import VARIABLE as MALLOC_VARIABLE
 from tests.plugged import Packages, packages
 
 Report = pytest.TestReport | pytest.CollectReport
@@ -42,9 +43,10 @@ def pytest_make_collect_report(
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(MALLOC_VARIABLE, "system")  # commands run in this process, which goes on
         yield
 
 

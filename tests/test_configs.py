@@ -250,6 +250,12 @@ def test_names_places_and_spelled_out_values_do_not(override: str) -> None:
     assert fingerprint(override) == fingerprint()
 
 
+def test_how_many_windows_are_seen_at_once_is_no_part_of_it() -> None:
+    """It moves scores by rounding: records of other batches, and of before, stay comparable."""
+    slide = ["evaluate.mode=slide", "evaluate.window=[96,96]", "evaluate.stride=[64,64]"]
+    assert fingerprint(*slide, "evaluate.window_batch=4") == fingerprint(*slide) != fingerprint()
+
+
 def test_averages_of_the_old_rule_have_another_fingerprint(monkeypatch: Any) -> None:
     """Without averages the rule does not matter."""
     now, plain = fingerprint("train.ema=0.9"), fingerprint()

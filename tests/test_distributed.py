@@ -373,7 +373,7 @@ def test_train_under_torchrun_stops_on_ctrl_c_and_goes_on(tmp_path):
         while line and "fcn, seed 0" not in line:
             waiting.append(line := process.stderr.readline())
         assert "[1/1] fcn, seed 0\n" in waiting
-        time.sleep(1)
+        time.sleep(3)  # some steps of the 300, also where two other processes work
         os.killpg(process.pid, signal.SIGINT)
         printed, said = process.communicate(timeout=SECONDS)
     folder = tmp_path / "probe" / "fcn" / "seed-0"

@@ -1,5 +1,7 @@
 """Strip-wise prediction against the whole map, counts against loops, and a split end to end."""
 
+import errno
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +20,7 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.frozen import Size
 from contextbench.data.base import IGNORE, DataError, LabelSet, Sample
 from contextbench.data.transforms import normalise
+from contextbench.evaluation.corruption import corrupted
 from contextbench.evaluation.counting import count_areas, evaluate
 from contextbench.evaluation.prediction import Predictor, predict_labels
 from contextbench.evaluation.strips import Whole, row_weights
@@ -25,6 +28,8 @@ from contextbench.models.backbone import build_backbone
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, resize_logits
 from contextbench.statistics.scores import scores
+from contextbench.system.errors import UserError
+from contextbench.system.interrupt import Interrupted
 from heads.interface import Channels, ContextHead, Features, HeadOutput
 
 CPU = torch.device("cpu")
@@ -397,6 +402,98 @@ def test_mode_is_restored_after_an_error_which_names_the_image() -> None:
     model.head.classifier.weight.data.fill_(torch.inf)
     with pytest.raises(FloatingPointError, match="image-0: the model's logits are not finite"):
         evaluate(predictor(model, FLOAT32), Images())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_changes_no_count(workers: int) -> None:
+    """Of the same images read by hand, one at a time; with what is counted besides, corrupted."""
+    config = {"corrupt": {"kind": "noise", "strength": 2}, "confusion": True, "calibration": True}
+    applied, dataset = predictor(_model(), FLOAT32, **config), Images()
+    areas = evaluate(applied, dataset, workers=workers)
+    applied.models[0].eval()
+    assert areas.names == ["image-0", "image-1", "image-2"]
+    for row in range(3):
+        name, image, labels = dataset[row]
+        worse = corrupted(image, applied.config.corrupt, name)
+        [(prediction, _)] = applied.scored(worse, labels, each=False)
+        expected = count_areas(prediction, labels, CLASSES)
+        for counts, wanted in zip(
+            (areas.intersection, areas.predicted, areas.labelled), expected, strict=True
+        ):
+            np.testing.assert_array_equal(counts[row], wanted.numpy())
+    assert set(areas.further) == {"confusion", "calibration"}
+
+
+def test_the_next_image_is_read_while_the_model_sees_the_last_one() -> None:
+    """The model waits at its first image until the second is being read."""
+    begun = threading.Event()
+
+    class Noting(Images):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 1:
+                begun.set()
+            return super().__getitem__(index)
+
+    model, seen = _model(), []
+    model.register_forward_pre_hook(lambda *_: seen.append(begun.wait(60)))
+    evaluate(predictor(model, FLOAT32), Noting())
+    assert seen == [True] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_and_those_before_it_are_counted(
+    workers: int,
+) -> None:
+    class Broken(Images):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 2:
+                raise DataError("images/2.png: cannot be read")
+            return super().__getitem__(index)
+
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"^images/2\.png: cannot be read$"):
+        evaluate(
+            predictor(_model(), FLOAT32),
+            Broken(),
+            workers=workers,
+            progress=lambda done, _: seen.append(done),
+        )
+    assert seen == [1, 2]
+
+
+def test_an_evaluation_that_is_stopped_leaves_no_thread_behind() -> None:
+    def stopped(_done: int, _total: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate(predictor(_model(), FLOAT32), Images(), progress=stopped)
+    assert not [each for each in threading.enumerate() if each.name.startswith("ahead")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to open shared memory object </torch_7_1> in read-write mode (28)"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+        OSError(errno.ENOSPC, "No space left on device"),  # of the lock of a queue
+    ],
+)
+def test_workers_without_shared_memory_are_an_error_with_the_remedy(error: Exception) -> None:
+    """As torch raises them, while it loads and wherever a signal finds it."""
+
+    class Full(Images):
+        def __len__(self) -> int:
+            return 1
+
+    def lost(_done: int, _total: int) -> None:
+        raise error
+
+    applied = predictor(_model(), FLOAT32)
+    with pytest.raises(UserError, match=r"; give worker processes more room: fewer --workers, or"):
+        evaluate(applied, Full(), workers=1, progress=lost)
+    with pytest.raises(type(error)) as caught:  # no workers, no remedy
+        evaluate(applied, Full(), progress=lost)
+    assert caught.value is error
 
 
 def test_progress_counts_images() -> None:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import ConfigError, validated
 from contextbench.data.base import IGNORE
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.evaluation.prediction import (
     STRIP_BYTES_CPU,
     confident,
@@ -121,6 +122,111 @@ def window_means(
             total[box] += full.softmax(1) if average == "probabilities" else full
             covered[box] += 1
     return total / covered
+
+
+OVERLAPPING = slide((12, 16), (6, 10), flip=True, scales=(1.0, 1.5))
+
+
+def sure(models: list[Any], images: Tensor, batch: object, **options: Any) -> list[Any]:
+    """Labels and confidences in windows, so many at once."""
+    config = EvaluateConfig.model_validate({**OVERLAPPING, "window_batch": batch})
+    size = (images.shape[-2], images.shape[-1])
+    return predicted(confident, models, images, size, config=config, **options)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4096])
+def test_windows_in_batches_are_windows_one_by_one(batch: int, n: int) -> None:
+    """To rounding: the same arithmetic on each window, whatever lies beside it.
+
+    There are 3 x 3 windows at scale 1 and 4 x 4 at 1.5, so that last batches are smaller, too.
+    """
+    images, model = _images(20, 31, n), nn.Conv2d(3, 5, 3, padding=1)
+
+    class Convolved(MeanColours):
+        def forward(self, images: Tensor, labels: Tensor | None = None) -> HeadOutput:
+            blocks = F.avg_pool2d(model(super().forward(images, labels).logits), 2)
+            return HeadOutput(blocks, {}, {})
+
+    seen = Convolved()
+    [found] = sure([seen], images, batch)
+    [alone] = sure([Convolved()], images, "auto")
+    assert len(seen.seen) == 2 * (-(-9 // batch) + -(-16 // batch))
+    torch.testing.assert_close(found.confidence, alone.confidence)
+    differing = found.labels != alone.labels
+    assert not differing.any()
+
+
+def test_batches_of_windows_see_their_labels_and_serve_each_model() -> None:
+    labels = torch.arange(620).reshape(1, 20, 31).to(torch.uint8)
+    options: dict[str, Any] = {"labels": labels, "mirrored": (0, 2, 1)}
+    one, four = MeanColours(needs_labels=True), MeanColours(needs_labels=True)
+    sure([one], _images(20, 31), 1, **options)
+    sure([four], _images(20, 31), 4, **options)
+    apart, together = ([part for given in m.labels for part in given] for m in (one, four))
+    assert all(itertools.starmap(torch.equal, zip(apart, together, strict=True)))
+    pair = [Shared(1.0), Shared(-0.5)]
+    several = sure(pair, _images(20, 31), 4, each=True)
+    for model, found in zip(pair, several, strict=True):
+        [alone] = sure([model], _images(20, 31), 1)
+        torch.testing.assert_close(found.confidence, alone.confidence)
+        assert torch.equal(found.labels, alone.labels)
+
+
+class Shared(MeanColours):
+    """One of several models on one backbone."""
+
+    backbone = nn.Identity()
+
+
+class Small(MeanColours):
+    """Whose memory takes three images at once."""
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> HeadOutput:
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(images, labels)
+
+
+def test_a_batch_of_windows_that_does_not_fit_is_halved_and_this_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """9 windows, of which 8 are tried, 4, and 2: five passes; the next image begins with 2."""
+    batches, model = WindowBatches(), Small()
+    config = EvaluateConfig.model_validate(slide((12, 16), (6, 10), window_batch=8))
+    for _ in range(2):
+        found = predict_labels([model], _images(20, 31), (20, 31), config=config, batches=batches)
+        expected = predict(MeanColours(), _images(20, 31), (20, 31), config=OVERLAPPING_ONCE)
+        assert torch.equal(found, expected)
+    assert len(model.seen) == 2 * 5
+    [said] = caplog.messages
+    assert said == (
+        "memory does not suffice for 8 windows of 12x16 at once: halved until they fit "
+        "(evaluate.window_batch)"
+    )
+
+
+OVERLAPPING_ONCE = slide((12, 16), (6, 10))
+
+
+def test_a_window_that_does_not_fit_alone_is_out_of_memory() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(Small(), _images(20, 31, 4), (20, 31), config=slide((12, 16), (6, 10)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window_batch": 2}, "window_batch is of mode slide"),
+        (slide((8, 8), (8, 8), window_batch=0), "window_batch"),
+        (slide((8, 8), (8, 8), window_batch="all"), "window_batch"),
+    ],
+)
+def test_a_batch_of_windows_is_a_number_where_there_are_windows(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validated(EvaluateConfig, settings, "protocol.yaml")
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])

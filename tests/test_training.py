@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 import math
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from contextbench.config import averaging
 from contextbench.config.files import ConfigError
@@ -16,10 +18,12 @@ from contextbench.data import build_dataset
 from contextbench.data.stream import TrainStream, train_loader
 from contextbench.data.transforms import TrainTransform
 from contextbench.models.build import build_model, loss_weights
+from contextbench.models.checkpoint import save_checkpoint
 from contextbench.models.precision import Precision
 from contextbench.runs.cells import Cell, open_setting
 from contextbench.runs.run import run_cell
 from contextbench.statistics.scores import scores
+from contextbench.system.files import digest_of
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.loop import (
     Progress,
@@ -110,6 +114,53 @@ def test_same_seed_gives_identical_weights_and_losses():
     first, second = setup(), setup()
     assert train(*first).history == train(*second).history
     assert_same_weights(first[0], second[0])
+
+
+def test_batches_drawn_ahead_give_the_weights_of_batches_drawn_in_turn(tmp_path):
+    """To the bit of the checkpoint, by a thread, by a worker, and each when it is asked for."""
+
+    def in_turn(stream, config, start):
+        for first in range(start * config.batch, len(stream), config.batch):
+            yield default_collate([stream[item] for item in range(first, first + config.batch)])
+
+    def ahead(workers):
+        return lambda stream, config, start: train_loader(
+            stream, batch=config.batch, start_step=start, workers=workers
+        )
+
+    digests = []
+    for number, way in enumerate((in_turn, ahead(0), ahead(1))):
+        model, batches, recipe = setup(steps=3, optimizer="adamw")
+        stream = batches(0).dataset
+        train(model, lambda start, s=stream, w=way, r=recipe: w(s, r.config, start), recipe)
+        save_checkpoint(tmp_path / f"{number}.safetensors", model, {})
+        digests.append(digest_of(tmp_path / f"{number}.safetensors"))
+    assert len(set(digests)) == 1
+
+
+def test_the_next_batch_is_drawn_during_a_step_and_no_thread_is_left_after_a_stop():
+    """The first step waits until an item of the second batch is drawn."""
+    begun, stop = threading.Event(), StopRequest()
+    model, batches, recipe = setup(steps=9)
+    stream = batches(0).dataset
+    drawn, augment = [], stream.augment
+
+    def noting(item, sample):
+        drawn.append(item)
+        if item >= recipe.config.batch:
+            begun.set()
+        return augment(item, sample)
+
+    def waiting(_module, _inputs):
+        stop.requested = begun.wait(60)
+
+    stream.augment = noting
+    model.register_forward_pre_hook(waiting)
+    with pytest.raises(Interrupted):
+        train(model, batches, recipe, stop=stop)
+    assert begun.is_set()
+    assert not [each for each in threading.enumerate() if each.name.startswith("ahead")]
+    assert len(drawn) <= 3 * recipe.config.batch  # of the step, the one before the stop, one ahead
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

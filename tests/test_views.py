@@ -589,6 +589,27 @@ def test_what_is_there_is_read_and_other_settings_are_refused(
     assert (replaced["scales"], replaced["flip"]) == ([0.5], True)
 
 
+@pytest.mark.usefixtures("untrained")
+def test_how_many_windows_are_seen_at_once_makes_no_other_view(out: Path) -> None:
+    """Recorded where it is not as usual; the same for fingerprints, and for a view that is kept."""
+    cell, slide = out / CELL, {"mode": "slide", "window": [40, 40], "stride": [24, 24]}
+    changes = [
+        Changes(window=(40, 40), stride=(24, 24), settings=(f"window_batch={batch}",))
+        for batch in (3, "auto")
+    ]
+    evaluated(cell, view="threes", changes=changes[0])
+    evaluated(cell, view="ones", changes=changes[1])
+    record = read_run(cell / "record.json")
+    threes, ones = record.views["threes"], record.views["ones"]
+    assert threes.settings == {**ones.settings, "window_batch": 3} != ones.settings
+    assert threes.fingerprint == ones.fingerprint != record.fingerprint
+    assert evaluated(cell, view="threes", changes=changes[1])["kept"]
+    (again,) = run(protocol(single={}, threes=slide, ones={**slide, "window_batch": 2}), out)
+    assert {name: view.totals for name, view in again.views.items()} == {
+        name: view.totals for name, view in record.views.items()
+    }
+
+
 def test_without_a_name_nothing_is_kept(out: Path) -> None:
     before = (out / CELL / "record.json").read_bytes()
     scored = evaluated(out / CELL, changes=Changes(flip=True))

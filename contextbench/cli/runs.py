@@ -251,6 +251,7 @@ def evaluate(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    workers: WorkersOption = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count a view again, also with other settings.")
     ] = False,
@@ -273,7 +274,7 @@ def evaluate(
         from contextbench.runs.evaluating import evaluate_runs
 
         permit_plugins(plugins)
-        with execution_of(runs[0], device, data_root, 0) as execution:
+        with execution_of(runs[0], device, data_root, workers) as execution:
             scored = evaluate_runs(
                 runs,
                 execution,
@@ -324,6 +325,7 @@ def predict(
         int, typer.Option(min=1, metavar="N", help="Images of one size to predict at a time.")
     ] = 1,
     device: DeviceOption = "auto",
+    workers: WorkersOption = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace predictions of other runs and settings.")
     ] = False,
@@ -346,7 +348,7 @@ def predict(
             raise ConfigError("predict needs images or --split, one of the two")
         changes = _changes(scales, flip, window, stride)
         wanted = Wanted(submission, confidence, view, changes, batch, fresh)
-        with execution_of(run, device, data_root, 0) as execution:
+        with execution_of(run, device, data_root, workers) as execution:
             done = predict_files(
                 run,
                 images or (),

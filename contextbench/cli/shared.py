@@ -126,7 +126,7 @@ def execution_of(
     """How and where to execute; `shared` is what several processes may train together."""
     from contextbench.training.execution import executing
 
-    return executing(out, device, data_root, workers, shared=shared, track=track)
+    return executing(out, device, data_root, workers, shared=shared, track=track, own_process=True)
 
 
 def device_of(name: str) -> "torch.device":

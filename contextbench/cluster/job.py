@@ -37,7 +37,7 @@ from contextbench.runs.views import with_views
 from contextbench.system.console import Reporter
 from contextbench.system.files import quarantine, write_json
 from contextbench.system.interrupt import Interrupted, StopRequest
-from contextbench.training.execution import Execution
+from contextbench.training.execution import Execution, keep_freed
 from contextbench.training.processes import ALONE, World, joined, launched, own_device
 
 LOCK_SECONDS = 600.0  # a node that died may keep a lock on a shared folder for some minutes
@@ -67,6 +67,7 @@ class Shared:
         """
         world = _world(self.processes)
         place = device_of(own_device(self.device, world))
+        keep_freed(place)
         with joined(world, place) as world:
             yield Execution(
                 out=self.out,

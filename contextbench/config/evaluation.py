@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from contextbench.config.frozen import LATER, Factor, Frozen, Side, Size
+from contextbench.config.frozen import LATER, ROUNDING, Factor, Frozen, Side, Size
 
 SINGLE = "single"
 """The view of settings that have no name."""
@@ -53,6 +53,9 @@ class CorruptConfig(Frozen):
     strength: Annotated[int, Field(ge=1, le=5)]
 
 
+WindowBatch = Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
+
+
 def _or_default(default: Any) -> BeforeValidator:
     """true stands for the default of an option, false for none."""
     return BeforeValidator(lambda value: default[value] if isinstance(value, bool) else value)
@@ -70,6 +73,9 @@ class EvaluateConfig(Frozen):
     relative to the image as it is, sides are padded up to multiples of `size_divisor`, logits of
     windows are averaged, logits are resized to the image that the model saw and then to the mask.
 
+    `window_batch` is how many windows of a view go through the model at once: it changes memory and
+    time, and scores by rounding only. `auto` are as many as fit a GPU, and one on a CPU.
+
     `corrupt` makes images worse. The rest is counted beside the pixels of classes: which class is
     taken for which, how often the model is right for how sure it is, and what is right near the
     boundaries of masks.
@@ -80,6 +86,7 @@ class EvaluateConfig(Frozen):
     flip: bool = False
     window: Size | None = Field(None, json_schema_extra=LATER)
     stride: Size | None = Field(None, json_schema_extra=LATER)
+    window_batch: WindowBatch = Field("auto", json_schema_extra=ROUNDING)
     average: Literal["probabilities", "logits"] = Field("probabilities", json_schema_extra=LATER)
     size: Size | None = Field(None, json_schema_extra=LATER)
     short_side: Side | None = Field(None, json_schema_extra=LATER)
@@ -104,6 +111,12 @@ class EvaluateConfig(Frozen):
         defaults = {name: type(self).model_fields[name].default for name in COUNTING}
         return self.model_copy(update=defaults)
 
+    @property
+    def measured(self) -> "EvaluateConfig":
+        """The same without what changes nothing but rounding: equal where the same is measured."""
+        defaults = {name: type(self).model_fields[name].default for name in COMPUTING}
+        return self.model_copy(update=defaults)
+
     @model_validator(mode="after")
     def _windows(self) -> Self:
         if (self.mode == "slide") != (self.window is not None and self.stride is not None):
@@ -113,6 +126,8 @@ class EvaluateConfig(Frozen):
                 f"stride {list(self.stride)} must not exceed window {list(self.window)}: pixels "
                 "between windows would have no prediction"
             )
+        if self.mode != "slide" and self.window_batch != "auto":
+            raise ValueError("window_batch is of mode slide: there are no other windows")
         return self
 
     @model_validator(mode="after")
@@ -135,6 +150,12 @@ def _within(size: Size, limit: Size) -> bool:
 SETTINGS = tuple(EvaluateConfig.model_fields)
 COUNTING = ("confusion", "calibration", "boundary", "trimap")
 """Settings that say what is counted beside the pixels of classes."""
+COMPUTING = tuple(
+    name
+    for name, field in EvaluateConfig.model_fields.items()
+    if field.json_schema_extra == ROUNDING
+)
+"""Settings that change nothing but rounding, and are in no fingerprint."""
 NESTED = ("boundary", "corrupt")
 """Settings that have keys of their own, as views have."""
 

@@ -30,6 +30,10 @@ LATER: dict[str, JsonValue] = {"later": True}
 """Marks options that came after records were published: a fingerprint holds them only where they
 are not at their default, which is what the code did before it had them."""
 
+ROUNDING: dict[str, JsonValue] = {"rounding": True}
+"""Marks options of how something is computed, which change nothing but rounding: a fingerprint
+never holds them."""
+
 FOUND_OUT: dict[str, JsonValue] = {**LATER, "found out": True}
 """Marks what no file states: it is found out where the file is read, and recorded."""
 
@@ -48,11 +52,15 @@ class Plugged(Frozen):
 
 
 def without_later_defaults(model: BaseModel) -> dict[str, Any]:
-    """`model` as plain data, less the options marked `LATER` that are at their default."""
+    """`model` as plain data, less the options marked `LATER` that are at their default.
+
+    And less all that are marked `ROUNDING`.
+    """
     content = model.model_dump(mode="json")
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if field.json_schema_extra in (LATER, FOUND_OUT) and value == field.default:
+        later = field.json_schema_extra in (LATER, FOUND_OUT)
+        if (later and value == field.default) or field.json_schema_extra == ROUNDING:
             content.pop(name, None)
         elif isinstance(value, BaseModel):
             content[name] = without_later_defaults(value)

@@ -92,7 +92,10 @@ class Facts:
 
 
 class SegmentationDataset(Protocol):
-    """A split of a dataset: indexable, picklable (it is sent to loader workers), deterministic."""
+    """A split of a dataset: indexable, picklable (it is sent to loader workers), deterministic.
+
+    It is read in threads and processes other than the one that opened it, by several at once.
+    """
 
     labels: LabelSet
 

@@ -5,8 +5,7 @@ the number of workers, or on where a run was interrupted.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from contextbench.config.training import TrainConfig
-from contextbench.data.base import DataError, Sample, SegmentationDataset
+from contextbench.data.ahead import PREFETCH, ahead, one_thread, own_errors
+from contextbench.data.base import Sample, SegmentationDataset
 from contextbench.data.transforms import TrainTransform
-
-PREFETCH = 2  # batches that each worker is ahead; images of a batch even out among themselves
 
 Transform = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
@@ -70,19 +68,11 @@ class TrainStream(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Loader(DataLoader[tuple[Tensor, Tensor]]):
-    """A fault of the data reads the same from a worker as from the process itself."""
+    """Without workers a thread draws ahead. A fault of the data reads the same from either."""
 
     def __iter__(self) -> Any:
-        return _own_errors(super().__iter__())
-
-
-def _own_errors(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches; an error of a worker arrives as a traceback in text, which ends with its message."""
-    try:
-        yield from batches
-    except DataError as error:
-        message = str(error).rpartition(f"{DataError.__name__}: ")[2]
-        raise DataError(message.strip()) from error
+        batches = own_errors(super().__iter__())
+        return batches if self.num_workers else ahead(batches)
 
 
 def train_loader(
@@ -101,8 +91,8 @@ def train_loader(
     ... of each batch, and so of each part of it that they divide: together they get the same items
     as one process does.
 
-    `workers` processes load so many batches at once and `PREFETCH` each ahead; without, batches are
-    loaded when they are asked for. The one pass lasts until training ends, so workers are started
+    `workers` processes load so many batches at once and `PREFETCH` each ahead; without, a thread is
+    one batch ahead. The one pass lasts until training ends, so workers are started
     once and there is nothing to keep alive between epochs. `pin_memory` lets a copy to a GPU go on
     while the process does other things; it needs a GPU.
     """
@@ -117,20 +107,6 @@ def train_loader(
         # would make a resumed run differ from an uninterrupted one in everything drawn later.
         generator=Generator().manual_seed(0),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread, as in every worker: a float sum depends on how many share it.
-
-    Crops are too small to gain from more, and lose much where other processes want the cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _generator(seed: int, purpose: str, number: int) -> Generator:

@@ -5,19 +5,22 @@ Axes: N images, K classes, (H, W) label pixels, height first.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contextbench.config.evaluation import EvaluateConfig
-from contextbench.data.base import IGNORE, DataError, SegmentationDataset
+from contextbench.config.evaluation import CorruptConfig, EvaluateConfig
+from contextbench.data.ahead import iterating, read_ahead
+from contextbench.data.base import IGNORE, DataError, Sample, SegmentationDataset
 from contextbench.evaluation.corruption import corrupted
 from contextbench.evaluation.counters import Seen, count
 from contextbench.evaluation.prediction import Predictor
 from contextbench.records.counters import CounterName, Sparse, wanted
 from contextbench.records.counts import Areas
 from contextbench.records.stored import IntArray
+from contextbench.training.failures import enough_room
 from contextbench.training.processes import ALONE, World
 from heads.interface import evaluating
 
@@ -29,9 +32,12 @@ def evaluate(
     dataset: SegmentationDataset,
     *,
     world: World = ALONE,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Areas:
     """Pixel counts of every image of `dataset`, images of any size, one at a time.
+
+    The next images are read meanwhile, by so many `workers`, or by a thread.
 
     With what the predictor's settings count beside them, and of images corrupted as they say.
 
@@ -39,9 +45,9 @@ def evaluate(
     process returns the counts of all. The models' training modes are as before afterwards.
     `progress` is told the images done, by all processes as far as this one can tell, and their
     total. Raises DataError for an undeclared label and FloatingPointError for logits that are not
-    finite, naming the image, in all processes alike.
+    finite, naming the image, and WorkersError for what ends a worker, in all processes alike.
     """
-    [areas] = _evaluate(predictor, dataset, world, progress, each=False)
+    [areas] = _evaluate(predictor, dataset, world, workers, progress, each=False)
     return areas
 
 
@@ -50,19 +56,21 @@ def evaluate_each(
     dataset: SegmentationDataset,
     *,
     world: World = ALONE,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Areas]:
     """What `evaluate` gives of each model alone, for models that share one backbone.
 
     It sees every image once. An error of one model ends the evaluation of all.
     """
-    return _evaluate(predictor, dataset, world, progress, each=True)
+    return _evaluate(predictor, dataset, world, workers, progress, each=True)
 
 
 def _evaluate(
     predictor: Predictor,
     dataset: SegmentationDataset,
     world: World,
+    workers: int,
     progress: Callable[[int, int], None] | None,
     *,
     each: bool,
@@ -75,7 +83,10 @@ def _evaluate(
         if progress is not None:
             progress(min(total, done * world.size), total)
 
-    shards = world.together(lambda: _evaluate_images(predictor, dataset, own, show, each=each))
+    def counted() -> list[Areas]:
+        return _evaluate_images(predictor, dataset, own, show, workers=workers, each=each)
+
+    shards = world.together(counted)
     return [_interleaved(of_one) for of_one in zip(*shards, strict=True)]
 
 
@@ -85,6 +96,7 @@ def _evaluate_images(
     images: Sequence[int],
     progress: Callable[[int], object],
     *,
+    workers: int,
     each: bool,
 ) -> list[Areas]:
     """Counts of some images, in this process."""
@@ -93,18 +105,19 @@ def _evaluate_images(
     counts = np.zeros((maps, 3, len(images), num_classes), dtype=np.int64)
     further = [_Further(predictor.config, num_classes) for _ in range(maps)]
     names = []
-    with ExitStack() as modes, torch.inference_mode():
+    seen = _AsSeen(dataset, predictor.config.corrupt)
+    with ExitStack() as stack, torch.inference_mode():
+        stack.enter_context(enough_room(workers))
+        samples = stack.enter_context(iterating(read_ahead(seen, images, workers)))
         for model in predictor.models:
-            modes.enter_context(evaluating(model))
-        for row, index in enumerate(images):
-            name, image, labels = dataset[index]
+            stack.enter_context(evaluating(model))
+        for row, (name, image, labels) in enumerate(samples):
             labels = labels.to(predictor.device)
-            image = corrupted(image, predictor.config.corrupt, name)
             with _naming(name):
                 predictions = predictor.scored(image, labels, each=each)
                 tables = [confusion_table(p, labels, num_classes) for p, _ in predictions]
-                for own, table, (seen, sure) in zip(further, tables, predictions, strict=True):
-                    own.add(table, seen, labels, sure)
+                for own, table, (found, sure) in zip(further, tables, predictions, strict=True):
+                    own.add(table, found, labels, sure)
             areas = [torch.stack(areas_of_table(table)) for table in tables]
             counts[:, :, row] = torch.stack(areas).cpu().numpy()
             names.append(name)
@@ -113,6 +126,18 @@ def _evaluate_images(
         Areas(names, *of_one, further=own.stacked)
         for of_one, own in zip(counts, further, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class _AsSeen:
+    """Images as they are seen, corrupted where that is wanted."""
+
+    dataset: SegmentationDataset
+    corrupt: CorruptConfig | None
+
+    def __getitem__(self, index: int) -> Sample:
+        name, image, labels = self.dataset[index]
+        return Sample(name, corrupted(image, self.corrupt, name), labels)
 
 
 class _Further:

@@ -21,6 +21,7 @@ from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.frozen import LARGEST_SIDE, Size
 from contextbench.data.base import DataError
 from contextbench.data.transforms import MEAN, STD, mirror_labels, normalise
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.evaluation.opencv import resized_bytes
 from contextbench.evaluation.strips import (
     RowWeights,
@@ -32,6 +33,7 @@ from contextbench.evaluation.strips import (
 )
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
+from contextbench.training.failures import is_out_of_memory
 
 # A strip that stays in a processor's cache halves the time of comparing it; a GPU wants large ones.
 STRIP_BYTES_CPU = 4 * 2**20
@@ -60,6 +62,7 @@ class Predictor:
     precision: Precision
     config: EvaluateConfig = field(default_factory=EvaluateConfig)
     mirrored: Sequence[int] | None = None
+    batches: WindowBatches = field(default_factory=WindowBatches, compare=False)
 
     def __call__(
         self, image: Tensor, size: tuple[int, int], *, labels: Tensor | None = None
@@ -138,6 +141,7 @@ class Predictor:
                 labels=truth,
                 config=self.config,
                 mirrored=self.mirrored,
+                batches=self.batches,
             )
 
     def _prepared(self, images: Tensor) -> Tensor:
@@ -160,24 +164,21 @@ def predicted(
     labels: Tensor | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     mirrored: Sequence[int] | None = None,
+    batches: WindowBatches | None = None,
 ) -> list[T]:
     """What is made at `size` of normalised images (N, 3, H', W'), by the mean of all models.
 
     Of `each` model alone, in turn, for models that share one backbone: it sees each view, or each
-    window of it, once; features are held for one of these at a time, scores on their grid for all
-    views and models. A model that needs `labels` (N, H, W) sees those of each view. Raises
-    FloatingPointError for logits that are not finite, and DataError for labels that are needed and
-    missing.
+    window of it, once; features are held for one of these at a time, or for a batch of windows,
+    scores on their grid for all views and models. A model that needs `labels` (N, H, W) sees those
+    of each view. Raises FloatingPointError for logits that are not finite, and DataError for labels
+    that are needed and missing.
     """
+    scene = _Scene(size, labels, config, mirrored, batches or WindowBatches())
     if each:
-        seen = _views(models, images, size, labels, config, mirrored)
+        seen = _views(models, images, scene)
         return [make(views, size, config) for views in zip(*seen, strict=True)]
-    views = [
-        view
-        for model in models
-        for views in _views([model], images, size, labels, config, mirrored)
-        for view in views
-    ]
+    views = [view for model in models for views in _views([model], images, scene) for view in views]
     return [make(views, size, config)]
 
 
@@ -189,10 +190,18 @@ def predict_labels(
     labels: Tensor | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     mirrored: Sequence[int] | None = None,
+    batches: WindowBatches | None = None,
 ) -> Tensor:
     """`largest` of all models: train ids (N, H, W) uint8. Otherwise as `predicted`."""
     found = predicted(
-        largest, models, images, size, labels=labels, config=config, mirrored=mirrored
+        largest,
+        models,
+        images,
+        size,
+        labels=labels,
+        config=config,
+        mirrored=mirrored,
+        batches=batches,
     )
     return found[0]
 
@@ -236,26 +245,30 @@ def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
-def _views(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    labels: Tensor | None,
-    config: EvaluateConfig,
-    mirrored: Sequence[int] | None,
-) -> Iterator[list[View]]:
+class _Scene(NamedTuple):
+    """What is known besides the images, and the same for all of their views but for the labels."""
+
+    size: Size  # of the labels
+    labels: Tensor | None  # (N, H, W)
+    config: EvaluateConfig
+    mirrored: Sequence[int] | None
+    batches: WindowBatches
+
+
+def _views(models: Sequence[Segmenter], images: Tensor, scene: _Scene) -> Iterator[list[View]]:
     """Each scale and, with `flip`, its mirror image, mirrored back; by every model.
 
     Labels are mirrored too. They keep their size: a model takes what it needs at its own.
     """
+    labels, config, mirrored = scene.labels, scene.config, scene.mirrored
     _check_labels(models, labels)
     for scale in config.scales:
         resized = _resized if config.like is None else _resized_bytes
         scaled = resized(images, view_size(_size(images), config, scale))
-        yield _seen(models, scaled, size, labels, config)
+        yield _seen(models, scaled, scene)
         if config.flip:
             turned = None if labels is None else _mirrored_labels(labels, mirrored)
-            seen = _seen(models, scaled.flip(-1), size, turned, config)
+            seen = _seen(models, scaled.flip(-1), scene._replace(labels=turned))
             yield [view.turned(mirrored) for view in seen]
 
 
@@ -286,14 +299,9 @@ def _logits(models: Sequence[Segmenter], images: Tensor, labels: Tensor | None) 
         yield model(shared, labels).logits
 
 
-def _seen(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    size: tuple[int, int],
-    labels: Tensor | None,
-    config: EvaluateConfig,
-) -> list[View]:
+def _seen(models: Sequence[Segmenter], images: Tensor, scene: _Scene) -> list[View]:
     """What each model says of one view of the images, whole or in windows."""
+    size, labels, config = scene.size, scene.labels, scene.config
     outer, device = _size(images), images.device
     window, stride = config.window, config.stride
     if config.like is not None:
@@ -320,7 +328,7 @@ def _seen(
             probabilities=means,
             align_corners=model.align_corners,
         )
-        for model, own in zip(models, _windows(models, images, labels, inner, stride), strict=True)
+        for model, own in zip(models, _windows(models, images, scene, inner, stride), strict=True)
     ]
 
 
@@ -331,24 +339,53 @@ def _rows(model: Segmenter, scores: Tensor, height: int) -> RowWeights:
 
 
 def _windows(
-    models: Sequence[Segmenter],
-    images: Tensor,
-    labels: Tensor | None,
-    window: Size,
-    stride: Size,
+    models: Sequence[Segmenter], images: Tensor, scene: _Scene, window: Size, stride: Size
 ) -> list[list[Window]]:
-    """Of each model, its scores of every window."""
+    """Of each model, its scores of every window; several windows are seen at once.
+
+    As many as `scene.batches` says, half of these where memory does not suffice.
+    """
     height, width = images.shape[-2:]
+    labels, batches = scene.labels, scene.batches
     if labels is not None:  # windows see their part of the labels, at the size of the image
         labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0]
     found: list[list[Window]] = [[] for _ in models]
     tops, lefts = map(window_starts, (height, width), window, stride)
-    for top, left in itertools.product(tops, lefts):
-        box = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-        seen = _logits(models, images[box], None if labels is None else labels[box])
-        for own, logits in zip(found, seen, strict=True):
-            own.append(Window(_finite(logits), top, left))
+    places = list(itertools.product(tops, lefts))
+    first = _parts(images, places[:1], window)
+    while left := len(places) - len(found[0]):
+        at_once = batches.at_once(scene.config.window_batch, models[0], first)
+        part = places[-left:][:at_once]
+        try:
+            seen = _scores(models, images, labels, part, window)
+        except (RuntimeError, MemoryError) as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+            batches.halve(len(part), first)
+            continue
+        for own, scores in zip(found, seen, strict=True):
+            own += [Window(each, *place) for each, place in zip(scores, part, strict=True)]
     return found
+
+
+def _scores(
+    models: Sequence[Segmenter],
+    images: Tensor,
+    labels: Tensor | None,
+    places: Sequence[tuple[int, int]],
+    window: Size,
+) -> list[Sequence[Tensor]]:
+    """Of each model, its scores (N, K, h, w) of each of the windows at these places."""
+    parts = _parts(images, places, window)
+    truth = None if labels is None else _parts(labels, places, window)
+    seen = [_finite(logits) for logits in _logits(models, parts, truth)]
+    return [logits.chunk(len(places)) for logits in seen]
+
+
+def _parts(images: Tensor, places: Sequence[tuple[int, int]], window: Size) -> Tensor:
+    """Windows (P N, ..., h, w) of images (N, ..., H, W), those of the first place first."""
+    parts = [images[..., top : top + window[0], left : left + window[1]] for top, left in places]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

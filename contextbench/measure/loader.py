@@ -20,10 +20,11 @@ from contextbench.config.files import ConfigError
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data import SegmentationDataset, dataset_source
+from contextbench.data.ahead import PREFETCH, iterating, one_thread
 from contextbench.data.generated import IMAGES, PNG_DATASETS, GeneratedDataset
 from contextbench.data.paired import MissingFiles
 from contextbench.data.sizes import image_sizes
-from contextbench.data.stream import PREFETCH, TrainStream, one_thread, train_loader, train_stream
+from contextbench.data.stream import TrainStream, train_loader, train_stream
 from contextbench.models.build import build_model, loss_weights
 from contextbench.models.device import synchronise
 from contextbench.models.precision import Precision
@@ -235,12 +236,12 @@ def loading_pace(
     batches: Iterable[Batch], steps: int, *, lead: int, clock: Clock = time.perf_counter
 ) -> Pace:
     """`steps` batches after `lead` first ones, asked for as fast as they come: all is waiting."""
-    coming = iter(batches)
-    for _ in islice(coming, lead):
-        pass
-    began = clock()
-    images = sum(len(labels) for _, labels in islice(coming, steps))
-    seconds = clock() - began
+    with iterating(batches) as coming:
+        for _ in islice(coming, lead):
+            pass
+        began = clock()
+        images = sum(len(labels) for _, labels in islice(coming, steps))
+        seconds = clock() - began
     return Pace(images=images, seconds=seconds, wait_seconds=seconds)
 
 
@@ -254,9 +255,8 @@ def training_pace(
 ) -> Pace:
     """`steps` steps of training after `lead` first ones, from an idle device to an idle one."""
     wait = BatchWait(training.recipe.device)
-    coming = wait.each(batches)
 
-    def train(count: int) -> tuple[int, float]:
+    def train(coming: Iterator[Batch], count: int) -> tuple[int, float]:
         images, waited = 0, 0.0
         for batch in islice(coming, count):
             training.step(device_parts(*batch, training.recipe))
@@ -265,7 +265,10 @@ def training_pace(
         synchronise(training.recipe.device)
         return images, waited
 
-    train(lead)
-    began = clock()
-    images, waited = train(steps)
-    return Pace(images=images, seconds=clock() - began, wait_seconds=waited)
+    with iterating(batches) as drawn:
+        coming = wait.each(drawn)
+        train(coming, lead)
+        began = clock()
+        images, waited = train(coming, steps)
+        seconds = clock() - began
+    return Pace(images=images, seconds=seconds, wait_seconds=waited)

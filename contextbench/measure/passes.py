@@ -98,6 +98,12 @@ class Workload:
         return max(map(self._input, self.views), key=math.prod)
 
     @property
+    def at_once(self) -> int:
+        """Windows that go through the model together; one where they are as many as fit."""
+        wanted = self.evaluate.window_batch
+        return 1 if wanted == "auto" else min(wanted, max(map(self._windows, self.views)))
+
+    @property
     def passes(self) -> float:
         """Passes of `input_size` that an image takes; smaller ones count by their area."""
         work = sum(self._windows(view) * math.prod(self._input(view)) for view in self.views)
@@ -204,8 +210,8 @@ class HeadMemory:
         return _nbytes([*self.model.parameters(), *self.model.buffers()])
 
     def inference_bytes(self, work: Workload, images: int = 1) -> int:
-        """Peak of a pass of so many images with the scores of each that are held."""
-        batch = torch.empty(images, 3, *work.input_size, device="meta")
+        """Peak of a pass of so many images, or of their windows, and all scores that are held."""
+        batch = torch.empty(images * work.at_once, 3, *work.input_size, device="meta")
         inference = self._for_inference.inference(batch, precision=work.precision)
         return inference.peak_bytes + images * work.kept_bytes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from contextbench.config import averaging
 from contextbench.config.differences import differences
+from contextbench.config.evaluation import COMPUTING
 from contextbench.config.overrides import with_value
 from contextbench.config.sampling import INDEPENDENT, Sampling
 from contextbench.records.profiles import ProfileRecord
@@ -15,7 +16,10 @@ from contextbench.records.runs import NOTABLE_WAIT, Leg, RunRecord
 from contextbench.records.stored import RecordError
 from contextbench.system.errors import UserError
 
-NOT_PART_OF_PROTOCOL = ("name", "dataset.root", "expected")
+NOT_PART_OF_PROTOCOL = (
+    *("name", "dataset.root", "expected"),
+    *(f"evaluate.{name}" for name in COMPUTING),
+)
 """What a fingerprint leaves out as well: keys of a protocol, with all that is below them."""
 
 _FRAMES = Sampling(frames="ordered")
@@ -91,10 +95,15 @@ def _scored_alike(one: RunRecord, other: RunRecord) -> bool:
     if one.imported is None and other.imported is None:
         return first.fingerprint == second.fingerprint
     scored = [
-        (view.settings, view.split, view.dataset_fingerprint.split("/")[1:2])
+        (_measured(view.settings), view.split, view.dataset_fingerprint.split("/")[1:2])
         for view in (first, second)
     ]
     return scored[0] == scored[1] and one.labels.classes == other.labels.classes
+
+
+def _measured(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Less what changes nothing but rounding."""
+    return {key: value for key, value in settings.items() if key not in COMPUTING}
 
 
 def seen_protocol(run: RunRecord) -> dict[str, Any]:

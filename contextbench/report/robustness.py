@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contextbench.config.evaluation import COUNTING
+from contextbench.config.evaluation import COMPUTING, COUNTING
 from contextbench.records.counts import Areas, areas_of
 from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError
@@ -14,7 +14,7 @@ from contextbench.report.rankings import statistics_in
 from contextbench.statistics.counted import loss_ranking
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 
-NO_PART = ("corrupt", *COUNTING)
+NO_PART = ("corrupt", *COUNTING, *COMPUTING)
 """Settings in which a view may differ from the clean one that it is compared with."""
 
 

@@ -231,7 +231,7 @@ def _seen(folder: Path, record: RunRecord, view: str | None) -> EvaluateConfig:
 
 def _settings(config: EvaluateConfig) -> list[str]:
     usual = EvaluateConfig().model_dump(mode="json")
-    given = config.scoring.model_dump(mode="json").items()
+    given = config.scoring.measured.model_dump(mode="json").items()
     others = [f"{n} {value}" for n, value in given if value != usual[n] and n != "split"]
     if not others:
         return []

@@ -17,7 +17,9 @@ from contextbench.config.protocols import Protocol, weights_file
 from contextbench.data import LabelSet, SegmentationDataset, build_dataset, dataset_source
 from contextbench.data.part import Part
 from contextbench.data.sizes import ImageSizes, check_crops, image_sizes
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.evaluation.prediction import Predictor
+from contextbench.measure.fitting import fitting
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import (
@@ -139,7 +141,8 @@ class Cell:
     ) -> Predictor:
         """`models`, which are on `device`, under the settings of a view, the first unless named."""
         config, mirrored = self.setting.protocol.view(view), self.setting.labels.mirrored
-        return Predictor(models, device, self.precision, config, mirrored)
+        batches = WindowBatches(fitting(device, self.precision))
+        return Predictor(models, device, self.precision, config, mirrored, batches)
 
     @property
     def identity(self) -> dict[str, Any]:

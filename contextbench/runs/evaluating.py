@@ -11,8 +11,10 @@ from contextbench.config.files import ConfigError, nearest, validated
 from contextbench.config.fingerprints import differing
 from contextbench.config.protocols import Protocol
 from contextbench.data import SegmentationDataset
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.evaluation.counting import evaluate
 from contextbench.evaluation.prediction import Predictor
+from contextbench.measure.fitting import fitting
 from contextbench.records.classes import ClassTotals
 from contextbench.records.counts import Areas, write_areas
 from contextbench.records.runs import RunRecord, damage
@@ -133,7 +135,8 @@ def _is_there(
 ) -> bool:
     """Whether the run has this view, whole. Raises `ConfigError` for one of other settings."""
     present = {**record.views, **protocol.evaluate}
-    same = view not in present or seen_config(record, protocol, view) == config
+    same = view not in present
+    same = same or seen_config(record, protocol, view).measured == config.measured
     first, of_protocol = record.first_view, view in protocol.evaluate
     if not same and (of_protocol or not fresh):
         owner = f"of its protocol, {protocol.name}," if of_protocol else "of this run"
@@ -214,12 +217,14 @@ def _areas(
     execution: Execution,
 ) -> Areas:
     opened = [open_run(folder, execution) for folder in folders]
+    device, precision = execution.device, stored_precision(opened[0][0])
     predictor = Predictor(
         [model for _, _, model in opened],
-        execution.device,
-        stored_precision(opened[0][0]),
+        device,
+        precision,
         config,
         dataset.labels.mirrored,
+        WindowBatches(fitting(device, precision)),
     )
     name = " + ".join(f"{each.head_name} seed {each.seed}" for each, _, _ in opened)
     with execution.reporter.task(f"evaluate {name}", len(dataset)) as update:
@@ -228,7 +233,7 @@ def _areas(
             execution.stop.check()
             update(done, "")
 
-        return evaluate(predictor, dataset, progress=show)
+        return evaluate(predictor, dataset, workers=execution.workers, progress=show)
 
 
 def _described(

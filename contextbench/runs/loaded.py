@@ -5,6 +5,7 @@ Axes: K classes, (H, W) image pixels, (h, w) feature pixels, height first.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import index
 from pathlib import Path
 
@@ -15,14 +16,23 @@ from numpy.typing import NDArray
 from contextbench.config.protocols import Protocol
 from contextbench.data.inputs import GivenImage, name_of, pixels_of
 from contextbench.evaluation.attention import AttentionError, attention_maps
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.interop.deployed import Exported
+from contextbench.measure.fitting import fitting
 from contextbench.models.device import device_of
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.attention import AttentionMap
 from contextbench.records.runs import RunRecord
 from contextbench.runs.attending import train_id
 from contextbench.runs.exporting import Wanted, export_run
-from contextbench.runs.trained import Changes, finite, open_run, predictor_of, seen_config
+from contextbench.runs.trained import (
+    Changes,
+    finite,
+    open_run,
+    predictor_of,
+    seen_config,
+    stored_precision,
+)
 from contextbench.system.plugins import permit
 from contextbench.training.execution import Execution
 
@@ -44,6 +54,11 @@ class Model:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in order of their train ids."""
         return tuple(self.record.labels.classes)
+
+    @cached_property
+    def _batches(self) -> WindowBatches:
+        """How many windows go through the model at once; found out when it is first asked for."""
+        return WindowBatches(fitting(self.device, stored_precision(self.record)))
 
     @property
     def palette(self) -> NDArray[np.uint8]:
@@ -68,7 +83,7 @@ class Model:
         """
         seen = seen_config(self.record, self.protocol, view)
         config = Changes(scales, flip, window, stride).applied_to(seen)
-        predictor = predictor_of(self.record, self.segmenter, config, self.device)
+        predictor = predictor_of(self.record, self.segmenter, config, self.device, self._batches)
         pixels = pixels_of(image)
         with finite(name_of(image)):
             labels = predictor(pixels, (pixels.shape[-2], pixels.shape[-1]))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import ConfigError
+from contextbench.data.ahead import iterating, read_ahead
 from contextbench.data.base import DataError, Picture
 from contextbench.data.chosen import chosen_pictures
 from contextbench.evaluation.files import (
@@ -35,7 +36,7 @@ from contextbench.runs.trained import (
 from contextbench.runs.views import settings_of
 from contextbench.system.files import digest_of
 from contextbench.training.execution import Execution
-from contextbench.training.failures import is_out_of_memory
+from contextbench.training.failures import enough_room, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,32 @@ def _format(folder: Path, record: RunRecord, wanted: Wanted, execution: Executio
 def _origin(folder: Path, record: RunRecord, config: EvaluateConfig, form: Format) -> str:
     """A word that is the same for the same weights, settings and format, wherever they lie."""
     weights = digest_of(folder / CHECKPOINT)
-    facts = [weights, record.precision, settings_of(config), repr(form)]
+    facts = [weights, record.precision, settings_of(config.measured), repr(form)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Read(NamedTuple):
+    """A picture that was read, and whether its prediction is there already; or why it was not."""
+
+    image: Tensor | None  # (3, H, W)
+    kept: bool = False
+    error: DataError | None = None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Pictures by index."""
+
+    pictures: Sequence[Picture]
+    target: PredictionFolder
+
+    def __getitem__(self, index: int) -> _Read:
+        picture = self.pictures[index]
+        try:
+            image = picture.read()
+        except DataError as error:
+            return _Read(None, error=error)
+        return _Read(image, self.target.holds(picture.name, image))
 
 
 @dataclass(frozen=True)
@@ -151,15 +176,20 @@ class _Work:
 
     def predicted(self, pictures: Sequence[Picture]) -> Iterator[Predicted]:
         """Each picture when it is done; of a batch, all together."""
+        workers, everything = self.execution.workers, range(len(pictures))
+        coming = read_ahead(_Reading(pictures, self.target), everything, workers)
+        with enough_room(workers), iterating(coming) as read:
+            yield from self._each(zip(pictures, read, strict=True))
+
+    def _each(self, pictures: Iterable[tuple[Picture, "_Read"]]) -> Iterator[Predicted]:
         batch: dict[Picture, Tensor] = {}
-        for picture in pictures:
+        for picture, (image, kept, error) in pictures:
             self.execution.stop.check()
-            try:
-                image = picture.read()  # (3, H, W)
-            except DataError as error:
+            if image is None:
+                assert error is not None
                 yield _failed(picture, error)
                 continue
-            if self.target.holds(picture.name, image):
+            if kept:
                 yield Predicted(picture.place, self.target.paths(picture.name), kept=True)
                 continue
             if batch and next(iter(batch.values())).shape != image.shape:

@@ -13,7 +13,9 @@ from contextbench.config.files import read_mapping, validated
 from contextbench.config.overrides import all_overridden
 from contextbench.config.protocols import DatasetConfig, Protocol, unknown_view
 from contextbench.data import LabelSet, Source, dataset_source
+from contextbench.evaluation.batches import WindowBatches
 from contextbench.evaluation.prediction import Predictor
+from contextbench.measure.fitting import fitting
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.records.runs import RunRecord, read_run
@@ -113,10 +115,19 @@ class Changes:
 
 
 def predictor_of(
-    record: RunRecord, model: Segmenter, config: EvaluateConfig, device: torch.device
+    record: RunRecord,
+    model: Segmenter,
+    config: EvaluateConfig,
+    device: torch.device,
+    batches: WindowBatches | None = None,
 ) -> Predictor:
-    """How a run predicts, its number format and its mirrored classes, with the given settings."""
-    return Predictor([model], device, stored_precision(record), config, _mirrored(record))
+    """How a run predicts, its number format and its mirrored classes, with the given settings.
+
+    `batches` are those of an earlier predictor of the same model.
+    """
+    precision = stored_precision(record)
+    batches = batches or WindowBatches(fitting(device, precision))
+    return Predictor([model], device, precision, config, _mirrored(record), batches)
 
 
 @contextmanager

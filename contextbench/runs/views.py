@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from contextbench.config.evaluation import EvaluateConfig
+from contextbench.config.evaluation import COMPUTING, EvaluateConfig
 from contextbench.evaluation.counting import evaluate, evaluate_each
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter
@@ -35,7 +35,13 @@ def evaluated(cell: Cell, model: Segmenter, view: str, execution: Execution) -> 
     predictor = cell.predictor([model], execution.device, view)
     with _counting([cell], view, execution) as show:
         dataset = cell.setting.seen_set(view)
-        areas = evaluate(predictor, dataset, world=execution.world, progress=show)
+        areas = evaluate(
+            predictor,
+            dataset,
+            world=execution.world,
+            workers=execution.workers,
+            progress=show,
+        )
     return areas, time.monotonic() - began
 
 
@@ -47,7 +53,8 @@ def evaluated_each(
     predictor = cell.predictor(list(models.values()), execution.device, view)
     try:
         with _counting(models, view, execution) as show:
-            areas = evaluate_each(predictor, cell.setting.seen_set(view), progress=show)
+            dataset = cell.setting.seen_set(view)
+            areas = evaluate_each(predictor, dataset, workers=execution.workers, progress=show)
     except Interrupted:
         raise
     except Exception:  # it comes again where it belongs
@@ -131,8 +138,12 @@ def _identity(cell: Cell, view: str) -> dict[str, Any]:
 
 
 def settings_of(config: EvaluateConfig) -> dict[str, object]:
-    """As a record has them, which names the split beside them."""
-    return config.model_dump(mode="json", exclude={"split"})
+    """As a record has them, which names the split beside them.
+
+    How they are computed is said where it is not as usual.
+    """
+    usual = {name for name in COMPUTING if getattr(config, name) == getattr(config.measured, name)}
+    return config.model_dump(mode="json", exclude={"split", *usual})
 
 
 def _or_failure(

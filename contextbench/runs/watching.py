@@ -96,6 +96,8 @@ def counter(
 ) -> Callable[[Sequence[Segmenter]], list[ClassTotals]]:
     """What counts a part for `Watch`, in all processes together; it stops between two images."""
 
+    workers = execution.workers
+
     def progress(done: int, total: int) -> None:
         execution.stop.check()
         show(f"watching: {done} of {total} images")
@@ -104,9 +106,10 @@ def counter(
         applied = predictor(models)
         applied = replace(applied, config=applied.config.scoring)
         if len(models) == 1:
-            found = [evaluate(applied, part, world=execution.world, progress=progress)]
+            world = execution.world
+            found = [evaluate(applied, part, world=world, workers=workers, progress=progress)]
         else:
-            found = evaluate_each(applied, part, progress=progress)
+            found = evaluate_each(applied, part, workers=workers, progress=progress)
         return [areas.totals() for areas in found]
 
     return count

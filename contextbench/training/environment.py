@@ -7,6 +7,7 @@ import torch
 from contextbench.models.device import device_name
 from contextbench.models.precision import Precision, float32_products
 from contextbench.records.provenance import software
+from contextbench.system.allocator import ALLOCATOR
 from contextbench.training.processes import ALONE, World, batch_norm_of_all
 
 
@@ -26,6 +27,7 @@ def environment(
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "float32_products": products,
+        "allocator": ALLOCATOR.setting,
         **_shared_work(device, world),
     }
 

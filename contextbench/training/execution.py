@@ -11,6 +11,7 @@ from rich.console import Console
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import Protocol
 from contextbench.models.device import device_of
+from contextbench.system.allocator import ALLOCATOR
 from contextbench.system.console import Reporter
 from contextbench.system.interrupt import StopRequest, stop_on_signals
 from contextbench.training.processes import (
@@ -39,6 +40,12 @@ class Execution:
     track: str | None = None  # a name of `TRACKERS`
 
 
+def keep_freed(device: torch.device) -> None:
+    """Let this process keep the memory that it frees, where the CPU does the work."""
+    if device.type == "cpu":
+        ALLOCATOR.keep()
+
+
 @contextmanager
 def executing(
     out: Path,
@@ -49,10 +56,12 @@ def executing(
     shared: Protocol | None = None,
     quiet: bool = False,
     track: str | None = None,
+    own_process: bool = False,
 ) -> Iterator[Execution]:
     """An execution that signals stop, with all processes that torchrun started.
 
-    `shared` is what several processes may train together; `quiet` shows no progress. Raises
+    `shared` is what several processes may train together; `quiet` shows no progress. A process that
+    is nobody else's keeps the memory that it frees, where the CPU does the work. Raises
     `ConfigError` for a device that cannot be used, for several processes where they cannot be, and
     for a tracker that cannot.
     """
@@ -63,6 +72,8 @@ def executing(
     if shared is not None:
         check_shareable(shared, world)
     place = device_of(own_device(device, world))
+    if own_process:
+        keep_freed(place)
     with stop_on_signals() as stop, joined(world, place) as world:
         silent = quiet or not world.is_main
         yield Execution(

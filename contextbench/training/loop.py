@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from contextbench.config.averaging import decay_after
 from contextbench.config.training import ScheduleConfig, TrainConfig
+from contextbench.data.ahead import iterating
 from contextbench.data.base import IGNORE
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, parameter_groups
@@ -226,15 +227,16 @@ def train(
     known = (TrainingError, Interrupted, OutputError)
     with deterministic(recipe.config.deterministic), no_way_back(recipe.world, *known):
         training = Training(model, recipe, on_flush)
-        error = _run(training, batches(training.progress.step), stop or StopRequest())
+        with iterating(batches(training.progress.step)) as coming:
+            error = _run(training, coming, stop or StopRequest())
         if error is None:
             return training.finish()
     raise error
 
 
-def _run(training: Training, batches: Iterable[Batch], stop: StopRequest) -> Exception | None:
+def _run(training: Training, coming: Iterator[Batch], stop: StopRequest) -> Exception | None:
     """All steps that there are batches for; what the first process met that could not load one."""
-    coming, world = iter(batches), training.recipe.world
+    world = training.recipe.world
     wait = BatchWait(training.recipe.device)
     tick = time.monotonic()
     while True:

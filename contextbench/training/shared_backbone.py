@@ -9,13 +9,14 @@ the features of one batch and the activations of one head at a time.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from itertools import groupby
 from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
+from contextbench.data.ahead import iterating
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.loop import (
     Batch,
@@ -52,12 +53,14 @@ def train_together(
     live = list(trainings)
     if not live:
         return []
-    with deterministic(live[0].recipe.config.deterministic):
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(live[0].recipe.config.deterministic))
         first = min(each.progress.step for each in live)
         wait = BatchWait(live[0].recipe.device)
         live = _watched(live, guard)
         tick = time.monotonic()
-        coming = _or_saved(wait.each(batches(first)), lambda: live, guard)
+        drawn = stack.enter_context(iterating(batches(first)))
+        coming = _or_saved(wait.each(drawn), lambda: live, guard)
         for step, batch in enumerate(coming, first):
             due = [each for each in live if each.progress.step == step]
             failed = _step(due, *batch, guard)

@@ -63,7 +63,7 @@ MANY = 4  # names that a value may list before it is cut
 # Of the environment, what may change numbers or times; not where it ran.
 ENVIRONMENT = (
     *("contextbench", "commit", "torch", "torchvision", "numpy", "device", "cuda"),
-    "float32_products",
+    *("float32_products", "allocator"),
 )
 
 
