@@ -20,8 +20,6 @@ from contextbench.report.collection import Collection, collect
 from contextbench.report.confusion import TOP, confusion_of
 from contextbench.report.counted import UncountedError, nothing_counted, view_that_counts
 
-DETAILED: tuple[CounterName, ...] = ("calibration", "boundary", "trimap")
-
 
 def confusion(
     results: Annotated[
@@ -83,13 +81,14 @@ def details(
     Example: contextbench details runs/probe
     """
     with guarded(resume=True):
-        from contextbench.report.tables.details import detail_rows, detail_sheets
+        from contextbench.report.tables.details import BUILDERS, details_of
 
-        seen = {name: _collected(results, name, view) for name in DETAILED}
+        seen = {name: _collected(results, name, view) for name in BUILDERS}
+        found = details_of(seen)
         if as_json:
-            print_json(detail_rows(seen))
+            print_json({name: each.rows for name, each in found.items()})
             return
-        sheets = detail_sheets(seen)
+        sheets = [sheet for each in found.values() for sheet in each.sheets]
         for sheet in sheets:
             console.print(sheet)
             console.print()

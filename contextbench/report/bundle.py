@@ -10,19 +10,19 @@ from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadProfileRecord
 from contextbench.records.stored import write_model
 from contextbench.records.tuning import TuningRecord
-from contextbench.report.boundaries import calibration_of, trimap_bands
 from contextbench.report.collection import Collection
 from contextbench.report.columns import write_csv
-from contextbench.report.confusion import Confusion, confusion_of
+from contextbench.report.confusion import Confusion
 from contextbench.report.counted import counters_of
-from contextbench.report.figures.confusion import confusion_figure
-from contextbench.report.figures.details import (
-    reliability_figure,
-    robustness_figure,
-    trimap_figure,
-)
+from contextbench.report.figures.details import detail_figures
 from contextbench.report.figures.examples import disagreement_grid, prediction_grid
-from contextbench.report.figures.heatmaps import class_figure, gain_figure, group_figure
+from contextbench.report.figures.heatmaps import (
+    class_figure,
+    confusion_figure,
+    gain_figure,
+    group_figure,
+    head_confusion,
+)
 from contextbench.report.figures.insight import insight_figure
 from contextbench.report.figures.plots import (
     course_figure,
@@ -44,7 +44,6 @@ from contextbench.report.figures.tuning import tuning_figure
 from contextbench.report.heat import BASELINE, class_heat, group_heat
 from contextbench.report.insight import Insight, InsightError
 from contextbench.report.looks import shortened
-from contextbench.report.robustness import robustness_of
 from contextbench.report.samples import forms_of
 from contextbench.report.tables.comparison import per_class_sheet, printed_comparison
 from contextbench.report.tables.confusion import confusion_frame, confusion_sheet
@@ -232,23 +231,11 @@ def _of_training(collection: Collection, width: float | None) -> Figures:
 
 
 def _of_details(collection: Collection, width: float | None) -> Figures:
-    counted, subject = counters_of(collection), collection.subject
-    if "confusion" in counted:
-        whole = confusion_of(collection, top=0)
-        for head in whole.heads:
-            title = f"What {shortened(head)} takes each class for: {subject}"
-            alone = confusion_of(collection, heads=[head], top=0)
-            yield f"confusion-{head}", confusion_figure(alone, head, title, width=width)
-    if "calibration" in counted:
-        title = f"Accuracy by confidence: {subject}"
-        yield "reliability", reliability_figure(calibration_of(collection), title, width=width)
-    if "trimap" in counted:
-        title = f"mIoU near boundaries: {subject}"
-        yield "trimap", trimap_figure(trimap_bands(collection), title, width=width)
-    robustness = robustness_of(collection)
-    if robustness is not None and robustness.points:
-        title = f"mIoU on corrupted images: {subject}"
-        yield "robustness", robustness_figure(robustness, title, width=width)
+    if "confusion" in counters_of(collection):
+        for head in collection.areas:
+            yield f"confusion-{head}", head_confusion(collection, head, width=width)[1]
+    for each in detail_figures(collection, width):
+        yield each.name, each.figure
 
 
 def _of_examples(collection: Collection, examples: Examples | None, width: float | None) -> Figures:

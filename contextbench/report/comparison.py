@@ -21,7 +21,7 @@ of what as many trainings and images show.
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ from contextbench.records.comparability import (
 from contextbench.records.profiles import HeadCost, ProfileRecord
 from contextbench.records.runs import RunRecord, Status
 from contextbench.report.collection import run_note
-from contextbench.report.rankings import difference_to, statistics_of, typical_resolution
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
 from contextbench.report.tuning import tuned_heads, tuned_notes
 from contextbench.report.verdicts import verdict_sentence
@@ -168,7 +167,7 @@ def _accuracy(name: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]:
     """The columns of one head that come from resampling; empty where it is not ranked."""
-    ranked = statistics_of(ranking, head)
+    ranked = ranking.find(head) if ranking else None
     columns = {
         **dict.fromkeys(RESAMPLED, math.nan),
         "groups": "",
@@ -182,7 +181,7 @@ def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]
     if head == best:
         judged = False if ranked.groups else None
         columns.update(separable_from_best=judged, difference_to_best=0.0)
-    elif statistics_of(ranking, best):
+    elif ranking.find(best):
         columns.update(difference_columns(ranking, head, best, "difference_to_best"))
         pair = ranking.pair(head, best)
         columns["separable_from_best"] = pair.separated if pair.tested else None
@@ -192,8 +191,8 @@ def _statistics(head: str, best: str, ranking: Ranking | None) -> dict[str, Any]
 def difference_columns(ranking: Ranking, head: str, reference: str, name: str) -> dict[str, float]:
     """Difference to a reference, called `name`, with its interval and p-value, and `MODELS`."""
     pair = ranking.pair(head, reference)
-    estimate, low, high = difference_to(ranking, head, reference)
-    models = difference_to(ranking, head, reference, models=True)
+    estimate, low, high = ranking.difference(head, reference)
+    models = ranking.difference(head, reference, models=True)
     return {
         name: estimate,
         "difference_low": low,
@@ -208,8 +207,10 @@ def _resampling(ranking: Ranking | None) -> dict[str, float]:
     if ranking is None:
         return dict.fromkeys(RESAMPLING, math.nan)
     given = ranking.resampling
-    values = (given.level, given.resamples, ranking.images, ranking.block)
-    return dict(zip(RESAMPLING, (*values, typical_resolution(ranking)), strict=True))
+    known = [p.smallest_difference for p in ranking.pairs if not math.isnan(p.smallest_difference)]
+    typical = median(known) if known else math.nan
+    values = (given.level, given.resamples, ranking.images, ranking.block, typical)
+    return dict(zip(RESAMPLING, values, strict=True))
 
 
 def _tuned(heads: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, list[Any]]:

@@ -10,7 +10,6 @@ from contextbench.config.files import ConfigError
 from contextbench.records.stored import IntArray
 from contextbench.report.collection import Collection
 from contextbench.report.counted import counted_areas
-from contextbench.report.rankings import difference_to, statistics_in
 from contextbench.statistics.counted import confusion_ranking
 from contextbench.statistics.draws import FloatArray
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
@@ -29,11 +28,11 @@ class Confused:
 
     def of(self, head: str) -> HeadStatistics:
         """The share of a head, mean over seeds, with its interval over images."""
-        return statistics_in(self.ranking, head)
+        return self.ranking.of(head)
 
     def difference(self, one: str, other: str) -> Interval:
         """Of the shares of two heads, over trainings and images."""
-        return difference_to(self.ranking, one, other)
+        return self.ranking.difference(one, other)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pandas as pd
 from contextbench.report.collection import Collection
 from contextbench.report.comparison import GROUP_PREFIX, group_columns
 from contextbench.report.geometry import FloatArray
-from contextbench.report.rankings import statistics_of
 from contextbench.statistics.intervals import HeadStatistics, Interval
 
 BASELINE = "fcn"  # what differences refer to, where it was run
@@ -84,7 +83,7 @@ def group_heat(collection: Collection) -> Heat | None:
         (head, group): found
         for group, ranking in collection.group_rankings.items()
         for head in heads
-        if (found := statistics_of(ranking, head))
+        if (found := ranking.find(head))
     }
     differences = values - values[[heads.index(base)]]
     return Heat(heads, groups, values, differences, base, statistics=statistics)

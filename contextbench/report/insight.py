@@ -15,7 +15,6 @@ from typing import Literal
 
 from contextbench.config.files import nearest
 from contextbench.report.collection import Collection
-from contextbench.report.rankings import difference_to, statistics_of
 from contextbench.statistics.chance import Chance, chance
 from contextbench.statistics.intervals import (
     Interval,
@@ -119,8 +118,7 @@ def judge(
     levels = {group: chance(labelled, members, measure) for group, members in labels.groups.items()}
     cells = {}
     for (group, ranking), head in itertools.product(rankings.items(), heads):
-        own = statistics_of(ranking, head)
-        assert own is not None  # every head with areas is ranked
+        own = ranking.of(head)
         seeds = {
             seed: miou_interval(
                 [areas[head][seed]],
@@ -185,10 +183,8 @@ def _comparisons(
 
 
 def _comparison(ranking: Ranking, head: str, baseline: str, holm_p_value: float) -> Comparison:
-    own, other = (statistics_of(ranking, name) for name in (head, baseline))
-    assert own is not None  # every head with areas is ranked
-    assert other is not None
-    difference = difference_to(ranking, head, baseline)
+    own, other = ranking.of(head), ranking.of(baseline)
+    difference = ranking.difference(head, baseline)
     contests = list(itertools.product(own.seeds.values, other.seeds.values))
     wins, losses = sum(a > b for a, b in contests), sum(a < b for a, b in contests)
     verdict: Verdict = "no verdict" if math.isnan(holm_p_value) else "undecided"

@@ -10,7 +10,6 @@ from contextbench.records.runs import RunRecord
 from contextbench.records.stored import RecordError
 from contextbench.records.views import ViewResult
 from contextbench.report.collection import Collection
-from contextbench.report.rankings import statistics_in
 from contextbench.statistics.counted import loss_ranking
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 
@@ -29,7 +28,7 @@ class Point:
     clean: Mapping[str, float]  # head -> mIoU on clean images, mean over seeds
 
     def of(self, head: str) -> HeadStatistics:
-        return statistics_in(self.ranking, head)
+        return self.ranking.of(head)
 
     def miou(self, head: str) -> float:
         """On corrupted images, mean over seeds."""
@@ -40,7 +39,6 @@ class Point:
 class Robustness:
     """Every view that corrupts and that all heads were evaluated in."""
 
-    clean_view: str
     heads: Sequence[str]  # best first on clean images
     points: Sequence[Point]  # by kind, then by strength
     left_out: Sequence[str]  # views that corrupt and are not here, each with the reason
@@ -76,7 +74,7 @@ def robustness_of(collection: Collection) -> Robustness | None:
         return None
     heads = [str(head) for head in collection.table["head"] if head in collection.areas]
     ordered = sorted(points, key=lambda point: (point.kind, point.strength, point.view))
-    return Robustness(collection.view, heads, ordered, left_out)
+    return Robustness(heads, ordered, left_out)
 
 
 def _corruption(settings: Mapping[str, Any]) -> tuple[str, int] | None:

@@ -10,14 +10,8 @@ from contextbench.records.profiles import ProfileRecord
 from contextbench.report.columns import COST_COLUMNS
 from contextbench.report.comparison import head_cost
 from contextbench.report.plots import Ends, Frame, Point, Tradeoff, is_wide, tradeoff
-from contextbench.report.rankings import (
-    draws_of,
-    not_separated,
-    seed_scores,
-    statistics_of,
-)
 from contextbench.report.samples import quartiles
-from contextbench.report.verdicts import verdict_sentence
+from contextbench.report.verdicts import draws_of, verdict_sentence
 from contextbench.report.words import between, level_text, percent, significant, status_text
 from contextbench.statistics.intervals import Interval, Ranking
 
@@ -66,8 +60,7 @@ def tradeoff_of(
     """
     rows = plottable(table, cost).to_dict("records")
     points = [_point(row, cost, ranking, profile) for row in rows]
-    names = [point.head for point in points]
-    alike = {one: [two for two in names if not_separated(ranking, one, two)] for one in names}
+    alike = {head: ranking.not_separated(head) for head in ranking.names} if ranking else {}
     if logarithmic is None:
         logarithmic = is_logarithmic(table, cost)
     return tradeoff(points, label_of(cost), frame, logarithmic=logarithmic, alike=alike)
@@ -144,8 +137,8 @@ def _width_sentences(table: pd.DataFrame) -> Iterator[str]:
 
 def _point(row: Row, cost: str, ranking: Ranking | None, profile: ProfileRecord | None) -> Point:
     column, head = COST_COLUMNS[cost], str(row["head"])
-    ranked = statistics_of(ranking, head)
-    seeds = seed_scores(ranked) or (row["miou_min"], row["miou_max"])
+    ranked = ranking.find(head) if ranking else None
+    seeds = tuple(ranked.seeds.values) if ranked else (row["miou_min"], row["miou_max"])
     low, high = _quartiles(row, cost, profile)
     interval = ranked.miou if ranked else Interval(row["miou"], math.nan, math.nan)
     miou = f"mIoU {percent(row['miou'])} %"

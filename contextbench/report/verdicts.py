@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from contextbench.report.words import between, enumerated, level_text, percent
+from contextbench.report.words import between, enumerated, grouped, level_text, percent
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 from contextbench.statistics.methods import POWER, TRAININGS
 
@@ -26,8 +26,7 @@ def headline(table: "pd.DataFrame", ranking: Ranking | None) -> list[str]:
     reached = f"{percent(first.miou.estimate)} % ({level} interval {between(first.miou)})"
     if len(ranking.heads) == 1:
         return [f"{first.head} reaches a mIoU of {reached}; no other head has a score."]
-    compared = {each.head for each in ranking.heads}
-    left_out = [head for head in map(str, scored["head"]) if head not in compared]
+    left_out = [head for head in map(str, scored["head"]) if head not in ranking.names]
     return [
         verdict_sentence(ranking),
         f"{first.head} reaches {reached}.",
@@ -95,6 +94,14 @@ def smallest_sentence(ranking: Ranking) -> str:
         f"Smallest true difference that as many trainings and images show with a power of "
         f"{POWER:g}, corrected for {ranking.tests} pairs (Holm): {reach} points{pairs}."
     )
+
+
+def draws_of(ranking: Ranking) -> str:
+    """How often and how the images were drawn."""
+    images = f"{grouped(ranking.resampling.resamples)} draws of {ranking.images} images"
+    if ranking.clusters is not None:
+        return f"{images} in {ranking.clusters} clusters"
+    return images if ranking.block == 1 else f"{images} in blocks of {ranking.block} neighbours"
 
 
 def _judged(ranking: Ranking) -> str:

@@ -184,12 +184,44 @@ class Ranking:
         """Pairs that p-values are corrected for."""
         return sum(pair.tested for pair in self.pairs)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the heads, best first."""
+        return [each.head for each in self.heads]
+
+    def find(self, head: str) -> HeadStatistics | None:
+        """One head; None where it is not ranked."""
+        return next((each for each in self.heads if each.head == head), None)
+
+    def of(self, head: str) -> HeadStatistics:
+        """One head. Raises KeyError where it is not ranked."""
+        found = self.find(head)
+        if found is None:
+            raise KeyError(head)
+        return found
+
     def pair(self, one: str, other: str) -> PairStatistics:
         """The pair of two heads, in either order. Raises KeyError for heads not ranked."""
         for pair in self.pairs:
             if {pair.first, pair.second} == {one, other}:
                 return pair
         raise KeyError(f"{one}, {other}")
+
+    def difference(self, head: str, reference: str, *, models: bool = False) -> Interval:
+        """mIoU of a head minus that of another; the interval turns around with the sign.
+
+        `models`: the interval of the trained models over images alone.
+        """
+        if head == reference:
+            return Interval(0.0, 0.0, 0.0)
+        pair = self.pair(head, reference)
+        known = pair.models.difference if models else pair.difference
+        return known if pair.first == head else Interval(-known.estimate, -known.high, -known.low)
+
+    def not_separated(self, head: str) -> list[str]:
+        """The heads that are not told apart from one, best first; none where it is not ranked."""
+        pairs = [{pair.first, pair.second} for pair in self.pairs if not pair.separated]
+        return [name for name in self.names if {head, name} in pairs]
 
     @property
     def best_group(self) -> tuple[str, ...]:

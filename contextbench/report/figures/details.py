@@ -1,14 +1,17 @@
 """Curves over trimap widths and corruptions, and reliability diagrams: a look a head."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contextbench.records.counters import BINS
-from contextbench.report.boundaries import Bands, Calibration
+from contextbench.report.boundaries import Bands, Calibration, calibration_of, trimap_bands
+from contextbench.report.collection import Collection
+from contextbench.report.counted import counters_of
 from contextbench.report.figures.style import (
     BODY,
     GREY,
@@ -21,7 +24,7 @@ from contextbench.report.figures.style import (
 )
 from contextbench.report.geometry import FloatArray
 from contextbench.report.looks import head_style, shortened
-from contextbench.report.robustness import Robustness
+from contextbench.report.robustness import Robustness, robustness_of
 from contextbench.report.words import fixed, level_text
 from contextbench.statistics.counted import pixels_by_confidence
 from contextbench.statistics.intervals import Interval
@@ -31,6 +34,33 @@ PANELS = 4  # in a row
 LONGEST = 14  # characters of a name
 EDGES = np.linspace(0, 1, BINS + 1)
 Curve = Sequence[tuple[float, Interval]]  # what it is over, and fractions
+
+
+class Detail(NamedTuple):
+    """A figure of what a counter counted, or of robustness."""
+
+    counted: str
+    name: str  # of its file
+    title: str
+    figure: Figure
+
+
+def detail_figures(collection: Collection, width: float | None) -> Iterator[Detail]:
+    """Of all that was counted but confusions, and of what corruptions cost."""
+    counted, subject = counters_of(collection), collection.subject
+    if "calibration" in counted:
+        title = f"Accuracy by confidence: {subject}"
+        figure = reliability_figure(calibration_of(collection), title, width=width)
+        yield Detail("calibration", "reliability", title, figure)
+    if "trimap" in counted:
+        title = f"mIoU near boundaries: {subject}"
+        figure = trimap_figure(trimap_bands(collection), title, width=width)
+        yield Detail("trimap", "trimap", title, figure)
+    robustness = robustness_of(collection)
+    if robustness is not None and robustness.points:
+        title = f"mIoU on corrupted images: {subject}"
+        figure = robustness_figure(robustness, title, width=width)
+        yield Detail("robustness", "robustness", title, figure)
 
 
 def trimap_figure(bands: Bands, title: str, *, width: float | None = None) -> Figure:
@@ -47,13 +77,13 @@ def trimap_figure(bands: Bands, title: str, *, width: float | None = None) -> Fi
     axes.set_xscale("log", base=2)
     axes.set_xticks(bands.widths, [str(each) for each in bands.widths])
     axes.minorticks_off()
-    heads = [each.head for each in rankings[-1].heads]
+    heads = rankings[-1].names
     for place, head in enumerate(heads):
-        curve = [
-            (each * _aside(place, len(heads)), next(h.miou for h in r.heads if h.head == head))
-            for each, r in zip(bands.widths, rankings, strict=True)
-        ]
-        _draw(axes, head, curve)
+        aside = 1 + 0.035 * (
+            place - (len(heads) - 1) / 2
+        )  # keeps bars apart, on a logarithmic axis
+        places = [each * aside for each in bands.widths]
+        _draw(axes, head, [*zip(places, (r.of(head).miou for r in rankings), strict=True)])
     axes.legend(loc="best", frameon=False, fontsize=SMALL)
     return figure
 
@@ -95,7 +125,7 @@ def reliability_figure(
     calibration: Calibration, title: str, *, width: float | None = None
 ) -> Figure:
     """Accuracy by confidence, a panel a head; below it how many pixels are so sure."""
-    heads = [each.head for each in calibration.ranking.heads]
+    heads = calibration.ranking.heads
     columns = min(PANELS, len(heads))
     rows = math.ceil(len(heads) / columns)
     caption = (
@@ -111,7 +141,7 @@ def reliability_figure(
     )
     for axes in panels.flat:
         axes.set_visible(False)
-    for number, each in enumerate(calibration.ranking.heads):
+    for number, each in enumerate(heads):
         row, column = 2 * (number // columns), number % columns
         above, below = panels[row, column], panels[row + 1, column]
         ece = 1 - each.miou.estimate
@@ -141,11 +171,6 @@ def _draw_reliability(above: Axes, below: Axes, head: str, totals: FloatArray, e
     above.tick_params(labelbottom=False)
     name = f"{shortened(head, LONGEST)}: ECE {fixed(100 * ece)} %"
     above.set_title(name, size=BODY, color=INK, loc="left")
-
-
-def _aside(place: int, number: int) -> float:
-    """A factor that keeps the bars of heads apart on a logarithmic axis."""
-    return float(1 + 0.035 * (place - (number - 1) / 2))
 
 
 def _draw(axes: Axes, head: str, curve: Curve) -> None:

@@ -1,4 +1,4 @@
-"""Heads against groups of classes and against classes, as numbers on shaded cells."""
+"""Heads against groups of classes and against classes, and confusions, as shaded cells."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from contextbench.report.collection import Collection
+from contextbench.report.confusion import Confusion, confusion_of
 from contextbench.report.figures.style import (
     BODY,
     INK,
@@ -21,7 +23,7 @@ from contextbench.report.figures.style import (
 from contextbench.report.geometry import FloatArray
 from contextbench.report.heat import Heat
 from contextbench.report.looks import shortened
-from contextbench.report.rankings import draws_of, several_seeds
+from contextbench.report.verdicts import draws_of
 from contextbench.report.words import level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 
@@ -29,9 +31,13 @@ BLOCK_ROWS = 60  # classes below each other before the next block starts
 LONGEST, LONGEST_ABOVE = 24, 16  # characters of the name of a row, of a column
 CELL, GROUP_CELL, LONG_CELL = 0.36, 0.62, 0.95  # inches: narrowest of a head, group, long line
 ROW = 0.17  # inches: lowest row
+CONFUSION_CELL, CONFUSION_ROW = 0.33, 0.2  # inches
 PADDING, PITCH = 0.11, 0.11  # inches: air in a row of several lines, height of a line
 PALE = 0.21  # luminance from which on dark text stands out more from a cell than white does
 BLANK = (0.95, 0.95, 0.95, 1.0)  # a cell without a value
+MOST_WRITTEN = 30  # classes up to which cells of confusions have numbers
+LEAST_WRITTEN = 0.005  # share below which such a cell is empty
+FAINTEST = 0.02  # half of the range of shades of a difference of shares, at least
 
 SHADES = mpl.colormaps["Blues"]
 DIVERGING = mpl.colormaps["RdBu"]  # of ColorBrewer's colour-blind safe ones; blue is better
@@ -104,6 +110,42 @@ def gain_figure(heat: Heat, title: str, *, width: float | None = None) -> Figure
     return _class_figure(heat, heads, cells, title, caption, width)
 
 
+def confusion_figure(
+    confusion: Confusion, head: str, title: str, *, width: float | None = None
+) -> Figure:
+    """Share of each label's pixels (rows) that `head` predicts as each class (columns).
+
+    Of two heads the first one's share less the second one's.
+    """
+    values = confusion.shares(head)
+    caption = f"Percent of the pixels of a class (row) that {head} predicts as each class (column)"
+    if confusion.two:
+        one, other = confusion.heads
+        values = confusion.shares(one) - confusion.shares(other)
+        caption = (
+            f"Points of the pixels of a class (row) that {one} predicts as each class (column) "
+            f"more (blue) or less (red) often than {other}"
+        )
+    caption += ", mean over seeds. On the diagonal: recall."
+    names = list(confusion.units)
+    above = text_width([shortened(name, LONGEST_ABOVE) for name in names], BODY)
+    full = column_width(name_width(names) + CONFUSION_CELL * len(names), width)
+    figure = new_figure(full, 0.3 + CONFUSION_ROW * len(names) + above, title, caption)
+    axes = figure.subplots()
+    draw_cells(axes, names, names, _confused(values, confusion.two))
+    axes.tick_params(axis="x", labelrotation=90)
+    return figure
+
+
+def head_confusion(
+    collection: Collection, head: str, *, width: float | None = None
+) -> tuple[str, Figure]:
+    """All confusions of one head, with the title. Raises as `confusion_of` does."""
+    title = f"What {shortened(head)} takes each class for: {collection.subject}"
+    alone = confusion_of(collection, heads=[head], top=0)
+    return title, confusion_figure(alone, head, title, width=width)
+
+
 def draw_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], cells: Cells) -> None:
     """Shaded cells with their texts; names of rows to the left, of columns above."""
     axes.pcolormesh(cells.faces, edgecolors="white", linewidth=1)
@@ -164,6 +206,20 @@ def _shaded(heat: Heat) -> Cells:
     )
 
 
+def _confused(values: FloatArray, difference: bool) -> Cells:
+    """Shares, or differences of them; without numbers where classes are many."""
+    known = np.nan_to_num(values)
+    limit = max(FAINTEST, float(np.abs(known).max()))
+    faces = DIVERGING(0.5 + known / (2 * limit)) if difference else SHADES(0.85 * known)
+    write = signed_points if difference else percent
+    small = len(values) > MOST_WRITTEN
+    texts = [
+        ["" if small or abs(each) < LEAST_WRITTEN else write(each) for each in row]
+        for row in known.tolist()
+    ]
+    return Cells(texts, _filled(faces, values), np.zeros(values.shape, dtype=bool))
+
+
 def _filled(colours: Any, values: FloatArray) -> FloatArray:
     """The colours, with that of blank cells where there is no value."""
     filled: FloatArray = np.where(np.isnan(values)[..., None], BLANK, colours)
@@ -199,6 +255,7 @@ def _group_caption(ranking: Ranking | None) -> str:
     bold = ""
     if ranking.claims == "heads":
         bold = " Bold: heads that are not separated from the best of a group, where others are."
-    seeds = "Then the lowest and highest seed." if several_seeds(ranking) else "One seed a head."
+    several = any(each.seeds.n > 1 for each in ranking.heads)
+    seeds = "Then the lowest and highest seed." if several else "One seed a head."
     level = level_text(ranking.resampling.level)
     return f"{text}{bold} ±: half the {level} interval over {draws_of(ranking)}. {seeds}"

@@ -25,8 +25,7 @@ from contextbench.report.figures.style import (
     text_width,
 )
 from contextbench.report.looks import head_style, shortened
-from contextbench.report.rankings import difference_to, draws_of
-from contextbench.report.verdicts import verdict_sentence
+from contextbench.report.verdicts import draws_of, verdict_sentence
 from contextbench.report.words import ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
@@ -82,7 +81,7 @@ def paired_differences(
         raise ValueError(f"no differences to {reference or 'the best head'}: it needs another head")
     names = [shortened(head) for head in known]
     models = ranking.claims == "models"
-    differences = [difference_to(ranking, head, base.head, models=models) for head in known]
+    differences = [ranking.difference(head, base.head, models=models) for head in known]
     texts = [_described(each) for each in differences]
     needed = name_width(names) + text_width(texts, SMALL) + 1.3
     caption = _difference_caption(ranking, base, len(ranking.heads) - len(known))
@@ -120,7 +119,7 @@ def _draw_difference(
     if not math.isnan(limit):
         box = Rectangle((-limit, row - 0.42), 2 * limit, 0.84, facecolor=RULE, zorder=1)
         axes.add_patch(box)
-    difference = difference_to(ranking, head.head, base.head, models=models)
+    difference = ranking.difference(head.head, base.head, models=models)
     estimate, low, high = (100 * value for value in difference)
     axes.plot([low, high], [row, row], color=style.colour, linewidth=1.4, zorder=3)
     axes.plot(

@@ -31,7 +31,6 @@ from contextbench.report.page.gallery import gallery
 from contextbench.report.page.marks import SIZES, Mark, marks_of
 from contextbench.report.page.provenance import provenance
 from contextbench.report.plots import Axis, Tradeoff
-from contextbench.report.rankings import draws_of, not_separated, seed_scores, statistics_of
 from contextbench.report.tables.comparison import all_scores
 from contextbench.report.tradeoffs import (
     COSTS,
@@ -43,7 +42,7 @@ from contextbench.report.tradeoffs import (
 )
 from contextbench.report.training import losses_of, watched_of
 from contextbench.report.tuning import budget_fact, tuned_heads, tuned_notes
-from contextbench.report.verdicts import headline
+from contextbench.report.verdicts import draws_of, headline
 from contextbench.statistics.intervals import Interval
 from contextbench.system.files import write_text
 
@@ -164,9 +163,10 @@ class Comparison:
     def alike(self) -> dict[str, str]:
         """Of each head the numbers of those that the split cannot separate from it, for scripts."""
         ranking, marks = self.collection.ranking, self.marks.values()
+        alike = {one: ranking.not_separated(one) if ranking else [] for one in self.marks}
         return {
-            one: " ".join(str(m.index) for m in marks if not_separated(ranking, one, m.name))
-            for one in self.marks
+            one: " ".join(str(mark.index) for mark in marks if mark.name in others)
+            for one, others in alike.items()
         }
 
     def _standings(self) -> Standings:
@@ -181,13 +181,14 @@ class Comparison:
         )
 
     def _standing(self, row: Mapping[Any, Any]) -> Standing:
-        seeds = seed_scores(statistics_of(self.collection.ranking, row["head"]))
+        ranking = self.collection.ranking
+        ranked = ranking.find(row["head"]) if ranking else None
         gap = (row["difference_to_best"], row["difference_low"], row["difference_high"])
         return Standing(
             mark=self.marks[row["head"]],
             row=row,
             miou=Interval(row["miou"], row["miou_low"], row["miou_high"]),
-            seeds=seeds if len(seeds) > 1 else (),
+            seeds=ranked.seeds.values if ranked and len(ranked.seeds.values) > 1 else (),
             difference=Interval(*gap),
         )
 

@@ -1,35 +1,27 @@
 """Sections of the page on what a view counted beside the pixels of classes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
-from contextbench.records.counters import CounterName
-from contextbench.report.boundaries import boundary_bands, calibration_of, trimap_bands
 from contextbench.report.collection import Collection
 from contextbench.report.confusion import confusion_of
 from contextbench.report.counted import counters_of
-from contextbench.report.figures.confusion import confusion_figure
-from contextbench.report.figures.details import (
-    reliability_figure,
-    robustness_figure,
-    trimap_figure,
-)
+from contextbench.report.figures.details import detail_figures
+from contextbench.report.figures.heatmaps import head_confusion
 from contextbench.report.figures.style import TWO_COLUMNS, Picture, data_uri
-from contextbench.report.robustness import robustness_of
 from contextbench.report.tables.confusion import confusion_sheet
-from contextbench.report.tables.details import (
-    BANDS,
-    bands_sheet,
-    calibration_sheet,
-    robustness_sheets,
-)
+from contextbench.report.tables.details import BUILDERS, details_of
 from contextbench.report.tables.sheet import Sheet
 
+TITLES = {
+    "calibration": "Calibration",
+    "boundary": "Boundaries",
+    "trimap": "Trimaps",
+    "robustness": "Robustness",
+}
 
-@dataclass(frozen=True)
-class Details:
+
+class Details(NamedTuple):
     """Tables, then pictures, of one section."""
 
     id: str
@@ -39,10 +31,21 @@ class Details:
 
 
 def details(collection: Collection) -> list[Details]:
-    """In the order of `_BUILDERS`, then what corruptions cost."""
-    counted = counters_of(collection)
-    found = [build(collection) for name, build in _BUILDERS.items() if name in counted]
-    return [*found, *_robustness(collection)]
+    """Confusions, what else was counted, then what corruptions cost."""
+    confusions = [_confusion(collection)] if "confusion" in counters_of(collection) else []
+    pictures = {
+        each.counted: [Picture(data_uri(each.figure), each.title)]
+        for each in detail_figures(collection, TWO_COLUMNS)
+    }
+    found = details_of(dict.fromkeys(BUILDERS, collection))
+    return [
+        *confusions,
+        *(
+            Details(name, TITLES[name], each.sheets, pictures.get(name, ()))
+            for name, each in found.items()
+            if each.sheets
+        ),
+    ]
 
 
 def _confusion(collection: Collection) -> Details:
@@ -55,53 +58,5 @@ def _confusion(collection: Collection) -> Details:
     if collection.labels.groups:
         groups = confusion_of(collection, groups=True)
         sheets.append(confusion_sheet(groups, "Between groups of classes"))
-    best = confusion_of(collection, heads=order[:1], top=0)
-    title = f"What {order[0]} takes each class for: {collection.subject}"
-    figure = confusion_figure(best, order[0], title)
-    return Details("confusion", "Confusions", sheets, [_picture(figure, title)])
-
-
-def _boundary(collection: Collection) -> Details:
-    bands = boundary_bands(collection)
-    sheet = bands_sheet(bands, BANDS["boundary"][1])
-    return Details("boundary", "Boundaries", [sheet])
-
-
-def _trimap(collection: Collection) -> Details:
-    bands = trimap_bands(collection)
-    title = f"mIoU near boundaries: {collection.subject}"
-    sheet = bands_sheet(bands, BANDS["trimap"][1])
-    figure = trimap_figure(bands, title, width=TWO_COLUMNS)
-    return Details("trimap", "Trimaps", [sheet], [_picture(figure, title)])
-
-
-def _calibration(collection: Collection) -> Details:
-    found = calibration_of(collection)
-    title = f"Accuracy by confidence: {collection.subject}"
-    figure = reliability_figure(found, title, width=TWO_COLUMNS)
-    return Details(
-        "calibration", "Calibration", [calibration_sheet(found)], [_picture(figure, title)]
-    )
-
-
-def _robustness(collection: Collection) -> list[Details]:
-    found = robustness_of(collection)
-    if found is None or not found.points:
-        return []
-    title = f"mIoU on corrupted images: {collection.subject}"
-    figure = robustness_figure(found, title, width=TWO_COLUMNS)
-    return [
-        Details("robustness", "Robustness", robustness_sheets(found), [_picture(figure, title)])
-    ]
-
-
-def _picture(figure: Figure, title: str) -> Picture:
-    return Picture(data_uri(figure), title)
-
-
-_BUILDERS: dict[CounterName, Callable[[Collection], Details]] = {
-    "confusion": _confusion,
-    "calibration": _calibration,
-    "boundary": _boundary,
-    "trimap": _trimap,
-}
+    title, figure = head_confusion(collection, order[0])
+    return Details("confusion", "Confusions", sheets, [Picture(data_uri(figure), title)])

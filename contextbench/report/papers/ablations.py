@@ -29,7 +29,6 @@ from contextbench.report.papers.legend import (
     source_of,
 )
 from contextbench.report.papers.runs import RowRuns
-from contextbench.report.rankings import statistics_of
 from contextbench.report.tables.sheet import Remark, Sheet, markdown_list, sheet_markdown
 from contextbench.report.words import ABSENT, ends, fixed, percent, signed, signed_points
 from contextbench.statistics.intervals import Interval, Ranking, Resampling, rank
@@ -174,7 +173,7 @@ def _measured(row: RowRuns, baseline: RowRuns, ranking: Ranking | None) -> dict[
         **dict.fromkeys(MODELS, math.nan),
         "models_separated": None,
     }
-    ranked = statistics_of(ranking, row.label)
+    ranked = ranking.find(row.label) if ranking else None
     if ranking is None or ranked is None:
         return columns
     columns.update(miou_low=ranked.miou.low, miou_high=ranked.miou.high)

@@ -9,7 +9,7 @@ from contextbench.papers.published import PublishedScore
 from contextbench.records.comparability import device_name
 from contextbench.records.runs import RunRecord
 from contextbench.report.papers.runs import RowRuns
-from contextbench.report.rankings import draws_of
+from contextbench.report.verdicts import draws_of
 from contextbench.report.words import ABSENT, level_text
 from contextbench.statistics.intervals import Ranking
 from contextbench.statistics.methods import TRAININGS

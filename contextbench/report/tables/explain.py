@@ -32,8 +32,8 @@ from contextbench.records.counts import Areas, areas_of
 from contextbench.records.runs import RunRecord, read_run
 from contextbench.records.stored import RecordError
 from contextbench.report.collection import run_note
-from contextbench.report.rankings import difference_to, draws_of
 from contextbench.report.tables.sheet import Sheet
+from contextbench.report.verdicts import draws_of
 from contextbench.report.words import ABSENT, ends, level_text, percent, plain
 from contextbench.statistics.intervals import Interval, ModelsTest, Ranking, Resampling, rank
 from contextbench.statistics.scores import scores
@@ -315,7 +315,7 @@ def _compared(one: _Side, other: _Side, resampling: Resampling) -> _Judged:
     except RecordError as error:
         return None, f"Nothing can be said of the difference in mIoU: {error}.", ()
     models = ranking.pair("A", "B").models
-    interval = difference_to(ranking, "A", "B", models=True)
+    interval = ranking.difference("A", "B", models=True)
     return interval, _paired_text(interval, models, ranking), ranking.limits
 
 
