@@ -145,7 +145,7 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of one head at rising places, with their ends; NaN where there is a gap."""
+    """Values of one head at rising places, with their ends."""
 
     head: str
     x: FloatArray
@@ -162,9 +162,8 @@ class Curve:
 
     @property
     def end(self) -> tuple[float, float]:
-        """The last point that is known."""
-        last = np.flatnonzero(~np.isnan(self.y))[-1]
-        return float(self.x[last]), float(self.y[last])
+        """The last point."""
+        return float(self.x[-1]), float(self.y[-1])
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 Axes: (H, W) image pixels. Pixels without a label are left out of all counts.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from contextbench.records.examples import IGNORE, Examples
+from contextbench.records.examples import IGNORE
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -50,41 +49,6 @@ class Disagreement:
         return mine
 
 
-@dataclass(frozen=True)
-class PairCounts:
-    """Labelled pixels on which two heads differ, and who is right on them."""
-
-    first: str
-    second: str
-    labelled: int
-    first_right: int  # the first is right, so the second is wrong
-    second_right: int
-    neither_right: int  # both wrong, with different classes
-
-    @property
-    def differing(self) -> int:
-        """Pixels on which the two predict different classes."""
-        return self.first_right + self.second_right + self.neither_right
-
-    @property
-    def differing_share(self) -> float:
-        """Of the labelled pixels; NaN without any."""
-        return _share(self.differing, self.labelled)
-
-    @property
-    def first_right_share(self) -> float:
-        """Of the differing pixels; NaN without any. So are the next two."""
-        return _share(self.first_right, self.differing)
-
-    @property
-    def second_right_share(self) -> float:
-        return _share(self.second_right, self.differing)
-
-    @property
-    def neither_right_share(self) -> float:
-        return _share(self.neither_right, self.differing)
-
-
 def disagreement(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> Disagreement:
     """Compare the predictions of one image; truth and predictions: (H, W) train ids.
 
@@ -105,30 +69,6 @@ def disagreement(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> Disa
     )
 
 
-def pair_counts(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> list[PairCounts]:
-    """Every pair of heads on one image, in the order given. Raises as `disagreement` does."""
-    found = disagreement(truth, predictions)
-    counts = []
-    for i, j in itertools.combinations(range(len(found.heads)), 2):
-        first, second = found.heads[i], found.heads[j]
-        differ = (predictions[first] != predictions[second]) & found.labelled
-        mine, theirs = int((found.right[i] & differ).sum()), int((found.right[j] & differ).sum())
-        neither = int(differ.sum()) - mine - theirs
-        labelled = int(found.labelled.sum())
-        counts.append(PairCounts(first, second, labelled, mine, theirs, neither))
-    return counts
-
-
-def summarise(examples: Examples) -> list[PairCounts]:
-    """Every pair of heads over all pixels of all examples, in the order of the heads."""
-    per_image = [
-        pair_counts(truth, {name: maps[i] for name, maps in examples.predictions.items()})
-        for i, truth in enumerate(examples.truths)
-        if examples.predictions
-    ]
-    return [_added(counts) for counts in zip(*per_image, strict=True)]
-
-
 def disputed_pixel(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> tuple[int, int]:
     """The (y, x) at which to compare heads: inside the largest dispute rather than on its border.
 
@@ -147,17 +87,6 @@ def disputed_pixel(truth: ByteArray, predictions: Mapping[str, ByteArray]) -> tu
     distance = ((best - centre) ** 2).sum(axis=1)
     y, x = best[distance.argmin()].tolist()
     return y, x
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _added(counts: Sequence[PairCounts]) -> PairCounts:
-    """The same pair over several images."""
-    names = ("labelled", "first_right", "second_right", "neither_right")
-    sums = {name: sum(getattr(each, name) for each in counts) for name in names}
-    return PairCounts(counts[0].first, counts[0].second, **sums)
 
 
 def _window_sums(values: npt.NDArray[np.int64], reach: int) -> npt.NDArray[np.int64]:

@@ -1,21 +1,13 @@
 """Who is right where heads differ: worked by hand on a few pixels, and against slow loops."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from contextbench.records.examples import Examples
 from contextbench.report.examples import HEAD_SHADES, SHARED_SHADES, head_picture, shared_picture
 from contextbench.report.figures.examples import disagreement_grid
-from contextbench.statistics.disagreement import (
-    PairCounts,
-    disagreement,
-    disputed_pixel,
-    pair_counts,
-    summarise,
-)
+from contextbench.statistics.disagreement import disagreement, disputed_pixel
 from tests.report.records import examples
 
 # Six pixels: not labelled; all right; only a right; a and c right; all wrong alike; all wrong apart
@@ -69,20 +61,6 @@ def test_colours_of_six_pixels_by_hand():
     }
 
 
-def test_pairs_of_six_pixels_by_hand():
-    ab, ac, bc = pair_counts(TRUTH, HEADS)
-    assert ab == PairCounts("a", "b", 5, first_right=2, second_right=0, neither_right=1)
-    assert ac == PairCounts("a", "c", 5, first_right=1, second_right=0, neither_right=0)
-    assert bc == PairCounts("b", "c", 5, first_right=0, second_right=1, neither_right=2)
-    shares = (
-        ab.differing_share,
-        ab.first_right_share,
-        ab.second_right_share,
-        ab.neither_right_share,
-    )
-    assert shares == (3 / 5, 2 / 3, 0, 1 / 3)
-
-
 @pytest.mark.parametrize("heads", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(3))
 def test_pixel_by_pixel_loop_agrees(heads, seed):
@@ -101,61 +79,19 @@ def test_pixel_by_pixel_loop_agrees(heads, seed):
             assert found.right_alone(head)[y, x] == (right[i] and sum(right) == 1)
 
 
-def test_pairs_agree_with_a_loop_over_pixels():
-    truth, masks = random_case(9, 4)
-    for counts in pair_counts(truth, masks):
-        tally = {"first": 0, "second": 0, "neither": 0}
-        pixels = zip(
-            *(m.flat for m in (truth, masks[counts.first], masks[counts.second])), strict=True
-        )
-        for label, one, two in pixels:
-            if label != 255 and one != two:
-                tally["first" if one == label else "second" if two == label else "neither"] += 1
-        found = (counts.first_right, counts.second_right, counts.neither_right)
-        assert found == tuple(tally.values())
-        assert counts.differing == sum(tally.values())
-    assert len(pair_counts(truth, masks)) == 6  # 4 * 3 / 2
-
-
 def test_ignored_pixels_change_nothing():
-    """Whatever is predicted where there is no label, images and counts are the same."""
+    """Whatever is predicted where there is no label, images are the same."""
     truth, masks = random_case(3, 3)
     other = {name: np.where(truth == 255, 2 - mask, mask) for name, mask in masks.items()}
     assert any((other[name] != mask).any() for name, mask in masks.items())
-    assert pair_counts(truth, masks) == pair_counts(truth, other)
     np.testing.assert_array_equal(
         shared_picture(disagreement(truth, masks)), shared_picture(disagreement(truth, other))
     )
     assert disputed_pixel(truth, masks) == disputed_pixel(truth, other)
 
 
-def test_examples_of_different_sizes_add_up():
-    cases = [random_case(1, 3), random_case(2, 3)]
-    cases[1] = (cases[1][0][:3], {name: mask[:3] for name, mask in cases[1][1].items()})
-    given = Examples(
-        names=["x", "y"],
-        images=[np.zeros((*truth.shape, 3), dtype=np.uint8) for truth, _ in cases],
-        truths=[truth for truth, _ in cases],
-        predictions={name: [masks[name] for _, masks in cases] for name in cases[0][1]},
-    )
-    for total, one, two in zip(
-        summarise(given), *(pair_counts(*case) for case in cases), strict=True
-    ):
-        assert (total.first, total.second) == (one.first, one.second)
-        assert total.labelled == one.labelled + two.labelled
-        assert total.first_right == one.first_right + two.first_right
-        assert total.second_right == one.second_right + two.second_right
-        assert total.differing == one.differing + two.differing
-
-
-def test_nothing_to_compare_has_no_pairs_and_no_share():
-    one = {"a": HEADS["a"]}
-    assert pair_counts(TRUTH, one) == []
-    assert summarise(replace(examples(1), predictions={})) == []
-    [alone] = pair_counts(np.full_like(TRUTH, 255), {"a": HEADS["a"], "b": HEADS["b"]})
-    assert math.isnan(alone.differing_share)
-    assert math.isnan(alone.first_right_share)
-    picture = head_picture(disagreement(TRUTH, one), "a")
+def test_one_head_is_right_alone_or_wrong_with_all():
+    picture = head_picture(disagreement(TRUTH, {"a": HEADS["a"]}), "a")
     assert {i for row in shade_indices(picture, HEAD_SHADES) for i in row} == {
         0, 1, 5,
     }  # fmt: skip

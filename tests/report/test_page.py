@@ -267,20 +267,6 @@ def test_one_seed_has_no_spread() -> None:
     assert "ingle seeds" not in text
 
 
-@pytest.mark.slow
-def test_losses_that_are_no_numbers_are_gaps_that_are_told() -> None:
-    whole = pages.collection(("fcn",), (0,))
-    entries = [{"step": s, "main": float(s)} for s in range(1, 5)]
-    entries[2]["main"] = math.nan
-    html = page_of(replace(whole, histories={"fcn": {0: entries}}))
-    assert "Loss not finite, a gap: fcn seed 0 (1 of 4 entries, first at step 3)." in html
-    lines = re.findall(r'class="line" d="(M[^"]+)"', html)
-    assert [line.count("M") for line in lines] == [2] * len(SIZES)
-    nothing = {"fcn": {0: [{"step": 1, "main": None}]}}
-    assert "one-losses" not in page_of(replace(whole, histories=nothing))
-    assert losses_of(nothing) is None
-
-
 # --- numbers ---
 
 

@@ -402,33 +402,6 @@ def test_one_seed_has_no_band():
     assert "band" not in written
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "1.0"])
-def test_a_loss_that_is_no_number_is_a_gap_that_is_named(bad):
-    line, _, written = drawn_loss({4: entries(2.0, bad, 1.0)})
-    np.testing.assert_array_equal(line, [2.0, math.nan, 1.0])
-    assert "Loss not finite, a gap: fcn seed 4 (1 of 3 entries, first at step 2)." in written
-
-
-def test_a_gap_does_not_spread_over_the_window_of_the_average():
-    values = [1.0] * 60  # window 3
-    values[30] = math.nan
-    line, _, _ = drawn_loss({0: entries(*values)})
-    assert np.flatnonzero(np.isnan(line)).tolist() == [30]
-
-
-def test_a_gap_of_one_seed_leaves_the_mean_of_the_others():
-    line, _, written = drawn_loss({0: entries(2.0, 1.0), 1: entries(4.0, math.nan)})
-    np.testing.assert_allclose(line, [3.0, 1.0])
-    assert "fcn seed 1 (1 of 2 entries, first at step 2)" in written
-
-
-def test_a_head_without_any_finite_loss_is_named_below_and_not_beside():
-    histories = {"fcn": {0: entries(1.0, 0.5)}, "ocr": {0: entries(math.nan, math.nan)}, "ppm": {}}
-    figure = loss_curves(histories, "Title")
-    assert [name.get_text() for name in names_on(figure.axes[0])] == ["fcn"]
-    assert "ocr seed 0 (everywhere)" in texts(figure)
-
-
 def test_seeds_that_end_early_leave_the_mean_and_are_named():
     line, _, written = drawn_loss({0: entries(4.0, 3.0, 2.0), 1: entries(2.0, 1.0)})
     np.testing.assert_allclose(line, [3.0, 2.0, 2.0])
@@ -441,9 +414,10 @@ def test_seeds_that_logged_other_steps_are_met_between_their_own():
     np.testing.assert_allclose(line, [2.5, (2.0 + 4.0) / 2, 3.5])  # 2 is midway on the first
 
 
-def test_lines_of_a_history_that_are_no_entries_are_left_out():
-    line, _, _ = drawn_loss({0: [5, {"main": 9.0}, {"step": math.nan, "main": 9}, *entries(1.0)]})
-    assert line.tolist() == [1.0]
+def test_without_a_main_loss_there_is_no_curve():
+    without = {0: [], 1: [{"step": 1, "loss": 2.0}]}
+    assert losses_of({"fcn": without}) is None
+    assert losses_of({"fcn": without, "ppm": {0: entries(1.0)}}).curves[0].head == "ppm"
 
 
 def test_loss_curves_name_each_head_once_in_the_order_of_the_final_loss():

@@ -72,8 +72,8 @@ def line_of(curve: Curve, x: Axis, y: Axis) -> str:
 
 
 def band_of(curve: Curve, x: Axis, y: Axis) -> str:
-    """The area between the ends of a curve's values, gaps left out; empty without."""
-    thin = [i for i in _thinned(curve) if not np.isnan(curve.low[i])]
+    """The area between the ends of a curve's values; empty without."""
+    thin = _thinned(curve)
     there = zip(curve.x[thin], curve.high[thin], strict=True)
     back = zip(curve.x[thin][::-1], curve.low[thin][::-1], strict=True)
     return path_of([*there, *back], x, y) + "Z" if curve.has_range else ""
@@ -81,9 +81,9 @@ def band_of(curve: Curve, x: Axis, y: Axis) -> str:
 
 def marks_on(curve: Curve, index: int) -> list[tuple[float, float]]:
     """Some points of a curve, others than those of its neighbours."""
-    known = np.flatnonzero(~np.isnan(curve.y))
-    first, step = (1 + index) * len(known) // 40, max(1, len(known) // MARKS)
-    return [(float(curve.x[i]), float(curve.y[i])) for i in known[first::step]]
+    number = len(curve.x)
+    places = slice((1 + index) * number // 40, None, max(1, number // MARKS))
+    return list(zip(curve.x[places].tolist(), curve.y[places].tolist(), strict=True))
 
 
 def heights_of(values: FloatArray) -> str:

@@ -66,7 +66,7 @@ class Ranked(NamedTuple):
 
 def details_of(seen: Seen) -> dict[str, Detail]:
     """Everything that was counted by its name, then what corruptions cost."""
-    found = {
+    found: dict[str, Detail] = {
         name: build(seen[name])
         for name, build in BUILDERS.items()
         if name in counters_of(seen[name])
