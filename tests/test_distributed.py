@@ -317,6 +317,7 @@ def test_the_world_is_what_torchrun_says():
             "--head fcn --set shared_backbone=frozen",
             r"shared_backbone: frozen runs in one process, not in 2: start it without torchrun",
         ),
+        (2, "--head fcn --compile", r"train.compile runs in one process, not in 2: start it"),
         (2, "--head fcn --device cuda:1", r"'cuda:1': 2 processes have a GPU each; allowed: auto"),
         (2, "--head nosuch", r"nosuch"),
     ],

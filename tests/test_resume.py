@@ -190,6 +190,16 @@ def test_an_unfinished_run_of_another_configuration_is_refused(
     assert run(other, unfinished, fresh=True).status == "done"
 
 
+def test_compiling_in_a_folder_of_runs_that_are_not_compiled_is_refused(
+    done: Path, unfinished: Path
+) -> None:
+    other = open_setting(small.protocol(compile=True), None)
+    for out in (unfinished, done):
+        with pytest.raises(ConfigError, match=r"train\.compile.*--fresh"):
+            run(other, out)
+    assert saved_progress(unfinished / RUN / "resume.pt").step == 2
+
+
 def states(protocol: Protocol, out: Path) -> str:
     wanted = Wanted(heads=[small.head()], seeds=[0], time_steps=0)
     return plan_comparison(protocol, wanted, small.execution(out)).heads[0].cells[0]

@@ -71,6 +71,10 @@ def profile(
             metavar="AMOUNT", help="What fits into this memory, like 24GiB; times nothing."
         ),
     ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(help="What to time in the same rounds: eager,compile. Compiling is slow."),
+    ] = None,
     rounds: RoundsOption = ROUNDS,
     precision: PrecisionOption = "float32",
     device: DeviceOption = "auto",
@@ -87,6 +91,8 @@ def profile(
     Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
 
     Example: contextbench profile --protocol cityscapes-r50 --fits 24GiB
+
+    Example: contextbench profile --features 512x24x24 --scopes head --modes eager,compile
     """
     with guarded():
         from contextbench.measure.command import (
@@ -94,6 +100,7 @@ def profile(
             ModelRequest,
             Sampling,
             fits_of_models,
+            modes_of,
             profile_of_heads,
             profile_of_models,
         )
@@ -110,10 +117,14 @@ def profile(
                     "--scopes": scopes != ALL_SCOPES,
                     "--backward": backward,
                     "--floors": floors,
+                    "--modes": modes is not None,
                     "--rounds": rounds != ROUNDS,
                 },
             )
-        sampling = Sampling(0 if predict_only else rounds, precision, device_of(device))
+        if predict_only and modes is not None:
+            raise ConfigError("--modes says what to time, and --predict times nothing")
+        wanted = modes_of(None if modes is None else listed(modes, "--modes"))
+        sampling = Sampling(0 if predict_only else rounds, precision, device_of(device), wanted)
         with execution_of(Path(), device, None, 0) as execution:
             if features is None and sizes is None:
                 if backward or floors or implementation != "fast":
@@ -132,7 +143,7 @@ def profile(
                 raise ConfigError(
                     "--image is for whole models, --features and --sizes are for heads alone"
                 )
-            extent = Extent(listed(scopes, "--scopes"), backward, floors)
+            extent = Extent(listed(scopes, "--scopes"), backward, floors, wanted or ("eager",))
             alone = HeadRequest(
                 features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
             )

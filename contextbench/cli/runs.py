@@ -73,6 +73,11 @@ StrideOption = Annotated[
     str | None, typer.Option(help="Of the windows, height x width; 2/3 of them unless given.")
 ]
 
+CompileOption = Annotated[
+    bool,
+    typer.Option("--compile", help="Train compiled code: --set train.compile=true."),
+]
+
 SCORED = (
     "miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_f1",
     "mean_precision",
@@ -182,6 +187,7 @@ def train(
     data_root: RootOption = None,
     device: DeviceOption = "auto",
     overrides: SetOption = None,
+    compiled: CompileOption = False,
     workers: WorkersOption = 0,
     track: TrackOption = None,
     fresh: FreshOption = False,
@@ -197,7 +203,7 @@ def train(
         from contextbench.runs.comparison import check_runnable, say_weights, shared_precision
         from contextbench.runs.grid import run_grid
 
-        settings = load_protocol(protocol, overrides or ())
+        settings = load_protocol(protocol, _with_compiled(overrides, compiled))
         chosen = heads_of(head)
         where = execution_of(out, device, data_root, workers, shared=settings, track=track)
         with where as execution:
@@ -377,6 +383,11 @@ def print_predicted(done: "Sequence[Predicted]", what: str, out: Path) -> None:
     if failed:
         print_notes([f"{len(failed)} of {len(done)} images failed, see above"], console)
         raise typer.Exit(FAILED)
+
+
+def _with_compiled(overrides: Sequence[str] | None, compiled: bool) -> list[str]:
+    """`--compile` is short for `--set train.compile=true`."""
+    return [*(overrides or ()), *(["train.compile=true"] if compiled else [])]
 
 
 def _changes(

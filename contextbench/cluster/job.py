@@ -19,6 +19,7 @@ from contextbench.cluster.scheduler import runs_under_slurm
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import Protocol
 from contextbench.data import DataError
+from contextbench.models.compiled import check_compiles
 from contextbench.models.device import device_of
 from contextbench.models.precision import Precision
 from contextbench.records.runs import RunRecord, existing_run
@@ -63,11 +64,14 @@ class Shared:
     def executing(self, stop: StopRequest) -> Iterator[Execution]:
         """How this process of the job executes, connected to the others for the block.
 
-        Raises `ConfigError` for a device that is not there, `RankError` where others do not come.
+        Raises `ConfigError` for a device that is not there or that torch cannot compile for, where
+        that is wanted, `RankError` where others do not come.
         """
         world = _world(self.processes)
         place = device_of(own_device(self.device, world))
         keep_freed(place)
+        if self.protocol.train.compile:
+            check_compiles(place, "train.compile")
         with joined(world, place) as world:
             yield Execution(
                 out=self.out,

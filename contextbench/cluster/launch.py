@@ -47,7 +47,7 @@ def compare_on(
     execution = replace(execution, out=out, data_root=root.resolve() if root else None)
     say_weights(protocol, execution)
     setting = open_setting(protocol, execution.data_root)
-    check_runnable(setting, plan.heads, execution)
+    check_runnable(setting, plan.heads, execution, here=False)
     campaign = _campaign(launcher, setting, plan, execution, device)
     cells = [
         # What the number format is has no say in which cells there are.

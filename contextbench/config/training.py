@@ -83,6 +83,7 @@ class TrainConfig(Frozen):
     init: str | None = Field(None, min_length=1, json_schema_extra=LATER)
     batch_norm: Literal["batch", "frozen"] = Field("batch", json_schema_extra=LATER)
     deterministic: bool = Field(False, json_schema_extra=LATER)
+    compile: bool = Field(False, json_schema_extra=LATER)  # by torch; scores are those without
     watch: WatchConfig | None = Field(None, json_schema_extra=LATER)
     # Which weights a run ends with: of the last step, or of the highest watched mIoU.
     keep: Literal["last", "best"] = Field("last", json_schema_extra=LATER)

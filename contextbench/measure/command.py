@@ -18,6 +18,7 @@ from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profil
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.models.build import check_heads
+from contextbench.models.compiled import Mode
 from contextbench.models.precision import Dtype, Precision
 from contextbench.papers.published import TableSpec
 from contextbench.records.fits import FitsRecord
@@ -26,6 +27,7 @@ from contextbench.training.execution import Execution
 from heads.interface import Implementation
 
 DTYPES = get_args(Dtype)
+MODES: tuple[Mode, ...] = get_args(Mode)
 FORMS = (*get_args(Implementation), "both")
 MOST_TRAIN_ROUNDS = 6
 
@@ -37,6 +39,7 @@ class Sampling:
     rounds: int  # 0: predict only
     precision: str
     device: torch.device
+    modes: Sequence[Mode] = ()
 
 
 @dataclass(frozen=True)
@@ -133,19 +136,29 @@ def precision_of(dtype: str) -> Precision:
     return Precision(dtype=dtype)  # type: ignore[arg-type]
 
 
+def modes_of(names: Sequence[str] | None) -> tuple[Mode, ...]:
+    """What `--modes` names. Raises `ConfigError` for others, and without eager beside them."""
+    for name in names or ():
+        _check_choice("--modes", name, MODES)
+    if names is not None and "eager" not in names:
+        raise ConfigError("--modes: the others are told beside eager: write --modes eager,compile")
+    return tuple(mode for mode in MODES if names is not None and mode in names)
+
+
 def _timing(sampling: Sampling, execution: Execution) -> Timing:
     return Timing(
         rounds=sampling.rounds,
         train_rounds=0,
         device=sampling.device,
         task=watched(execution.reporter, execution.stop),
+        modes=sampling.modes,
     )
 
 
 def _head_timing(sampling: Sampling, execution: Execution) -> HeadTiming:
     timing = _timing(sampling, execution)
     precision = precision_of(sampling.precision)
-    return HeadTiming(timing.rounds, 0, timing.device, timing.task, precision)
+    return HeadTiming(timing.rounds, 0, timing.device, timing.task, precision=precision)
 
 
 def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:

@@ -22,10 +22,11 @@ from contextbench.measure.counts import (
     meta_features,
 )
 from contextbench.measure.floors import Operator, operator_call, products
-from contextbench.measure.latency import Call
+from contextbench.measure.latency import Call, milliseconds
 from contextbench.measure.memory import MemoryPrediction, measure_peak_cuda, predict_inference
 from contextbench.measure.profile import Timing, sample, stored_counts
 from contextbench.models.build import build_configured
+from contextbench.models.compiled import Compiled, Mode, empty_cache, without_advice
 from contextbench.models.precision import FLOAT32, Precision
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import FormCost, HeadProfileRecord, MemoryBytes
@@ -45,12 +46,27 @@ class HeadTiming(Timing):
     precision: Precision = FLOAT32
 
 
-class Timed(NamedTuple):
-    """Which form of which head a call belongs to, and what of it runs."""
+class What(NamedTuple):
+    """What of a form runs, and how."""
 
-    form: int  # its place among the forms of one size
     scope: str
     direction: Literal["forward", "forward_backward"]
+    mode: Mode
+
+
+class Timed(NamedTuple):
+    """Which form of which head a call belongs to."""
+
+    form: int  # its place among the forms of one size
+    what: What
+
+
+class Tried(NamedTuple):
+    """What is to be timed of a form, and what the first calls told."""
+
+    calls: dict[What, Call]
+    update: dict[str, Any]  # of its cost
+    compiled: dict[What, dict[str, Any]]  # of the stored times; with a failure there is no call
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Extent:
-    """What is timed of each form.
+    """What is timed of each form, in which modes.
 
     `backward` is forward and backward together, with gradients of the features and of all
     parameters; batch norm keeps its evaluation form there, as one image cannot train a branch
@@ -74,6 +90,11 @@ class Extent:
     scopes: Sequence[str] = SCOPES
     backward: bool = False
     floors: bool = False
+    modes: Sequence[Mode] = ("eager",)
+
+    @property
+    def directions(self) -> list[Literal["forward", "forward_backward"]]:
+        return ["forward", "forward_backward"] if self.backward else ["forward"]
 
 
 def profile_heads(
@@ -97,7 +118,8 @@ def profile_heads(
                 forms.append(_form(head, implementation, size, num_classes, timing.precision))
                 progress(len(forms))
         if timing.rounds:
-            timed, measured = _time(forms, size, timing, extent or Extent())
+            with empty_cache():
+                timed, measured = _time(forms, size, timing, extent or Extent())
             costs += timed
             operators_ms |= measured
         else:
@@ -165,37 +187,48 @@ def _time(
     features = Features(
         *(torch.randn(stage.shape, device=timing.device) for stage in meta_features(size))
     )
-    calls, update = _prepared(forms, features, size, timing, extent)
+    tried = _prepared(forms, features, size, timing, extent)
+    calls = {
+        Timed(index, what): call for index, own in tried.items() for what, call in own.calls.items()
+    }
     operators = _operator_calls(forms, timing) if extent.floors else {}
     everything = dict(chain[tuple[Timed | str, Call]](calls.items(), operators.items()))
     samples = sample(f"time {_label(size)}", everything, timing.rounds, timing)
-    for index, form_update in enumerate(update):
-        form_update["timings"] = [
-            StoredTiming(scope=what.scope, direction=what.direction, latency_ms=samples[what])
-            for what in calls
-            if what.form == index
-        ]
-    costs = [form.cost.model_copy(update=u) for form, u in zip(forms, update, strict=True)]
+    costs = [
+        form.cost.model_copy(update={**own.update, "timings": _timings(index, own, samples)})
+        for (index, own), form in zip(tried.items(), forms, strict=True)
+    ]
     return costs, {name: samples[name] for name in operators}
+
+
+def _timings(
+    index: int, tried: Tried, samples: Mapping[Timed | str, list[float]]
+) -> list[StoredTiming]:
+    return [
+        StoredTiming(
+            **what._asdict(),
+            latency_ms=samples.get(Timed(index, what), []),
+            **tried.compiled.get(what, {}),
+        )
+        for what in dict.fromkeys([*tried.calls, *tried.compiled])
+    ]
 
 
 def _prepared(
     forms: Sequence[Form], features: Features, size: FeatureSize, timing: HeadTiming, extent: Extent
-) -> tuple[dict[Timed, Call], list[dict[str, Any]]]:
-    """All that is to be timed, and what trying it changes in the cost of each form."""
-    calls: dict[Timed, Call] = {}
-    update: list[dict[str, Any]] = [{} for _ in forms]
+) -> dict[int, Tried]:
+    """What is to be timed of each form, by its place; nothing of one that fails."""
+    tried: dict[int, Tried] = {}
     with timing.task(f"try {_label(size)}", len(forms)) as progress:
         for index, form in enumerate(forms):
+            tried[index] = Tried({}, {}, {})
             if form.cost.failure is None:
                 try:
-                    own, update[index] = _tried(form, features, timing, extent)
+                    tried[index] = _tried(form, features, timing, extent)
                 except (RuntimeError, MemoryError) as error:
-                    update[index] = {"failure": Failure.of(error)}
-                else:
-                    calls |= {Timed(index, *what): call for what, call in own.items()}
+                    tried[index] = Tried({}, {"failure": Failure.of(error)}, {})
             progress(index + 1)
-    return calls, update
+    return tried
 
 
 def _label(size: FeatureSize) -> str:
@@ -208,12 +241,11 @@ def _operator_calls(forms: Sequence[Form], timing: HeadTiming) -> dict[str, Call
     return {name: operator_call(unique[name], timing.device, timing.precision) for name in unique}
 
 
-def _tried(
-    form: Form, features: Features, timing: HeadTiming, extent: Extent
-) -> tuple[dict[tuple[str, Any], Call], dict[str, Any]]:
+def _tried(form: Form, features: Features, timing: HeadTiming, extent: Extent) -> Tried:
     """The calls of one form, each run once, so that one that fails does not end the others.
 
-    With them, what their memory was on a device that counts it.
+    With them, what their memory was on a device that counts it, and what compiling took. A form
+    that cannot be compiled is timed without.
     """
     layout = timing.precision.torch_memory_format
     head = form.build().to(timing.device).to(memory_format=layout)
@@ -226,15 +258,32 @@ def _tried(
         "context": [(head.context, inputs)],
         "head": [(head, (features,))],
     }
-    calls: dict[tuple[str, Any], Call] = {}
-    for scope in extent.scopes:
+    calls: dict[What, Call] = {}
+    compiled: dict[What, dict[str, Any]] = {}
+    for scope, direction, mode in product(extent.scopes, extent.directions, extent.modes):
         if runs := parts[scope]:
-            calls[scope, "forward"] = _forward(runs, timing)
-            if extent.backward:
-                calls[scope, "forward_backward"] = _forward_backward(runs, timing)
-    for call in calls.values():
-        call()
-    return calls, _measured_memory(_forward(parts["context"], timing), timing.device)
+            what, make = What(scope, direction, mode), _MAKE[direction]
+            if mode == "eager":
+                calls[what] = make(runs, timing)
+                calls[what]()
+            else:
+                call = make([(Compiled(m), inputs) for m, inputs in runs], timing)
+                compiled[what] = _compiling(call, timing.device)
+                if "failure" not in compiled[what]:
+                    calls[what] = call
+    update = _measured_memory(_forward(parts["context"], timing), timing.device)
+    if (what := What("context", "forward", "compile")) in calls:
+        compiled[what] |= _measured_memory(calls[what], timing.device)
+    return Tried(calls, update, compiled)
+
+
+def _compiling(call: Call, device: torch.device) -> dict[str, Any]:
+    """What the first call of compiled code takes, or why there is none."""
+    try:
+        return {"compile_seconds": milliseconds(call, device) / 1e3}
+    except Exception as error:  # of torch, of the compiler, of the system
+        failure = Failure.of(error)
+        return {"failure": failure.model_copy(update={"message": without_advice(failure.message)})}
 
 
 def _core_runs(context: nn.Module, inputs: tuple[Any, ...]) -> list[Run]:
@@ -280,6 +329,9 @@ def _forward_backward(runs: Sequence[Run], timing: HeadTiming) -> Call:
             module.zero_grad(set_to_none=True)
 
     return step
+
+
+_MAKE = {"forward": _forward, "forward_backward": _forward_backward}
 
 
 def _measured_memory(forward: Call, device: torch.device) -> dict[str, Any]:

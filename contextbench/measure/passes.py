@@ -10,7 +10,7 @@ Axes: (H, W) image pixels, height first; K classes.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from contextbench.measure.counts import Counts, count_scopes
 from contextbench.measure.latency import forward_call
 from contextbench.measure.memory import MemoryPrediction, WithoutData
 from contextbench.models.build import build_model, loss_weights
+from contextbench.models.compiled import Compiled, Mode
 from contextbench.models.precision import FLOAT32, Precision
 from contextbench.models.segmenter import Segmenter
 from contextbench.training.loop import (
@@ -166,13 +167,19 @@ class Predicted(NamedTuple):
     inference_bytes: int
 
 
-def training_call(work: Workload, head: HeadConfig, device: torch.device) -> Call:
+def training_call(
+    work: Workload, head: HeadConfig, device: torch.device, mode: Mode | None = None
+) -> Call:
     """A training step to time, with what brings its images to the device.
 
-    Raises what building the head or moving it to the device does.
+    `mode` None: as the protocol says. Raises what building the head or moving it to the device
+    does.
     """
     model = built(work, head)
     recipe = _recipe(work, model, head, device)
+    if mode is not None:
+        config = recipe.config.model_copy(update={"compile": mode == "compile"})
+        recipe = replace(recipe, config=config)
     height, width = work.protocol.train.crop
     batch = torch.randn(work.share, 3, height, width)
     labels = torch.randint(work.classes, (work.share, height, width), dtype=torch.uint8)
@@ -187,9 +194,16 @@ def training_call(work: Workload, head: HeadConfig, device: torch.device) -> Cal
     return step
 
 
-def pass_call(work: Workload, head: HeadConfig, device: torch.device) -> Call:
-    """A pass of evaluation to time, on a normalised image that is on the device."""
-    model = built(work, head).to(device)
+def pass_call(
+    work: Workload, head: HeadConfig, device: torch.device, mode: Mode | None = None
+) -> Call:
+    """A pass of evaluation to time, on a normalised image that is on the device.
+
+    Runs evaluate without compiled code, whatever their protocol says.
+    """
+    model: nn.Module = built(work, head).to(device)
+    if mode == "compile":
+        model = Compiled(model)
     return forward_call(model, torch.randn(1, 3, *work.input_size, device=device), work.precision)
 
 

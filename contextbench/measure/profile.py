@@ -23,13 +23,14 @@ from contextbench.measure.choose import (
     rounds_of,
 )
 from contextbench.measure.counts import Counts
-from contextbench.measure.latency import ORDER_SEED, Call, interleaved
+from contextbench.measure.latency import ORDER_SEED, Call, interleaved, milliseconds
 from contextbench.measure.passes import Workload, pass_call, predicted, training_call
 from contextbench.measure.trials import Trials
+from contextbench.models.compiled import Mode, empty_cache, without_advice
 from contextbench.models.device import release_cache
 from contextbench.models.precision import Precision
 from contextbench.records.failures import Failure
-from contextbench.records.profiles import HeadCost, ProfileRecord, ScopeCounts
+from contextbench.records.profiles import CompiledCost, HeadCost, ProfileRecord, ScopeCounts
 from contextbench.system.console import Reporter
 from contextbench.system.interrupt import Interrupted, StopRequest
 from contextbench.training.environment import environment
@@ -50,18 +51,23 @@ def unwatched(_label: str, _total: int) -> AbstractContextManager[Callable[[int]
 
 @dataclass(frozen=True)
 class Timing:
-    """How latency is sampled; no rounds: costs are predicted and nothing is run."""
+    """How latency is sampled; no rounds: costs are predicted and nothing is run.
+
+    Without `modes` a model runs as its protocol says; eager is one of those that are named.
+    """
 
     rounds: int
     train_rounds: int
     device: torch.device
     task: Task = unwatched
+    modes: Sequence[Mode] = ()
 
 
 @dataclass
 class Sampled:
-    """Times of heads, and what became of those that have none."""
+    """Times of heads, by name, and what became of those that have none."""
 
+    first_seconds: dict[str, float] = field(default_factory=dict)  # of the first call
     milliseconds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     alone: list[str] = field(default_factory=list)  # not in the rounds of the others
@@ -100,9 +106,12 @@ def profile_models(
             failure = Failure(kind="not timed", message=reason)
             costs[name] = costs[name].model_copy(update={"failure": failure})
     healthy = [head for head in heads if costs[head.name].failure is None]
-    forward = _sampled("forward passes", partial(pass_call, work), healthy, timing)
     step_timing = replace(timing, rounds=timing.train_rounds)
-    steps = _sampled("training steps", partial(training_call, work), healthy, step_timing)
+    with empty_cache():
+        forward = _sampled("forward passes", _calls(pass_call, work, healthy, timing), timing)
+        steps = _sampled(
+            "training steps", _calls(training_call, work, healthy, timing), step_timing
+        )
     timed = [head for head in healthy if head.name not in forward.failures]
     crop = work.protocol.train.crop
     return ProfileRecord(
@@ -161,12 +170,31 @@ def _guarded(cost: Callable[[HeadConfig], HeadCost], head: HeadConfig) -> HeadCo
         return HeadCost(counts={}, failure=Failure.of(error))
 
 
-def _sampled(
-    what: str,
-    make: Callable[[HeadConfig, torch.device], Call],
+def _calls(
+    make: Callable[[Workload, HeadConfig, torch.device, Mode | None], Call],
+    work: Workload,
     heads: Sequence[HeadConfig],
     timing: Timing,
-) -> Sampled:
+) -> dict[str, Callable[[], Call]]:
+    """What makes the call of each head, and of each in compiled code where that is asked for."""
+    eager: Mode | None = "eager" if timing.modes else None
+    calls: dict[str, Callable[[], Call]] = {
+        head.name: partial(make, work, head, timing.device, eager) for head in heads
+    }
+    if "compile" not in timing.modes:
+        return calls
+    compiled = {
+        _compiled(head.name): partial(make, work, head, timing.device, "compile") for head in heads
+    }
+    return {**calls, **compiled}
+
+
+def _compiled(head: str) -> str:
+    """What a head in compiled code is called: as no head is."""
+    return f"{head}, compiled"
+
+
+def _sampled(what: str, makers: Mapping[str, Callable[[], Call]], timing: Timing) -> Sampled:
     """Times of all heads in the same rounds; of one without room beside the others, alone."""
     found, waiting = Sampled(), []
     if not timing.rounds:
@@ -180,47 +208,45 @@ def _sampled(
         if is_out_of_memory(error):
             waiting.append(name)
 
-    for head in heads:
+    for name, make in makers.items():
         try:
-            calls[head.name] = make(head, timing.device)
-            calls[head.name]()
+            calls[name] = make()
+            found.first_seconds[name] = milliseconds(calls[name], timing.device) / 1e3
         except Interrupted:
             raise
         except Exception as error:
-            failed(head.name, error)
+            failed(name, error)
     found.milliseconds.update(sample(f"time {what}", calls, timing.rounds, timing, failed))
     together = bool(calls)
     calls.clear()
-    for head in [head for head in heads if head.name in waiting and together]:
+    for name in waiting if together else ():
         _released(timing.device)
-        _time_alone(what, head, make, timing, found)
+        _time_alone(what, name, makers[name], timing, found)
     return found
 
 
 def _time_alone(
-    what: str,
-    head: HeadConfig,
-    make: Callable[[HeadConfig, torch.device], Call],
-    timing: Timing,
-    found: Sampled,
+    what: str, name: str, make: Callable[[], Call], timing: Timing, found: Sampled
 ) -> None:
     """A second try, now that nothing else is in memory."""
     try:
-        call = {head.name: make(head, timing.device)}
-        samples = sample(f"time {what} of {head.name} alone", call, timing.rounds, timing)
+        call = {name: make()}
+        found.first_seconds[name] = milliseconds(call[name], timing.device) / 1e3
+        samples = sample(f"time {what} of {name} alone", call, timing.rounds, timing)
     except Interrupted:
         raise
     except Exception as error:
-        found.failures[head.name] = _failure(what, error)
+        found.failures[name] = _failure(what, error)
         return
     found.milliseconds.update(samples)
-    found.alone.append(head.name)
-    del found.failures[head.name]
+    found.alone.append(name)
+    del found.failures[name]
 
 
 def _failure(what: str, error: Exception) -> Failure:
     cause = Failure.of(error)
-    return Failure(kind=cause.kind, message=f"while {what} were timed: {cause.message}")
+    said = without_advice(cause.message)
+    return Failure(kind=cause.kind, message=f"while {what} were timed: {said}")
 
 
 def _released(device: torch.device) -> None:
@@ -266,10 +292,25 @@ def _with_samples(
                 "latency_ms": forward.milliseconds.get(name, []),
                 "train_latency_ms": steps.milliseconds.get(name, []),
                 "failure": cost.failure or forward.failures.get(name) or steps.failures.get(name),
+                "compiled": _compiled_cost(_compiled(name), forward, steps),
             }
         )
         for name, cost in costs.items()
     }
+
+
+def _compiled_cost(name: str, forward: Sampled, steps: Sampled) -> CompiledCost | None:
+    """None where compiled code was not asked for."""
+    failure = forward.failures.get(name) or steps.failures.get(name)
+    if failure is None and name not in forward.milliseconds:
+        return None
+    return CompiledCost(
+        latency_ms=forward.milliseconds.get(name, []),
+        train_latency_ms=steps.milliseconds.get(name, []),
+        compile_seconds=forward.first_seconds.get(name),
+        train_compile_seconds=steps.first_seconds.get(name),
+        failure=failure,
+    )
 
 
 def stored_counts(counts: Mapping[str, Counts]) -> dict[str, ScopeCounts]:

@@ -11,6 +11,7 @@ from contextbench.records.stored import (
     Free,
     Milliseconds,
     Positive,
+    Seconds,
     Side,
     Stored,
     read_record,
@@ -26,6 +27,16 @@ class ScopeCounts(Stored):
     uncounted: list[str] = []  # operators that no counter sees
 
 
+class CompiledCost(Stored):
+    """What a compiled model takes, in the same rounds as the eager one."""
+
+    latency_ms: list[Milliseconds] = []
+    train_latency_ms: list[Milliseconds] = []
+    compile_seconds: Seconds | None = None  # of the first pass, the pass included
+    train_compile_seconds: Seconds | None = None  # of the first training step, likewise
+    failure: Failure | None = None
+
+
 class HeadCost(Stored):
     """What one head costs at the profile's input size; None where it could not be determined."""
 
@@ -34,6 +45,7 @@ class HeadCost(Stored):
     training_memory_bytes: Count | None = None  # predicted peak of one optimisation step
     latency_ms: list[Milliseconds] = []  # forward, one sample a round, rounds shared by all heads
     train_latency_ms: list[Milliseconds] = []  # forward + backward + step
+    compiled: CompiledCost | None = None  # None: was not asked for
     failure: Failure | None = None
 
 
@@ -69,11 +81,15 @@ class MemoryBytes(Stored):
 
 
 class Timing(Stored):
-    """Times of one scope of one head, one sample a round."""
+    """Times of one scope of one head, one sample a round; none where compiling it failed."""
 
     scope: str  # `core`, `context` or `head`
     direction: Literal["forward", "forward_backward"]
     latency_ms: list[Milliseconds]
+    mode: Literal["eager", "compile"] = "eager"
+    compile_seconds: Seconds | None = None  # of the first call, the pass included
+    measured_activation_peak_bytes: Count | None = None  # of compiled code; where it is counted
+    failure: Failure | None = None
 
 
 class FormCost(Stored):

@@ -101,6 +101,15 @@ COSTS = (
     Column("train_latency_ms", "training step", "ms", 1, "low", short="train step", extra=True),
     Column("train_latency_ratio", "training step", "×{baseline}", 1, "low", 2, short="train step"),
 )
+COMPILED = (
+    Column("compiled_latency_ms", "compiled", "ms"),
+    Column("compiled_speedup", "eager / compiled", "×", decimals=2),
+    Column("compile_seconds", "compiling", "s", decimals=1),
+    Column("compiled_train_latency_ms", "training step, compiled", "ms"),
+    Column("compiled_train_speedup", "eager / compiled", "×", decimals=2),
+    Column("train_compile_seconds", "compiling", "s", decimals=1),
+)
+"""Of a profile of models in both modes."""
 TRAINING = Column("train_seconds", "training", "s", 1, "low", 0, short="train")
 COST_COLUMNS = {column.name: column for column in (*COSTS, TRAINING)}
 """Columns of a comparison; IoU of groups of classes follow the scores."""

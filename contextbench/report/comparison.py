@@ -35,7 +35,7 @@ from contextbench.records.comparability import (
     dataset_name,
     device_name,
 )
-from contextbench.records.profiles import HeadCost, ProfileRecord
+from contextbench.records.profiles import CompiledCost, HeadCost, ProfileRecord
 from contextbench.records.runs import RunRecord, Status
 from contextbench.report.collection import run_note
 from contextbench.report.samples import median_ratio, median_ratio_ends, number, quartiles
@@ -247,7 +247,30 @@ def _cost(name: str, profile: ProfileRecord | None) -> dict[str, Any]:
         "train_latency_ms": quartiles(cost.train_latency_ms)[1],
         **_ratio("train_latency_ratio", cost.train_latency_ms, baseline.train_latency_ms),
         "latency_rounds": len(cost.latency_ms),
+        **(_compiled(cost, cost.compiled or CompiledCost()) if _is_compiled(profile) else {}),
     }
+
+
+def _is_compiled(profile: ProfileRecord | None) -> bool:
+    """Whether compiled code was asked for."""
+    return any(cost.compiled is not None for cost in (profile.heads.values() if profile else ()))
+
+
+def _compiled(eager: HeadCost, compiled: CompiledCost) -> dict[str, float]:
+    """Compiled code beside the eager one of the same rounds; NaN where there is none."""
+    steps, seconds = compiled.train_latency_ms, compiled.train_compile_seconds
+    return {
+        "compiled_latency_ms": quartiles(compiled.latency_ms)[1],
+        "compiled_speedup": median_ratio(eager.latency_ms, compiled.latency_ms),
+        "compile_seconds": _or_nan(compiled.compile_seconds),
+        "compiled_train_latency_ms": quartiles(steps)[1],
+        "compiled_train_speedup": median_ratio(eager.train_latency_ms, steps),
+        "train_compile_seconds": _or_nan(seconds),
+    }
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _ratio(name: str, times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
@@ -283,7 +306,10 @@ def _cost_note(name: str, profile: ProfileRecord | None) -> str:
     cost = profile.heads.get(name)
     if cost is None:
         return "cost not measured"
-    return f"cost: {cost.failure.cause}" if cost.failure else ""
+    notes = [f"cost: {cost.failure.cause}"] if cost.failure else []
+    if cost.compiled is not None and cost.compiled.failure is not None:
+        notes.append(f"compiled: {cost.compiled.failure.cause}")
+    return "; ".join(notes)
 
 
 def _provenance(profile: ProfileRecord | None) -> dict[str, Any]:

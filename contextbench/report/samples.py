@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from contextbench.records.comparability import device_name
-from contextbench.records.profiles import FormCost, HeadProfileRecord
+from contextbench.records.profiles import FormCost, HeadProfileRecord, Timing
 
 FORMS = ("reference", "fast")
 RATIO_LEVEL = 0.95
 Direction = Literal["forward", "forward_backward"]
+Mode = Literal["eager", "compile"]
 
 
 def form_cost(
@@ -26,11 +27,17 @@ def form_cost(
 
 
 def samples(cost: FormCost | None, scope: str, direction: Direction = "forward") -> list[float]:
-    """Times in ms, one a round; empty where this was not timed."""
+    """Eager times in ms, one a round; empty where this was not timed."""
+    found = timing_of(cost, scope, direction, "eager")
+    return [] if found is None else found.latency_ms
+
+
+def timing_of(cost: FormCost | None, scope: str, direction: Direction, mode: Mode) -> Timing | None:
+    """What was timed of a form, or was to be; None where it was not asked for."""
     for timing in cost.timings if cost else ():
-        if (timing.scope, timing.direction) == (scope, direction):
-            return timing.latency_ms
-    return []
+        if (timing.scope, timing.direction, timing.mode) == (scope, direction, mode):
+            return timing
+    return None
 
 
 class Predicted(NamedTuple):

@@ -15,6 +15,7 @@ from contextbench.measure.choose import PrecisionChoice, stored_choice
 from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, choose_for, profile_models, watched
 from contextbench.models.build import check_heads, check_weights
+from contextbench.models.compiled import check_compiles
 from contextbench.models.device import device_name
 from contextbench.models.precision import Precision
 from contextbench.records.examples import Examples
@@ -96,12 +97,17 @@ def say_weights(protocol: Protocol, execution: Execution) -> None:
         execution.reporter.say(f"caution: {text}")
 
 
-def check_runnable(setting: Setting, heads: Sequence[HeadConfig], execution: Execution) -> None:
-    """Refuse before the first step what would be refused after hours.
+def check_runnable(
+    setting: Setting, heads: Sequence[HeadConfig], execution: Execution, *, here: bool = True
+) -> None:
+    """Refuse before the first step what would be refused after hours; `here`: of this machine, too.
 
     Raises `ConfigError` for heads that cannot be built, views that no model can see and trained
-    models that do not fit what is to start from them; what each head starts from is said.
+    models that do not fit what is to start from them, and where torch cannot compile what is to be
+    compiled; what each head starts from is said.
     """
+    if here and setting.protocol.train.compile:
+        check_compiles(execution.device, "train.compile")
     for view in setting.protocol.evaluate:
         workload(setting, Precision(), execution, view).check()
     check_heads(setting.protocol, heads, setting.num_classes)

@@ -24,6 +24,7 @@ from contextbench.config.averaging import decay_after
 from contextbench.config.training import ScheduleConfig, TrainConfig
 from contextbench.data.ahead import iterating
 from contextbench.data.base import IGNORE
+from contextbench.models.compiled import Compiled
 from contextbench.models.precision import Precision
 from contextbench.models.segmenter import Segmenter, parameter_groups
 from contextbench.records.provenance import now
@@ -104,7 +105,7 @@ class Training:
         self._note_leg()
         self._on_flush = on_flush or _unheard
         self._on_flush(self.progress)
-        self._parallel = world.parallel(model)
+        self._parallel = world.parallel(Compiled(model) if recipe.config.compile else model)
         self._log = _LossLog(self.progress, self._on_flush, world)
         self._last_save, self._saved_step = time.monotonic(), self.progress.step
 

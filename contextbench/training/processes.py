@@ -200,13 +200,18 @@ def check_shareable(protocol: Protocol, world: World) -> None:
     """Raise `ConfigError` unless each process gets the same number of images of every part.
 
     The batch is that of all processes together, so that a protocol means the same on any number.
-    Heads that are trained at once on one backbone are trained by one process.
+    Heads that are trained at once on one backbone are trained by one process, and so is compiled
+    code: torch does not compile batch norm whose statistics are those of several processes.
     """
     config = protocol.train
-    if world.size > 1 and protocol.shared_backbone is not None:
+    alone = {
+        f"shared_backbone: {protocol.shared_backbone}": protocol.shared_backbone is not None,
+        "train.compile": config.compile,
+    }
+    if world.size > 1 and any(alone.values()):
+        named = next(name for name, wanted in alone.items() if wanted)
         raise ConfigError(
-            f"shared_backbone: {protocol.shared_backbone} runs in one process, not in {world.size}:"
-            " start it without torchrun"
+            f"{named} runs in one process, not in {world.size}: start it without torchrun"
         )
     part = config.batch // config.accumulate
     if part % world.size:

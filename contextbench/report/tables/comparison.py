@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from contextbench.report.columns import (
+    COMPILED,
     COSTS,
     COUNTS,
     SCORES,
@@ -69,7 +70,7 @@ def printable(table: pd.DataFrame) -> dict[str, Column]:
         for name in group_columns(table)
     ]
     baseline = _label(str(table["latency_baseline"].iloc[0]))
-    known = (*SCORES, *groups, *COSTS, TRAINING)
+    known = (*SCORES, *groups, *COSTS, *COMPILED, TRAINING)
     return {each.name: each.with_baseline(baseline) for each in known if each.name in table}
 
 
@@ -253,7 +254,7 @@ def _with_reasons(cells: Sequence[Cell], columns: Sequence[Column], row: Row) ->
 
     `cells` are the label and those of `columns`; where there are no columns, the label is marked.
     """
-    costs = {column.name for column in COSTS}
+    costs = {column.name for column in (*COSTS, *COMPILED)}
     marked = list(cells)
     for name, is_cost in (("note", False), ("cost_note", True)):
         if row.get(name):

@@ -3,7 +3,7 @@ floor: the time of its convolutions and matrix products, each run alone.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +26,7 @@ from contextbench.report.samples import (
     reason_of_forms,
     samples,
     timed_on,
+    timing_of,
 )
 from contextbench.report.tables.sheet import Sheet, markdown_list, sheet_markdown
 from contextbench.report.words import MEBI
@@ -36,6 +37,21 @@ SCOPES = {
     "context": "Context module",
     "head": "Whole head",
 }
+
+
+def _compiled_columns(direction: Direction, title: str) -> list[Column]:
+    """Of compiled code beside the eager one, for each form."""
+    return [
+        column
+        for form in FORMS
+        for column in (
+            Column(f"{direction}_{form}_compiled_ms", f"{title} {form}, compiled", "ms"),
+            Column(f"{direction}_{form}_compiled_speedup", "eager / compiled", "×", decimals=2),
+            Column(f"{direction}_{form}_compile_seconds", "compiling", "s", decimals=1),
+        )
+    ]
+
+
 WHOLE = ("parameters", "_macs", "_bytes")  # ends of the names of columns that hold integers
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 COLUMNS = (
@@ -43,15 +59,21 @@ COLUMNS = (
     *(Column(f"{form}_macs", f"MACs {form}", "G", 1e-9) for form in FORMS),
     *(Column(f"forward_{form}_ms", f"forward {form}", "ms") for form in FORMS),
     Column("forward_speedup", "speed-up", "×", decimals=2),
+    *_compiled_columns("forward", "forward"),
     Column("floor_ms", "floor", "ms"),
     Column("floor_fraction", "floor / fast", "%", 100, decimals=0),
     *(Column(f"forward_backward_{form}_ms", f"forward + backward {form}", "ms") for form in FORMS),
     Column("forward_backward_speedup", "speed-up", "×", decimals=2),
+    *_compiled_columns("forward_backward", "forward + backward"),
     *(
         Column(f"{form}_activation_peak_bytes", f"activations {form}", "MiB", 1 / MEBI)
         for form in FORMS
     ),
     *(Column(f"{form}_measured_bytes", f"measured {form}", "MiB", 1 / MEBI) for form in FORMS),
+    *(
+        Column(f"{form}_compiled_measured_bytes", f"measured {form}, compiled", "MiB", 1 / MEBI)
+        for form in FORMS
+    ),
 )
 
 
@@ -127,6 +149,9 @@ def _row(record: HeadProfileRecord, head: str, height: int, width: int) -> dict[
             for form in FORMS:
                 row[f"{scope}_{direction}_{form}_ms"] = median(times[form])
             row[f"{scope}_{direction}_speedup"] = median_ratio(times["reference"], times["fast"])
+            if _is_compiled(record):
+                for form, cost in costs.items():
+                    row |= _compiled(f"{scope}_{direction}_{form}", cost, scope, direction)
         floor = _floor(costs["fast"], scope, record)
         row[f"{scope}_floor_ms"] = floor
         row[f"{scope}_floor_fraction"] = floor / row[f"{scope}_forward_fast_ms"]
@@ -134,8 +159,38 @@ def _row(record: HeadProfileRecord, head: str, height: int, width: int) -> dict[
     for form, cost in costs.items():
         measured = cost.measured_activation_peak_bytes if cost else None
         row[f"context_{form}_measured_bytes"] = number(measured)
+        if _is_compiled(record):
+            timing = timing_of(cost, "context", "forward", "compile")
+            measured = timing.measured_activation_peak_bytes if timing else None
+            row[f"context_{form}_compiled_measured_bytes"] = number(measured)
     recorded = {form: cost for form, cost in costs.items() if form in forms_of(record)}
-    return {**row, "reason": reason_of_forms(recorded)}
+    why = {"compiled_reason": _not_compiled(recorded)} if _is_compiled(record) else {}
+    return {**row, "reason": reason_of_forms(recorded), **why}
+
+
+def _is_compiled(record: HeadProfileRecord) -> bool:
+    """Whether compiled code was asked for."""
+    return any(timing.mode == "compile" for cost in record.costs for timing in cost.timings)
+
+
+def _compiled(
+    name: str, cost: FormCost | None, scope: str, direction: Direction
+) -> dict[str, float]:
+    """Columns of compiled code, which begin with `name`; NaN where there is none."""
+    timing = timing_of(cost, scope, direction, "compile")
+    times = timing.latency_ms if timing else []
+    seconds = timing.compile_seconds if timing else None
+    return {
+        f"{name}_compiled_ms": median(times),
+        f"{name}_compiled_speedup": median_ratio(samples(cost, scope, direction), times),
+        f"{name}_compile_seconds": math.nan if seconds is None else seconds,
+    }
+
+
+def _not_compiled(costs: Mapping[str, FormCost | None]) -> str:
+    """Why forms have no times of compiled code; each reason once."""
+    timings = (timing for cost in costs.values() if cost for timing in cost.timings)
+    return "; ".join(dict.fromkeys(each.failure.cause for each in timings if each.failure))
 
 
 def _counts(costs: Mapping[str, FormCost | None], scope: str) -> dict[str, float]:
@@ -165,11 +220,20 @@ def _sheets(table: pd.DataFrame) -> Iterator[Sheet]:
     labels = [_label(row) if several else row["head"] for row in table.to_dict("records")]
     for scope, title in SCOPES.items():
         columns = [replace(column, name=f"{scope}_{column.name}") for column in COLUMNS]
-        shown = [c for c in columns if c.name in table and table[c.name].notna().any()]
+        shown = [c for c in columns if _is_shown(table, c.name)]
         cells = [[Cell(label) for label in labels], *(number_cells(table, c) for c in shown)]
         if shown:
             headings = [Column("head", "head"), *shown]
             yield Sheet(headings, list(zip(*cells, strict=True)), title=title)
+
+
+def _is_shown(table: pd.DataFrame, name: str) -> bool:
+    """Whether a column has a value, or has none although it was asked for."""
+    if name not in table:
+        return False
+    asked = name.endswith("_compiled_ms") and table["compiled_reason"].ne("").any()
+    eager = name.replace("_compiled_ms", "_ms")
+    return bool(table[name].notna().any() or (asked and table[eager].notna().any()))
 
 
 def _sizes(table: pd.DataFrame) -> list[str]:
@@ -199,8 +263,22 @@ def _legend(table: pd.DataFrame) -> list[str]:
     lines.append("Activations: predicted peak of a forward pass, without weights and input.")
     if _any(table, "_measured_bytes"):
         lines.append("Measured: what the device's allocator handed out of the same.")
-    failed = [row for row in table.to_dict("records") if row["reason"]]
-    return [*lines, *(f"{_label(row)}: {row['reason']}" for row in failed)]
+    rows = table.to_dict("records")
+    lines += [f"{_label(row)}: {row['reason']}" for row in rows if row["reason"]]
+    if "compiled_reason" in table:
+        lines.append(
+            "Compiled: the same rounds; eager / compiled: median over rounds; compiling: seconds "
+            "of the first call, with nothing compiled on disk."
+        )
+        lines += _by_reason(rows)
+    return lines
+
+
+def _by_reason(rows: Sequence[Mapping[Any, Any]]) -> Iterator[str]:
+    """What could not be compiled, a line for each reason."""
+    for reason in dict.fromkeys(row["compiled_reason"] for row in rows if row["compiled_reason"]):
+        named = ", ".join(_label(row) for row in rows if row["compiled_reason"] == reason)
+        yield f"Not compiled, {named}: {reason}"
 
 
 def _any(table: pd.DataFrame, ending: str) -> bool:
