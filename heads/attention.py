@@ -56,35 +56,45 @@ def gather_fast(query: Tensor, key: Tensor, value: Tensor, scale: float | None =
 
     The widths alone decide: neither the size of the map, nor the device, nor compilation.
     """
-    way = _gather_fused if query.shape[1] == value.shape[1] else _gather_in_blocks
-    return way(query, key, value, _scale(query, scale))
+    q = _in_rows(query)
+    k = q if key is query else _in_rows(key)
+    gathered = gather_rows(q, k, _in_rows(value), _scale(query, scale))
+    return as_map(gathered.transpose(1, 2), query)
+
+
+def gather_rows(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """`gather_fast` of pixels in rows: (N, P, d), (N, P', d) and (N, P', c) -> (N, P, c)."""
+    way = _gather_fused if query.shape[2] == value.shape[2] else _gather_in_blocks
+    return way(query, key, value, scale)
 
 
 def _gather_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    q = _pixels_first(query)
-    k = q if key is query else _pixels_first(key)
-    gathered = F.scaled_dot_product_attention(q, k, _pixels_first(value), scale=scale)
-    return as_map(gathered.squeeze(1).transpose(1, 2), query)
+    q = _for_kernels(query)
+    k = q if key is query else _for_kernels(key)
+    return F.scaled_dot_product_attention(q, k, _for_kernels(value), scale=scale).squeeze(1)
 
 
 def _gather_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    keys, values = key.flatten(2), value.flatten(2).transpose(1, 2)
-    queries = (query.flatten(2) * scale).transpose(1, 2)  # (N, h w, d)
+    keys, queries = key.transpose(1, 2), query * scale
     gathered = [
-        torch.bmm(torch.bmm(block, keys).softmax(dim=-1), values)
+        torch.bmm(torch.bmm(block, keys).softmax(dim=-1), value)
         for block in torch.split(queries, QUERIES_AT_ONCE, dim=1)
     ]  # each (N, up to QUERIES_AT_ONCE, c)
-    pixels = torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
-    return as_map(pixels.transpose(1, 2), query)
+    return torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
 
 
 def _scale(query: Tensor, scale: float | None) -> float:
     return 1 / math.sqrt(query.shape[1]) if scale is None else scale
 
 
-def _pixels_first(x: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N, 1, h w, C), as the fused kernels want it, in memory too."""
-    return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
+def _in_rows(x: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, h w, C), in memory as it is."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _for_kernels(pixels: Tensor) -> Tensor:
+    """(N, P, C) -> (N, 1, P, C), as the fused kernels want it, in memory too."""
+    return pixels.unsqueeze(1).contiguous()
 
 
 class PixelAttention(TwoForms):

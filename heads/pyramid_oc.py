@@ -15,6 +15,7 @@ authors` is that form; by default x is that of the other heads and every layer h
 start. Released dropout is 0.05, here 0.1 as for most heads.
 """
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.attention import PixelAttention, SelfAttention, gather, gather_fast, weights_of
+from heads.attention import PixelAttention, SelfAttention, gather, gather_rows, weights_of
 from heads.blocks import Layer4Head, TwoForms, abn_activation, by_authors, conv_bn_relu, relu
 from heads.interface import Attended, Channels, Features, Implementation, Release
 
@@ -50,24 +51,37 @@ def equal_runs(size: int, bins: int) -> list[tuple[int, int]]:
     return [(len(equal), equal[0]), (1, last)]
 
 
-def cells_as_images(x: Tensor, rows: int, columns: int) -> Tensor:
-    """(N, C, h, w) -> (N rows columns, C, h / rows, w / columns), which must divide."""
+def cells_in_rows(x: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, C, h, w) -> (N rows columns, pixels of a cell, C); rows and columns must divide."""
     n, channels, height, width = x.shape
-    cells = x.reshape(n, channels, rows, height // rows, columns, width // columns)
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    last = x.permute(0, 2, 3, 1)  # of channels that are last in memory, whole pixels are copied
+    cells = last.reshape(n, rows, height // rows, columns, width // columns, channels)
+    return cells.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def images_as_cells(cells: Tensor, rows: int, columns: int) -> Tensor:
-    """Inverse of `cells_as_images`."""
-    _, channels, height, width = cells.shape
-    x = cells.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(-1, channels, rows * height, columns * width)
+def rows_as_map(cells: Tensor, rows: int, columns: int, size: tuple[int, int]) -> Tensor:
+    """Inverse of `cells_in_rows` for a map of `size`; channels are last in memory."""
+    height, width = size
+    shape = (-1, rows, columns, height // rows, width // columns, cells.shape[-1])
+    x = cells.reshape(shape).transpose(2, 3).reshape(-1, height, width, cells.shape[-1])
+    return x.permute(0, 3, 1, 2)
 
 
 def gather_at_once(block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-    """Attention inside each of rows x columns cells of equal size, of query, key and value."""
-    query, key, value = (cells_as_images(t, rows, columns) for t in block)
-    return images_as_cells(gather_fast(query, key, value), rows, columns)
+    """Attention inside each of rows x columns cells of equal size, of query, key and value.
+
+    Of query and value where the key is the query.
+    """
+    *pair, value = (cells_in_rows(t, rows, columns) for t in block)
+    query, key = pair[0], pair[-1]
+    gathered = gather_rows(query, key, value, 1 / math.sqrt(query.shape[-1]))
+    height, width = block[0].shape[-2:]
+    return rows_as_map(gathered, rows, columns, (height, width))
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Parts of a map beside each other. One alone is not copied, as `torch.cat` would."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 class CellAttention(PixelAttention):
@@ -93,7 +107,8 @@ class CellAttention(PixelAttention):
     def _fast(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         down, across = (equal_runs(size, self.bins) for size in query.shape[-2:])
         heights, widths = ([count * length for count, length in runs] for runs in (down, across))
-        bands = zip(*(torch.split(t, heights, dim=2) for t in (query, key, value)), strict=True)
+        operands = (query, value) if key is query else (query, key, value)
+        bands = zip(*(torch.split(t, heights, dim=2) for t in operands), strict=True)
         gathered = []
         for (rows, _), band in zip(down, bands, strict=True):
             blocks = zip(*(torch.split(t, widths, dim=3) for t in band), strict=True)
@@ -101,8 +116,8 @@ class CellAttention(PixelAttention):
                 gather_at_once(block, rows, columns)
                 for (columns, _), block in zip(across, blocks, strict=True)
             ]
-            gathered.append(torch.cat(row, dim=3))
-        return torch.cat(gathered, dim=2)
+            gathered.append(joined(row, dim=3))
+        return joined(gathered, dim=2)
 
     def row(self, query: Tensor, key: Tensor, pixel: tuple[int, int]) -> Tensor:
         """As of dense attention; 0 outside the pixel's cell."""
