@@ -414,31 +414,32 @@ AROUND = {"reduce": "module.convs.0", "refine": "module.convs.1", "fuse": "modul
 
 
 def mmseg_non_local(implementation: str, pairwise: str, scaled: bool) -> Match:
+    """A third of eight channels is two, there too."""
     names = {"theta": "theta", "phi": "phi", "g": "g", "output": "conv_out"}
     blocks = {f"attention.{mine}": f"module.nl_block.{other}" for mine, other in names.items()}
-    options = {"key_channels": WIDTH // 2, "pairwise": pairwise, "scaled": scaled}
+    options = {"key_channels": WIDTH // 3, "pairwise": pairwise, "scaled": scaled}
     ours = built("non_local", implementation, **options).context
-    head = mmseg_head("NLHead", reduction=2, use_scale=scaled, mode=pairwise)
+    head = mmseg_head("NLHead", reduction=3, use_scale=scaled, mode=pairwise)
     return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
 
 
 def mmseg_dnlnet(implementation: str, scaled: bool) -> Match:
-    head = mmseg_head("DNLHead", reduction=2, use_scale=scaled, temperature=0.5)
+    head = mmseg_head("DNLHead", reduction=3, use_scale=scaled, temperature=0.5)
     names = {"theta": "theta", "phi": "phi", "g": "g", "mask": "conv_mask", "output": "conv_out"}
     blocks = {f"attention.{mine}": f"module.dnl_block.{other}" for mine, other in names.items()}
-    options = {"key_channels": WIDTH // 2, "temperature": 0.5, "scaled": scaled}
+    options = {"key_channels": WIDTH // 3, "temperature": 0.5, "scaled": scaled}
     ours = built("dnlnet", implementation, **options).context
     return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
 
 
 def mmseg_gcnet(implementation: str) -> Match:
-    """Layer norm over two channels, a quarter of the width, makes 1 and -1 of whatever it gets."""
-    head = mmseg_head("GCHead", ratio=3 / 4, pooling_type="att", fusion_types=("channel_add",))
+    """Seven tenths of eight channels are five. Layer norm over two would make 1 and -1 of all."""
+    head = mmseg_head("GCHead", ratio=0.7, pooling_type="att", fusion_types=("channel_add",))
     blocks = {
         "attention.key": "module.gc_block.conv_mask",
         "attention.transform": "module.gc_block.channel_add_conv",
     }
-    ours = built("gcnet", implementation, bottleneck=3 * WIDTH // 4).context
+    ours = built("gcnet", implementation, bottleneck=7 * WIDTH // 10).context
     return Match(ours, on_map(head), {**AROUND, **blocks}, (layer4(),))
 
 
