@@ -184,6 +184,7 @@ def test_table_puts_published_and_measured_side_by_side(tmp_path):
     table = pd.read_csv(tmp_path / "ocr-complexity.csv").set_index("label")
     assert table.loc["PPM", "parameters"] == 23_073_792
     assert table.loc["PPM", "published_flops"] == 619e9
+    assert table["parameters"].notna().all()
     again = call("table", "ocr-complexity", "--record", tmp_path / "ocr-complexity.json", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)[0]["parameters"] == 23_073_792

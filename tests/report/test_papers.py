@@ -265,7 +265,9 @@ def counted(spec_row: TableRow) -> FormCost:
 
 @pytest.fixture(scope="module")
 def ocr_paper() -> pd.DataFrame:
-    costs_of_rows = [counted(spec_row) for spec_row in PAPER.rows]
+    """Of the published rows and the one that is compared with one of them."""
+    rows = [each for each in PAPER.rows if each.method is not None or each.name == "ocr"]
+    costs_of_rows = [counted(spec_row) for spec_row in rows]
     of_paper = record(costs_of_rows, channels=SIZE.channels, classes=PAPER.classes)
     return paper_table(PAPER, load_published(PAPER), of_paper)
 
