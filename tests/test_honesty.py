@@ -60,11 +60,16 @@ def literal(node: ast.AST) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "*"
 
 
+def last_name(node: ast.AST) -> str | None:
+    """`c` of `a.b.c`."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+
+
 def replaced(tree: ast.AST, names: Mapping[str, str]) -> Iterator[str]:
     """Full names of what is replaced: `setattr` of any kind, `patch`, assignment, deletion."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
-            called = ast.unparse(node.func).split(".")[-1]
+            called = last_name(node.func)
             first = literal(node.args[0])
             if called in ("setattr", "delattr", "patch", "dict", "multiple") and is_product(first):
                 yield first
@@ -101,6 +106,8 @@ def is_autouse(node: ast.AST) -> bool:
 
 def replaced_everywhere(source: str) -> list[str]:
     """What fixtures replace without being asked for by a test."""
+    if "autouse" not in source:
+        return []
     tree = ast.parse(source)
     fixtures = filter(is_autouse, ast.walk(tree))
     return [name for fixture in fixtures for name in replaced(fixture, imports(tree))]

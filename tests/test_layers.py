@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def sources(package: str) -> dict[str, str]:
     return {module_name(path): path.read_text(encoding="utf-8") for path in paths}
 
 
+parsed = cache(ast.parse)  # most tests here read all modules
+
+
 def at_import_time(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """Import statements that run when the module does: those of functions run later, and those
     for type checkers never."""
@@ -72,7 +76,7 @@ def _that_run(node: ast.AST) -> Iterable[ast.AST]:
 
 def everywhere(source: str) -> Iterator[ast.Import | ast.ImportFrom]:
     """All import statements, those inside functions too."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
 
@@ -103,8 +107,7 @@ def imported(
 def load_graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
     """What each of `modules` imports when it is imported, be it among them or not."""
     return {
-        name: imported(at_import_time(ast.parse(source)), modules)
-        for name, source in modules.items()
+        name: imported(at_import_time(parsed(source)), modules) for name, source in modules.items()
     }
 
 
@@ -255,7 +258,7 @@ def late(modules: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
     return [
         f"{name}.{function} imports {target}: nothing heavy, so to the head of the module"
         for name, source in modules.items()
-        for function, statement in inside_functions(ast.parse(source))
+        for function, statement in inside_functions(parsed(source))
         for target in sorted(imported([statement], known))
         if not loaded_with(target, direct) & (HEAVY | set(OPTIONAL))
     ]

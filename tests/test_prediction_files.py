@@ -32,6 +32,7 @@ from contextbench.runs.trained import Changes, open_run
 from contextbench.system.interrupt import Interrupted
 from contextbench.training.execution import Execution
 from tests import small
+from tests.cases import quick
 from tests.data import trees
 
 pytestmark = pytest.mark.filterwarnings("ignore:[\\s\\S]*the official split has")
@@ -112,6 +113,9 @@ LAYOUTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "folder in colours": (coloured, {"name": "folder"}),
 }
 MODES = {"voc": "P", "folder in colours": "RGB"}
+each_layout = pytest.mark.parametrize(
+    "case", quick(LAYOUTS, ("cityscapes", "voc", "coco_stuff 10k", "folder in colours"))
+)
 
 
 def trained(out: Path, **dataset: Any) -> Path:
@@ -142,7 +146,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cell_folder(out, "tiny", "fcn", 0)
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@each_layout
 def test_submissions_are_read_back_as_the_prediction(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +195,7 @@ def test_submissions_are_read_back_as_the_prediction(
             assert len(np.unique(labels)) == classes
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@each_layout
 def test_submissions_are_what_the_model_predicts(case: str, tmp_path: Path) -> None:
     """A submission read through the official table, and the index masks of the same images."""
     make, config = LAYOUTS[case]

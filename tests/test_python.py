@@ -337,6 +337,7 @@ def test_models_that_cannot_be_built(
         contextbench.build_model(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_profile(model: contextbench.Model) -> None:
     """Of the pass of one image, without the scores that an evaluation keeps."""
     segmenter = model.segmenter.train()

@@ -307,7 +307,7 @@ def test_hrnet_fuses_branches_bilinearly(hrnet: HRNetBackbone) -> None:
     ("name", "width", "millions"),
     [
         ("hrnet_w18_small", 16, "1.5"),
-        ("hrnet_w18_small_v2", 18, "3.9"),
+        pytest.param("hrnet_w18_small_v2", 18, "3.9", marks=pytest.mark.slow),
         pytest.param("hrnet_w18", 18, None, marks=pytest.mark.slow),
         pytest.param("hrnet_w48", 48, "65.9", marks=pytest.mark.slow),
     ],

@@ -309,7 +309,7 @@ def stopped_while_watching(
             run(protocol, out, *names, execution=small.execution(out, stop))
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", quick([1, 2], [2]))
 def test_a_stop_while_watching_comes_at_once_and_leaves_no_gap(tmp_path: Path, number: int) -> None:
     """Counted are losses, curve and kept weights of an undisturbed run; no step is done again."""
     protocol = best_protocol(watch={**WATCH, "split": "train"}, ema=0.5)

@@ -50,9 +50,7 @@ def any_size_from(smallest: int) -> tuple[tuple[dict[int, Any], ...]]:
     return (({2: 2 * height, 3: 2 * width}, *[{2: height, 3: width}] * 3),)
 
 
-@pytest.mark.parametrize(
-    "variant", quick(VARIANTS, ("ppm", "encnet", "ocr", "isa", "emanet", "upernet"))
-)
+@pytest.mark.parametrize("variant", quick(VARIANTS, ("ppm", "ocr", "emanet")))
 def test_exported_head_gives_the_same_logits(variant: str) -> None:
     exports(subject(variant))
 

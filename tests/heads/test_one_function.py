@@ -96,7 +96,7 @@ def test_both_forms_are_one_function_for_every_batch(
         torch.testing.assert_close(eager(subject(variant), form, size, layout, training), expected)
 
 
-@pytest.mark.parametrize("variant", ["pyramid_oc", "aspp", "encnet"])
+@pytest.mark.parametrize("variant", quick(("pyramid_oc", "aspp", "encnet"), ("pyramid_oc",)))
 def test_compiled_is_the_same_function(variant: str) -> None:
     """In one graph; cells of attention, dilations that leave the map, distances. Seconds each.
 
@@ -123,7 +123,7 @@ def test_every_head_compiled_is_the_same_function_at_every_size(
 
 
 @every_variant
-@every_form
+@pytest.mark.parametrize("implementation", quick(IMPLEMENTATIONS, ("fast",)))
 @pytest.mark.parametrize("training", [True, False])
 def test_bfloat16_autocast_is_near(variant: str, implementation: str, training: bool) -> None:
     contract.bfloat16_is_near(subject(variant), implementation, training)

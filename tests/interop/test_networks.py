@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Peer, dict[str, bool], tuple[str, Any, Any]]] = {
     "pytorch-encoding encnet": (networks.encoding_encnet, {}, ("rgb", MEAN, STD)),
 }
 # One of each family and of each kind of conversion; the others in the slow stage.
-QUICK = ("openseg asp_oc in-place", "hrnet ocr", "pytorch-encoding encnet")
+QUICK = ("openseg asp_oc in-place", "pytorch-encoding encnet")
 
 
 def as_trained(x: torch.Tensor, order: str, mean: Any, std: Any) -> torch.Tensor:
