@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,9 +39,7 @@ from contextbench.report.tables.scaling import (
     MEASURES,
     Measure,
     Scope,
-    Size,
-    curves_of,
-    pixels_of,
+    curve_of,
     scaling_table,
 )
 from contextbench.report.tradeoffs import MAIN, label_of, plottable, sentences, tradeoff_of
@@ -94,14 +91,14 @@ def scaling_figure(
 ) -> Figure:
     """A panel for each measure that has values, log-log, a named curve a head. Two columns wide."""
     table = scaling_table(record, scope)
-    table = table[table["implementation"] == implementation]
-    heads = {head: each for (head, _), each in curves_of(table).items()}
+    heads = dict(list(table[table["implementation"] == implementation].groupby("head", sort=False)))
     panels = {
-        measure: curves
+        measure: {
+            head: curve for head, costs in heads.items() if len(curve := curve_of(costs, measure))
+        }
         for measure in MEASURES
-        if (curves := [_scaling(head, measure, each[measure], table)
-                       for head, each in heads.items() if each[measure]])
-    }  # fmt: skip
+    }
+    panels = {measure: curves for measure, curves in panels.items() if curves}
     most = max(map(len, panels.values()), default=0)
     title = f"Cost against feature size: {implementation} form, {record.channels} channels"
     height = 0.6 + max(1.8, room_for(most, SMALL) / 72)
@@ -109,8 +106,7 @@ def scaling_figure(
     figure = new_figure(TWO_COLUMNS, height, title, caption)
     frames = _frames(figure, title, height, 1, max(1, len(panels)), SMALL)
     for frame, (measure, curves) in zip(frames, panels.items(), strict=False):
-        sizes = {size for each in heads.values() for size in each[measure]}
-        _draw_scaling(figure, frame, measure, curves, sizes)
+        _draw_scaling(figure, frame, measure, curves)
     return figure
 
 
@@ -253,39 +249,41 @@ def _draw_curves(figure: Figure, plot: Curves) -> None:
         _name(axes, curve.head, label, curve.end, at, "left", SMALL)
 
 
-def _scaling(
-    head: str, measure: Measure, curve: Mapping[Size, float], table: pd.DataFrame
-) -> Curve:
+def _scaling(head: str, measure: Measure, costs: pd.DataFrame) -> Curve:
     """In the unit of the axis; ends are the quartiles of latency, or the values themselves."""
-    scale = MEASURES[measure].scale
-    values = scale * np.array(list(curve.values()))
-    low = high = values
+    low = high = values = MEASURES[measure].scale * costs[measure].to_numpy()
     if measure == "latency_ms":
-        rows = table[(table["head"] == head) & (table["latency_ms"] > 0)].sort_values("pixels")
-        low, high = rows["latency_q1_ms"].to_numpy(), rows["latency_q3_ms"].to_numpy()
-    pixels = np.array(pixels_of(curve), dtype=np.float64)
-    return Curve(head, pixels, values, low, high, marked=True)
+        low, high = costs["latency_q1_ms"].to_numpy(), costs["latency_q3_ms"].to_numpy()
+    return Curve(head, costs["pixels"].to_numpy(), values, low, high, marked=True)
 
 
 def _draw_scaling(
-    figure: Figure, frame: Frame, measure: Measure, curves: Sequence[Curve], sizes: Iterable[Size]
+    figure: Figure, frame: Frame, measure: Measure, costs: Mapping[str, pd.DataFrame]
 ) -> None:
     """Curves with markers, quartiles of latency as bars, one tick a size."""
-    by_pixels = {height * width: (height, width) for height, width in sorted(sizes)}
-    square = all(height == width for height, width in by_pixels.values())
-    ticks = [Tick(pixels, str(h) if square else f"{h}×{w}") for pixels, (h, w) in by_pixels.items()]
+    sizes = (
+        pd.concat([*costs.values()])
+        .sort_values(["height", "width"])
+        .drop_duplicates("pixels", keep="last")
+    )
+    square = bool((sizes["height"] == sizes["width"]).all())
+    ticks = [
+        Tick(each.pixels, str(each.height) if square else f"{each.height}×{each.width}")
+        for each in sizes.itertuples()
+    ]
     column = MEASURES[measure]
     labels = (
         "Height and width of features" if square else "Height × width of features",
         f"{column.title[0].upper()}{column.title[1:]} ({column.unit})",
     )
+    curves = [_scaling(head, measure, each) for head, each in costs.items()]
     _draw_curves(figure, curve_plot(curves, labels, frame, logarithmic=(True, True), x_ticks=ticks))
 
 
 def _scaling_caption(
     record: HeadProfileRecord,
     scope: Scope,
-    panels: Mapping[Measure, Sequence[Curve]],
+    panels: Mapping[Measure, Mapping[str, pd.DataFrame]],
     heads: Iterable[str],
 ) -> str:
     lines = [f"Scope {scope}, batch 1."]
@@ -293,7 +291,7 @@ def _scaling_caption(
         lines.append("Activations: predicted peak without weights and input.")
     if "latency_ms" in panels:
         lines.append(f"Latency: forward pass, median and quartiles of {timed_on(record)}.")
-    shown = {curve.head for curves in panels.values() for curve in curves}
+    shown = {head for curves in panels.values() for head in curves}
     missing = [head for head in heads if head not in shown]
     if missing:
         lines.append(f"Not shown, for want of numbers: {', '.join(missing)}.")

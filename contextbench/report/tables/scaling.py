@@ -6,9 +6,9 @@ weights and input. Where nothing was timed, all that concerns latency is left ou
 
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,12 +29,9 @@ MEASURES: dict[Measure, Column] = {
     "latency_ms": Column("latency_ms", "latency", "ms"),
 }
 COUNTS = ("macs", "flops", "activation_peak_bytes")
+KEYS = ["head", "implementation"]
 EXPONENTS = ("head", "implementation", "measure", "exponent", "sizes")
 CROSSINGS = ("implementation", "measure", "dearer", "cheaper", "pixels", "side")
-
-Size = tuple[int, int]  # (height, width) of the features
-Curve = dict[Size, float]
-Ranges = dict[Size, tuple[float, float]]  # lower and upper end
 
 
 def scaling_table(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFrame:
@@ -56,10 +53,10 @@ def exponents(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFra
     value; NaN for fewer than two different pixel counts. What has no value at all is left out.
     """
     rows = [
-        (*key, measure, _slope(curve), len(curve))
-        for key, curves in curves_of(scaling_table(record, scope)).items()
-        for measure, curve in curves.items()
-        if curve
+        (head, form, measure, _slope(curve, measure), len(curve))
+        for (head, form), costs in scaling_table(record, scope).groupby(KEYS, sort=False)
+        for measure in MEASURES
+        if len(curve := curve_of(costs, measure))
     ]
     return pd.DataFrame(rows, columns=list(EXPONENTS))
 
@@ -72,18 +69,12 @@ def break_even(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFr
     quartiles of two latencies overlap these count as equal: crossings there would be noise. `side`
     is the root of `pixels`, height and width of a square map.
     """
-    table = scaling_table(record, scope)
-    curves, ranges = curves_of(table), _quartile_ranges(table)
     rows = [
-        (form, measure, one if sign > 0 else other, other if sign > 0 else one, pixels, pixels**0.5)
-        for form in dict.fromkeys(form for _, form in curves)
+        (form, measure, *((one, other) if sign > 0 else (other, one)), pixels, pixels**0.5)
+        for form, costs in scaling_table(record, scope).groupby("implementation", sort=False)
         for measure in MEASURES
-        for one, other in itertools.combinations([h for h, f in curves if f == form], 2)
-        for pixels, sign in _crossings(
-            curves[one, form][measure],
-            curves[other, form][measure],
-            _overlaps(ranges[one, form], ranges[other, form]) if measure == "latency_ms" else (),
-        )
+        for one, other in itertools.combinations(costs["head"].unique(), 2)
+        for pixels, sign in _crossings(*(costs[costs["head"] == h] for h in (one, other)), measure)
     ]
     return pd.DataFrame(rows, columns=list(CROSSINGS))
 
@@ -139,22 +130,9 @@ def write_scaling(record: HeadProfileRecord, folder: Path, scope: Scope = "conte
     return [*(folder / name for name in tables), folder / "scaling.md"]
 
 
-def curves_of(table: pd.DataFrame) -> dict[tuple[str, str], dict[Measure, Curve]]:
-    """(head, form), in the table's order -> measure -> positive values by rising size."""
-    curves: dict[tuple[str, str], dict[Measure, Curve]] = {
-        (str(head), str(form)): {measure: {} for measure in get_args(Measure)}
-        for head, form in zip(table["head"], table["implementation"], strict=True)
-    }
-    for row in table.sort_values("pixels", kind="stable").to_dict("records"):
-        for measure, curve in curves[row["head"], row["implementation"]].items():
-            if row[measure] > 0:
-                curve[row["height"], row["width"]] = row[measure]
-    return curves
-
-
-def pixels_of(curve: Iterable[Size]) -> list[int]:
-    """Feature pixels of each size."""
-    return [height * width for height, width in curve]
+def curve_of(costs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The rows of one head and form that have a positive value, by rising size."""
+    return costs[costs[measure] > 0].sort_values("pixels", kind="stable")
 
 
 def _row(cost: FormCost, scope: Scope) -> dict[str, Any]:
@@ -177,37 +155,26 @@ def _row(cost: FormCost, scope: Scope) -> dict[str, Any]:
     }
 
 
-def _slope(curve: Curve) -> float:
-    x, y = np.log(pixels_of(curve)), np.log(list(curve.values()))
+def _slope(curve: pd.DataFrame, measure: Measure) -> float:
+    x, y = np.log(curve["pixels"].to_numpy()), np.log(curve[measure].to_numpy())
     spread = float(((x - x.mean()) ** 2).sum())
     return float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else math.nan
 
 
-def _quartile_ranges(table: pd.DataFrame) -> dict[tuple[str, str], Ranges]:
-    """(head, form) -> size -> first and third quartile of the latency."""
-    ranges: dict[tuple[str, str], Ranges] = {}
-    for row in table.to_dict("records"):
-        own = ranges.setdefault((row["head"], row["implementation"]), {})
-        own[row["height"], row["width"]] = (row["latency_q1_ms"], row["latency_q3_ms"])
-    return ranges
-
-
-def _overlaps(one: Ranges, other: Ranges) -> set[Size]:
-    """Sizes at which neither range lies wholly above the other."""
-    return {
-        size
-        for size in one.keys() & other.keys()
-        if one[size][0] <= other[size][1] and other[size][0] <= one[size][1]
-    }
-
-
-def _crossings(one: Curve, other: Curve, equal: Collection[Size]) -> Iterable[tuple[float, int]]:
+def _crossings(
+    one: pd.DataFrame, other: pd.DataFrame, measure: Measure
+) -> Iterator[tuple[float, int]]:
     """Pixels from which the sign of log(one / other) differs from before, and that sign."""
-    shared = [size for size in one if size in other]
-    pixels = [math.log(each) for each in pixels_of(shared)]
-    gaps = [0.0 if size in equal else math.log(one[size] / other[size]) for size in shared]
-    known = [i for i, gap in enumerate(gaps) if gap]
-    for before, after in itertools.pairwise(known):
+    both = curve_of(one, measure).merge(
+        curve_of(other, measure), on=["height", "width", "pixels"], suffixes=("", "_other")
+    )
+    pixels, gaps = np.log(both["pixels"]), np.log(both[measure] / both[f"{measure}_other"])
+    if measure == "latency_ms":
+        apart = (both["latency_q1_ms"] > both["latency_q3_ms_other"]) | (
+            both["latency_q1_ms_other"] > both["latency_q3_ms"]
+        )
+        gaps = gaps.where(apart, 0.0)
+    for before, after in itertools.pairwise(np.flatnonzero(gaps)):
         if gaps[before] * gaps[after] < 0:
             # Equal over several sizes: dearer from the last of these on.
             start = after - 1
