@@ -49,16 +49,8 @@ class PowerPlan:
             "level": self.ranking.resampling.level,
             "images": self.ranking.images,
             "pairs": [
-                {
-                    "first": each.first,
-                    "second": each.second,
-                    "chance": each.chance,
-                    "bottleneck": each.bottleneck,
-                    "seeds": each.seeds,
-                    "images": each.images,
-                    "seeds_and_images": list(each.both),
-                }
-                for each in self.pairs
+                {"seeds_and_images" if key == "both" else key: value for key, value in pair.items()}
+                for pair in map(plain, self.pairs)
             ],
             "notes": self.sentences,
         }

@@ -113,7 +113,7 @@ def judge(
     overall = ranked()
     heads = [baseline, *(each.head for each in overall.heads if each.head != baseline)]
     rankings = {group: ranked(classes=members) for group, members in labels.groups.items()}
-    comparisons = _comparisons(rankings, heads)
+    comparisons = {group: _comparisons(each, baseline) for group, each in rankings.items()}
     labelled = next(iter(areas[baseline].values())).labelled.sum(axis=0)
     levels = {group: chance(labelled, members, measure) for group, members in labels.groups.items()}
     cells = {}
@@ -131,7 +131,7 @@ def judge(
         }
         level = levels[group].highest
         guessing = all(each.low <= level for each in seeds.values())
-        compared = comparisons.get((head, group))
+        compared = comparisons[group].get(head)
         cells[head, group] = Cell(own.miou, own.seeds, seeds, compared, guessing)
     return Insight(
         subject=collection.subject,
@@ -162,23 +162,13 @@ def _check(collection: Collection, baseline: str) -> None:
         raise InsightError(f"there is no head to compare with the baseline {baseline}")
 
 
-def _comparisons(
-    rankings: Mapping[str, Ranking], heads: Sequence[str]
-) -> dict[tuple[str, str], Comparison]:
-    """(head, group) -> every head against the first one."""
-    baseline, *others = heads
-    keys = list(itertools.product(others, rankings))
-    pairs = {key: rankings[key[1]].pair(key[0], baseline) for key in keys}
-    p_values: dict[tuple[str, str], float] = {}
-    for group in rankings:  # each is a question of its own
-        tested = [key for key in keys if key[1] == group and pairs[key].tested]
-        corrected = holm([pairs[key].p_value for key in tested])
-        p_values.update(zip(tested, corrected, strict=True))
+def _comparisons(ranking: Ranking, baseline: str) -> dict[str, Comparison]:
+    """Every other head against the baseline, corrected for these: a group is its own question."""
+    pairs = {head: ranking.pair(head, baseline) for head in ranking.names if head != baseline}
+    tested = [head for head, pair in pairs.items() if pair.tested]
+    corrected = dict(zip(tested, holm([pairs[head].p_value for head in tested]), strict=True))
     return {
-        (head, group): _comparison(
-            rankings[group], head, baseline, p_values.get((head, group), math.nan)
-        )
-        for head, group in keys
+        head: _comparison(ranking, head, baseline, corrected.get(head, math.nan)) for head in pairs
     }
 
 

@@ -8,6 +8,8 @@ from contextbench.report.words import between, enumerated, grouped, level_text, 
 from contextbench.statistics.intervals import HeadStatistics, Ranking
 from contextbench.statistics.methods import POWER, TRAININGS
 
+LETTERS = "Heads that share a letter are not separated, over trainings and images."
+
 if TYPE_CHECKING:
     import pandas as pd
 

@@ -25,7 +25,7 @@ from contextbench.report.figures.style import (
     text_width,
 )
 from contextbench.report.looks import head_style, shortened
-from contextbench.report.verdicts import draws_of, verdict_sentence
+from contextbench.report.verdicts import LETTERS, draws_of, verdict_sentence
 from contextbench.report.words import ends, level_text, percent, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
@@ -34,7 +34,6 @@ SHADED = (
     "Shaded: true differences that as many trainings and images miss more often than one time in "
     "five."
 )
-LETTERS = "Heads that share a letter are not separated, over trainings and images."
 
 
 def rank_stability(ranking: Ranking, title: str, *, width: float | None = None) -> Figure:

@@ -51,13 +51,10 @@ def _smaller(pixels: ByteArray) -> ByteArray:
     return pixels[step // 2 :: step, step // 2 :: step]
 
 
-def _indexed(
-    indices: ByteArray, palette: ByteArray, transparency: int | bytes | None = None
-) -> str:
+def _indexed(indices: ByteArray, palette: ByteArray, **options: object) -> str:
     image = Image.fromarray(np.ascontiguousarray(indices), mode="P")
     image.putpalette(palette.tobytes())
-    extra = {} if transparency is None else {"transparency": transparency}
-    return _uri(image, "png", optimize=True, **extra)
+    return _uri(image, "png", optimize=True, **options)
 
 
 def _uri(image: Image.Image, kind: str, **options: object) -> str:

@@ -18,11 +18,10 @@ from contextbench.report.columns import Cell, Column
 from contextbench.report.counted import counters_of
 from contextbench.report.robustness import Point, Robustness, robustness_of
 from contextbench.report.tables.sheet import Remark, Sheet
-from contextbench.report.verdicts import draws_of
+from contextbench.report.verdicts import LETTERS, draws_of
 from contextbench.report.words import ends, level_text, percent, plain, signed_points
 from contextbench.statistics.intervals import HeadStatistics, Interval, Ranking
 
-LETTERS = "Heads that share a letter are not separated, over trainings and images."
 HEAD = Column("head", "head")
 
 Row = dict[str, Any]

@@ -1,6 +1,5 @@
 """What would be enough, and heads over several protocols, as sheets and files."""
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from contextbench.report.columns import write_csv
 from contextbench.report.inference import PowerPlan, aggregate_dict, aggregate_sentences
 from contextbench.report.tables.sheet import Sheet, sheet_markdown
-from contextbench.report.words import p_value
+from contextbench.report.words import ends, fixed, p_value
 from contextbench.statistics.aggregate import Aggregate
 from contextbench.statistics.intervals import Interval
 from contextbench.system.files import write_text
@@ -43,7 +42,7 @@ def aggregate_sheet(found: Aggregate) -> Sheet:
             _with_ends(each.rank, 1, 1),
             "baseline" if each.head == found.baseline else _with_ends(each.difference, 100, 2),
             p_value(each.holm_p_value),
-            *(_number(place, 1) for place in each.ranks),
+            *(fixed(place) for place in each.ranks),
         ]
         for each in found.heads
     ]
@@ -61,12 +60,7 @@ def write_aggregate(found: Aggregate, folder: Path) -> list[Path]:
 
 
 def _with_ends(interval: Interval, scale: float, decimals: int) -> str:
-    estimate, *ends = (scale * value for value in interval)
-    text = _number(estimate, decimals)
-    if any(map(math.isnan, ends)):
-        return text
-    return f"{text} [{', '.join(_number(end, decimals) for end in ends)}]"
+    def write(value: float) -> str:
+        return fixed(scale * value, decimals)
 
-
-def _number(value: float, decimals: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{decimals}f}".replace("-", "\u2212")
+    return f"{write(interval.estimate)} {ends(interval, write=write)}".strip()
