@@ -80,13 +80,6 @@ def test_the_table_has_a_row_for_each_form_and_size_in_base_units():
     assert rows.iloc[3]["reason"] == "MemoryError: no room"
 
 
-def test_the_scope_head_has_its_own_numbers():
-    """In the hand-made records it has twice as much of everything and is not timed."""
-    first = scaling_table(record(linear("fcn", 7)), "head").iloc[0]
-    assert (first["macs"], first["activation_peak_bytes"]) == (56, 80)
-    assert math.isnan(first["latency_ms"])
-
-
 def test_exponents_of_powers_are_the_powers():
     table = exponents(record([*linear("fcn", 7), *quadratic("ocnet", 3)]))
     for measure in ("macs", "activation_peak_bytes", "latency_ms"):

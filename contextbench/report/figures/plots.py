@@ -37,8 +37,9 @@ from contextbench.report.plots import (
 from contextbench.report.samples import timed_on
 from contextbench.report.tables.scaling import (
     MEASURES,
+    SCOPE,
     Measure,
-    Scope,
+    by_head,
     curve_of,
     scaling_table,
 )
@@ -86,12 +87,10 @@ def course_figure(course: Course, title: str, *, width: float = ONE_COLUMN) -> F
     return figure
 
 
-def scaling_figure(
-    record: HeadProfileRecord, implementation: str = "fast", scope: Scope = "context"
-) -> Figure:
+def scaling_figure(record: HeadProfileRecord, implementation: str = "fast") -> Figure:
     """A panel for each measure that has values, log-log, a named curve a head. Two columns wide."""
-    table = scaling_table(record, scope)
-    heads = dict(list(table[table["implementation"] == implementation].groupby("head", sort=False)))
+    table = scaling_table(record)
+    heads = by_head(table[table["implementation"] == implementation])
     panels = {
         measure: {
             head: curve for head, costs in heads.items() if len(curve := curve_of(costs, measure))
@@ -102,7 +101,7 @@ def scaling_figure(
     most = max(map(len, panels.values()), default=0)
     title = f"Cost against feature size: {implementation} form, {record.channels} channels"
     height = 0.6 + max(1.8, room_for(most, SMALL) / 72)
-    caption = _scaling_caption(record, scope, panels, heads)
+    caption = _scaling_caption(record, panels, heads)
     figure = new_figure(TWO_COLUMNS, height, title, caption)
     frames = _frames(figure, title, height, 1, max(1, len(panels)), SMALL)
     for frame, (measure, curves) in zip(frames, panels.items(), strict=False):
@@ -268,8 +267,8 @@ def _draw_scaling(
     )
     square = bool((sizes["height"] == sizes["width"]).all())
     ticks = [
-        Tick(each.pixels, str(each.height) if square else f"{each.height}×{each.width}")
-        for each in sizes.itertuples()
+        Tick(height * width, str(height) if square else f"{height}×{width}")
+        for height, width in sizes[["height", "width"]].to_numpy().tolist()
     ]
     column = MEASURES[measure]
     labels = (
@@ -282,11 +281,10 @@ def _draw_scaling(
 
 def _scaling_caption(
     record: HeadProfileRecord,
-    scope: Scope,
     panels: Mapping[Measure, Mapping[str, pd.DataFrame]],
     heads: Iterable[str],
 ) -> str:
-    lines = [f"Scope {scope}, batch 1."]
+    lines = [f"Scope {SCOPE}, batch 1."]
     if "activation_peak_bytes" in panels:
         lines.append("Activations: predicted peak without weights and input.")
     if "latency_ms" in panels:

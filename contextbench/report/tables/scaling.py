@@ -20,7 +20,7 @@ from contextbench.report.tables.sheet import Sheet, markdown_list, sheet_markdow
 from contextbench.report.words import ABSENT, MEBI
 from contextbench.system.files import write_text
 
-Scope = Literal["context", "head"]
+SCOPE = "context"  # that papers count
 Measure = Literal["macs", "activation_peak_bytes", "latency_ms"]
 
 MEASURES: dict[Measure, Column] = {
@@ -34,11 +34,11 @@ EXPONENTS = ("head", "implementation", "measure", "exponent", "sizes")
 CROSSINGS = ("implementation", "measure", "dearer", "cheaper", "pixels", "side")
 
 
-def scaling_table(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFrame:
+def scaling_table(record: HeadProfileRecord) -> pd.DataFrame:
     """One row for each head, form and size, in the record's order; base units, NaN if missing."""
-    rows = [_row(cost, scope) for cost in record.costs]
+    rows = [_row(cost) for cost in record.costs]
     return pd.DataFrame(rows).assign(
-        scope=scope,
+        scope=SCOPE,
         channels=record.channels,
         classes=record.classes,
         dtype=record.precision.get("dtype", ""),
@@ -46,7 +46,7 @@ def scaling_table(record: HeadProfileRecord, scope: Scope = "context") -> pd.Dat
     )
 
 
-def exponents(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFrame:
+def exponents(record: HeadProfileRecord) -> pd.DataFrame:
     """`head, implementation, measure, exponent, sizes`: value ~ pixels ** exponent.
 
     The least-squares slope of log value against log pixels over the `sizes` that have a positive
@@ -54,14 +54,14 @@ def exponents(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFra
     """
     rows = [
         (head, form, measure, _slope(curve, measure), len(curve))
-        for (head, form), costs in scaling_table(record, scope).groupby(KEYS, sort=False)
+        for (head, form), costs in scaling_table(record).groupby(KEYS, sort=False)
         for measure in MEASURES
         if len(curve := curve_of(costs, measure))
     ]
     return pd.DataFrame(rows, columns=list(EXPONENTS))
 
 
-def break_even(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFrame:
+def break_even(record: HeadProfileRecord) -> pd.DataFrame:
     """`implementation, measure, dearer, cheaper, pixels, side`: from `pixels` on, one is dearer.
 
     Between the sizes that two heads share, their curves are straight in log-log; a row is a point
@@ -71,17 +71,17 @@ def break_even(record: HeadProfileRecord, scope: Scope = "context") -> pd.DataFr
     """
     rows = [
         (form, measure, *((one, other) if sign > 0 else (other, one)), pixels, pixels**0.5)
-        for form, costs in scaling_table(record, scope).groupby("implementation", sort=False)
+        for form, costs in scaling_table(record).groupby("implementation", sort=False)
         for measure in MEASURES
-        for one, other in itertools.combinations(costs["head"].unique(), 2)
-        for pixels, sign in _crossings(*(costs[costs["head"] == h] for h in (one, other)), measure)
+        for (one, first), (other, second) in itertools.combinations(by_head(costs).items(), 2)
+        for pixels, sign in _crossings(first, second, measure)
     ]
     return pd.DataFrame(rows, columns=list(CROSSINGS))
 
 
-def scaling_sheet(record: HeadProfileRecord, scope: Scope = "context") -> Sheet:
+def scaling_sheet(record: HeadProfileRecord) -> Sheet:
     """Exponents, a row for each head and form, a column for each measure."""
-    table = exponents(record, scope)
+    table = exponents(record)
     shown = [measure for measure in MEASURES if measure in set(table["measure"])]
     most = max(table["sizes"], default=0)
     texts: dict[tuple[str, str], dict[str, str]] = {}
@@ -91,19 +91,19 @@ def scaling_sheet(record: HeadProfileRecord, scope: Scope = "context") -> Sheet:
         texts.setdefault((head, form), {})[measure] = text + few
     header = ["head", "form", *(f"{MEASURES[measure].title} exponent" for measure in shown)]
     rows = [[*key, *(each.get(m, ABSENT) for m in shown)] for key, each in texts.items()]
-    return Sheet.plain(header, rows, _legend(record, scope), left=["form"])
+    return Sheet.plain(header, rows, _legend(record), left=["form"])
 
 
-def scaling_markdown(record: HeadProfileRecord, scope: Scope = "context") -> str:
+def scaling_markdown(record: HeadProfileRecord) -> str:
     """Exponents, break-even sizes, and how to read them."""
-    sheet = scaling_sheet(record, scope)
+    sheet = scaling_sheet(record)
     sections = [
         "# Cost against feature size",
         markdown_list(sheet.explanations),
         "## Exponents of the number of pixels",
         sheet_markdown(Sheet(sheet.headings, sheet.rows, left=sheet.left)).strip(),
     ]
-    crossings = break_even(record, scope)
+    crossings = break_even(record)
     if len(crossings):
         header = ["form", "measure", "dearer", "than", "from height and width (feature pixels)"]
         rows = [
@@ -117,17 +117,22 @@ def scaling_markdown(record: HeadProfileRecord, scope: Scope = "context") -> str
     return "\n\n".join(sections) + "\n"
 
 
-def write_scaling(record: HeadProfileRecord, folder: Path, scope: Scope = "context") -> list[Path]:
+def write_scaling(record: HeadProfileRecord, folder: Path) -> list[Path]:
     """Write `scaling.csv`, `exponents.csv`, `break_even.csv` and `scaling.md`; the paths."""
     tables = {
-        "scaling.csv": scaling_table(record, scope),
-        "exponents.csv": exponents(record, scope),
-        "break_even.csv": break_even(record, scope),
+        "scaling.csv": scaling_table(record),
+        "exponents.csv": exponents(record),
+        "break_even.csv": break_even(record),
     }
     for name, table in tables.items():
         write_csv(table, folder / name, COUNTS)
-    write_text(folder / "scaling.md", scaling_markdown(record, scope))
+    write_text(folder / "scaling.md", scaling_markdown(record))
     return [*(folder / name for name in tables), folder / "scaling.md"]
+
+
+def by_head(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Head -> its rows, in the table's order."""
+    return {str(head): rows for head, rows in table.groupby("head", sort=False)}
 
 
 def curve_of(costs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -135,8 +140,8 @@ def curve_of(costs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return costs[costs[measure] > 0].sort_values("pixels", kind="stable")
 
 
-def _row(cost: FormCost, scope: Scope) -> dict[str, Any]:
-    counts, times = predicted(cost, scope), samples(cost, scope)
+def _row(cost: FormCost) -> dict[str, Any]:
+    counts, times = predicted(cost, SCOPE), samples(cost, SCOPE)
     first_quartile, median, third_quartile = quartiles(times)
     return {
         "head": cost.head,
@@ -168,12 +173,13 @@ def _crossings(
     both = curve_of(one, measure).merge(
         curve_of(other, measure), on=["height", "width", "pixels"], suffixes=("", "_other")
     )
-    pixels, gaps = np.log(both["pixels"]), np.log(both[measure] / both[f"{measure}_other"])
+    pixels = np.log(both["pixels"].to_numpy())
+    gaps = np.log((both[measure] / both[f"{measure}_other"]).to_numpy())
     if measure == "latency_ms":
         apart = (both["latency_q1_ms"] > both["latency_q3_ms_other"]) | (
             both["latency_q1_ms_other"] > both["latency_q3_ms"]
         )
-        gaps = gaps.where(apart, 0.0)
+        gaps = np.where(apart, gaps, 0.0)
     for before, after in itertools.pairwise(np.flatnonzero(gaps)):
         if gaps[before] * gaps[after] < 0:
             # Equal over several sizes: dearer from the last of these on.
@@ -183,12 +189,12 @@ def _crossings(
             yield math.exp(place), int(math.copysign(1, gaps[after]))
 
 
-def _legend(record: HeadProfileRecord, scope: Scope) -> list[str]:
+def _legend(record: HeadProfileRecord) -> list[str]:
     sizes = {(cost.height, cost.width) for cost in record.costs}
     listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
     lines = [
         f"Cost grows as pixels ^ exponent: least squares over {len(sizes)} feature sizes "
-        f"({listed}), {record.channels} channels, scope {scope}. Where fewer sizes have a number, "
+        f"({listed}), {record.channels} channels, scope {SCOPE}. Where fewer sizes have a number, "
         "theirs is in brackets.",
         "Activations: predicted peak without weights and input.",
     ]
