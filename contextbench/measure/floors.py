@@ -11,22 +11,61 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from contextbench.measure.counts import is_counted, on_meta
+from contextbench.measure.memory import fake, fake_module
 from contextbench.models.precision import Precision
+
+CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Stands for a tensor of these sides in the arguments of an operator."""
+    """Stands for a tensor of these sides in the arguments of an operator, in its order in memory.
+
+    `order` has its axes from the slowest to the fastest; empty where they are as counted. What lies
+    between the values of a part of a larger tensor is left out.
+    """
 
     sides: tuple[int, ...]
+    order: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Shape":
+        strides, axes = tensor.stride(), range(tensor.dim())
+        # An axis of one value, or of one value repeated, has no place: it stays.
+        long = [axis for axis in axes if tensor.shape[axis] > 1 and strides[axis]]
+        moved = iter(sorted(long, key=lambda axis: -strides[axis]))
+        order = tuple(next(moved) if axis in long else axis for axis in axes)
+        return cls(tuple(tensor.shape), () if order == tuple(axes) else order)
+
+    @property
+    def layout(self) -> str:
+        """`contiguous`, `channels_last` of images and kernels, or the order of the axes."""
+        if not self.order:
+            return CONTIGUOUS
+        dense = self.drawn(torch.device("meta"), torch.float32)
+        if dense.dim() == 4 and dense.is_contiguous(memory_format=torch.channels_last):
+            return CHANNELS_LAST
+        return f"axes {' '.join(map(str, self.order))}"
+
+    def drawn(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Random values in this shape and order."""
+        if not self.order:
+            return torch.randn(self.sides, device=device, dtype=dtype)
+        stored = [self.sides[axis] for axis in self.order]
+        places = [self.order.index(axis) for axis in range(len(self.order))]
+        return torch.randn(stored, device=device, dtype=dtype).permute(places)
 
     def __str__(self) -> str:
-        return "x".join(map(str, self.sides))
+        """`1x64x8x8`, and `1x64x8x8 (channels_last)` where axes are not as counted."""
+        sides = "x".join(map(str, self.sides))
+        return f"{sides} ({self.layout})" if self.order else sides
 
 
 @dataclass(frozen=True)
@@ -45,37 +84,49 @@ class Operator:
         settings = (f"{name} {'x'.join(map(str, dict.fromkeys(v)))}" for name, v in named)
         return f"{self.name} {shapes} {' '.join(settings)}"
 
+    @property
+    def layouts(self) -> set[str]:
+        """Of its operands."""
+        return {argument.layout for argument in self.arguments if isinstance(argument, Shape)}
 
-def products(module: nn.Module, *inputs: Any) -> Counter[Operator]:
+
+def products(
+    module: nn.Module, *inputs: Any, layout: torch.memory_format = torch.contiguous_format
+) -> Counter[Operator]:
     """Which operators `module(*inputs)` runs in evaluation mode, and how often, from shapes alone.
 
-    Fused attention appears as the two matrix products that it stands for. `inputs` are tensors on
-    any device, or tuples of them; `module` itself is neither run nor changed.
+    Images and kernels come in `layout`; what the module makes of it is seen, so that operands have
+    the layouts that they have when it runs. Fused attention appears as the two matrix products that
+    it stands for. `inputs` are tensors on any device, or tuples of them; `module` itself is neither
+    run nor changed.
     """
-    inputs = tree_map_only(Tensor, lambda t: t.to("meta"), inputs)
+    inputs = tree_map_only(Tensor, lambda t: _in_layout(t.to("meta"), layout), inputs)
+    skeleton = on_meta(module).to(memory_format=layout)
     recorder = _Recorder()
-    # The counter takes compound operators apart, so the recorder below it sees only simple ones.
-    with torch.no_grad(), recorder, FlopCounterMode(display=False):
-        on_meta(module)(*inputs)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        run, given = fake_module(skeleton), fake(inputs)
+        # The counter takes compound operators apart, so the recorder below it sees only simple
+        # ones; attention falls into its two products in the form without a kernel of its own.
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            recorder,
+            FlopCounterMode(display=False),
+        ):
+            run(*given)
     return recorder.seen
 
 
 def operator_call(
     operator: Operator, device: torch.device, precision: Precision
 ) -> Callable[[], object]:
-    """What to time: the operator on random operands in a number format and layout, without a bias.
+    """What to time: the operator on random operands in a number format, without a bias.
 
-    Images and kernels have four sides, and only these have a layout.
+    They lie in memory as in the pass.
     """
     function = getattr(torch.ops.aten, operator.name)
-
-    def operand(sides: tuple[int, ...]) -> Tensor:
-        drawn = torch.randn(sides, device=device, dtype=precision.torch_dtype)
-        layout = precision.torch_memory_format
-        return drawn.contiguous(memory_format=layout) if len(sides) == 4 else drawn
-
     arguments = [
-        operand(argument.sides) if isinstance(argument, Shape) else argument
+        argument.drawn(device, precision.torch_dtype) if isinstance(argument, Shape) else argument
         for argument in operator.arguments
     ]
 
@@ -84,6 +135,11 @@ def operator_call(
             return function(*arguments)
 
     return run
+
+
+def _in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    """Only images have four sides, and with them a layout."""
+    return tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -115,5 +171,5 @@ def _operator(func: Any, args: Sequence[Any]) -> Operator:
 
 def _described(argument: Any) -> Any:
     if isinstance(argument, Tensor):
-        return Shape(tuple(argument.shape))
+        return Shape.of(argument)
     return tuple(argument) if isinstance(argument, list) else argument

@@ -166,7 +166,14 @@ def _counted(
     with torch.no_grad():
         inputs = head.context_inputs(features)
     scopes: dict[str, Run] = {"context": (head.context, inputs), "head": (head, (features,))}
-    operators = {scope: products(module, *given) for scope, (module, given) in scopes.items()}
+    layout = precision.torch_memory_format
+    operators = {
+        scope: products(module, *given, layout=layout) for scope, (module, given) in scopes.items()
+    }
+    layouts = {
+        scope: sorted({layout for operator in seen for layout in operator.layouts})
+        for scope, seen in operators.items()
+    }
     memory = {
         scope: _stored_memory(predict_inference(module, *given, precision=precision))
         for scope, (module, given) in scopes.items()
@@ -176,7 +183,7 @@ def _counted(
         for scope, seen in operators.items()
     }
     counts = stored_counts(count_head_scopes(head, features))
-    update = {"counts": counts, "memory": memory, "products": named}
+    update = {"counts": counts, "memory": memory, "products": named, "layouts": layouts}
     return cost.model_copy(update=update), {**operators["context"], **operators["head"]}
 
 
@@ -236,7 +243,7 @@ def _label(size: FeatureSize) -> str:
 
 
 def _operator_calls(forms: Sequence[Form], timing: HeadTiming) -> dict[str, Call]:
-    """Each operator of any form once, on random operands of the precision."""
+    """Each operator of any form once, on random operands of the precision, laid out as they run."""
     unique = {str(operator): operator for form in forms for operator in form.operators}
     return {name: operator_call(unique[name], timing.device, timing.precision) for name in unique}
 

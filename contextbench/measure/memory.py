@@ -66,14 +66,14 @@ class WithoutData:
     def __init__(self, module: nn.Module) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._mode:
-            self._module = _fake_module(module)
+            self._module = fake_module(module)
 
     def inference(self, *inputs: Any, precision: Precision | None = None) -> MemoryPrediction:
         """As `predict_inference`; the copy is in evaluation mode from then on."""
         precision = precision or Precision()
         with self._mode:
             model = self._module.eval()
-            inputs = _fake(inputs)
+            inputs = fake(inputs)
             ledger = _Ledger(_tensors(model), tree_iter(inputs))
             # In inference mode, as predictions run, autocast keeps no copies of weights. Tensors
             # without data do not have that mode, but can do without the copies.
@@ -96,7 +96,7 @@ class WithoutData:
         if optimizer not in STATE_COPIES:
             raise ValueError(f"unknown optimizer {optimizer!r}; allowed: {', '.join(STATE_COPIES)}")
         with self._mode:
-            model, given = self._module, _fake(inputs)
+            model, given = self._module, fake(inputs)
             trained = [p for p in model.parameters() if p.requires_grad]
             state = [torch.empty_like(p) for p in trained for _ in range(STATE_COPIES[optimizer])]
             ledger = _Ledger(_tensors(model), tree_iter(given), state)
@@ -229,17 +229,19 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live_bytes -= self._live.pop(key)
 
 
-def _fake_module(module: nn.Module) -> nn.Module:
-    """A copy without data. CPU, not meta, tensors: on meta, fused attention falls to pieces."""
+def fake_module(module: nn.Module) -> nn.Module:
+    """A copy without data, in a `FakeTensorMode`. Its tensors are a CPU's: on meta, fused attention
+    falls to pieces and convolutions forget the layout of images.
+    """
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(_fake(parameter.detach()), parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(fake(parameter.detach()), parameter.requires_grad)
     for buffer in module.buffers():
-        memo[id(buffer)] = _fake(buffer)
+        memo[id(buffer)] = fake(buffer)
     return copy.deepcopy(module, memo)
 
 
-def _fake(values: Any) -> Any:
+def fake(values: Any) -> Any:
     """`values` with every tensor replaced by a fake CPU tensor of its shape, strides and dtype."""
     return tree_map_only(
         Tensor, lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype), values

@@ -106,6 +106,7 @@ class FormCost(Stored):
     memory: dict[str, MemoryBytes] = {}  # `context` and `head`
     measured_activation_peak_bytes: Count | None = None  # of `context`, where the device counts it
     products: dict[str, dict[str, Count]] = {}  # scope -> operator of the record -> times it runs
+    layouts: dict[str, list[str]] = {}  # scope -> layouts of these operators' operands
     timings: list[Timing] = []
     failure: Failure | None = None
 

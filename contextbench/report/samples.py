@@ -133,6 +133,8 @@ def number(value: int | None) -> float:
 
 
 def timed_on(record: HeadProfileRecord) -> str:
-    """Rounds, device and number format of the times, for a legend."""
+    """Rounds, device, number format and layout of the times, for a legend."""
     dtype = record.precision.get("dtype", "unknown number format")
-    return f"{record.rounds} interleaved rounds on {device_name(record.environment)}, {dtype}"
+    layout = record.precision.get("memory_format")
+    said = f", {layout}" if layout == "channels_last" else ""
+    return f"{record.rounds} interleaved rounds on {device_name(record.environment)}, {dtype}{said}"

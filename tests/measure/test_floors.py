@@ -76,3 +76,66 @@ def test_operators_have_all_the_multiply_accumulates_that_are_counted() -> None:
         sum(macs(operator) * times for operator, times in operators.items())
         == count(Mixed(), x).macs
     )
+
+
+def strides(shape: Shape) -> tuple[int, ...]:
+    return shape.drawn(CPU, torch.float32).stride()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_operands_lie_in_memory_as_in_the_pass(layout: torch.memory_format) -> None:
+    """As torch lays them out when the module really runs."""
+    module = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)).eval()
+    x = torch.randn(2, 3, 9, 8)
+    seen: list[tuple[tuple[int, ...], ...]] = []
+
+    def note(convolution: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        seen.append((given[0].stride(), convolution.weight.stride()))
+
+    found = [
+        tuple(strides(a) for a in operator.arguments if isinstance(a, Shape))
+        for operator in products(module, x, layout=layout)
+    ]
+    run = module.to(memory_format=layout)
+    for convolution in (run[0], run[2]):
+        convolution.register_forward_pre_hook(note)
+    run(x.contiguous(memory_format=layout))
+    assert [pair[0] for pair in found] == [pair[0] for pair in seen]
+    assert found[0] == seen[0]  # of a kernel of 1 x 1 strides say nothing
+    names = {
+        layout for operator in products(module, x, layout=layout) for layout in operator.layouts
+    }
+    assert ("channels_last" in names) == (layout is torch.channels_last)
+
+
+def test_a_transposed_operand_is_drawn_transposed() -> None:
+    class Transposed(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a @ b.transpose(1, 2)
+
+    (operator,) = products(Transposed(), torch.empty(2, 5, 7), torch.empty(2, 3, 7))
+    first, second = operator.arguments
+    assert str(operator) == "bmm 2x5x7 2x7x3 (axes 0 2 1)"
+    assert (strides(first), strides(second)) == ((35, 7, 1), (21, 1, 7))
+    output = operator_call(operator, CPU, Precision())()
+    assert isinstance(output, torch.Tensor)
+    assert output.shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [
+        (torch.empty(2, 3, 4, 5), Shape((2, 3, 4, 5))),
+        (
+            torch.empty(2, 3, 4, 5, memory_format=torch.channels_last),
+            Shape((2, 3, 4, 5), (0, 2, 3, 1)),
+        ),
+        (torch.empty(4, 5).t(), Shape((5, 4), (1, 0))),
+        (torch.empty(1, 5).t(), Shape((5, 1))),  # one value has no place
+        (torch.empty(1, 4, 5).expand(2, 4, 5), Shape((2, 4, 5))),  # nor one that is repeated
+        (torch.empty(8, 10)[::2, ::2], Shape((4, 5))),  # a part of a larger tensor
+    ],
+)
+def test_the_order_of_axes_is_that_of_strides(tensor: torch.Tensor, shape: Shape) -> None:
+    assert Shape.of(tensor) == shape

@@ -77,6 +77,22 @@ def test_a_product_that_was_not_timed_leaves_no_floor(operators: dict[str, list[
     assert math.isnan(row["context_floor_fraction"])
 
 
+def test_the_layouts_of_floors_are_said_where_they_are_known():
+    """Of the largest scope that has a floor; nothing of records that do not have them."""
+    known = {"context": ["contiguous"], "head": ["axes 0 2 1", "channels_last", "contiguous"]}
+    costs = [
+        form("ppm", "fast", times=FAST, products=PRODUCTS).model_copy(update={"layouts": known}),
+        form("fcn", "fast", times=FAST, products=PRODUCTS),
+    ]
+    rows = form_table(record(costs, operators_ms=OPERATORS))
+    assert list(rows["context_floor_layouts"]) == ["contiguous", "as counted"]
+    assert list(rows["core_floor_layouts"]) == ["", ""]
+    said = "laid out as in the pass: channels_last, contiguous, transposed in ppm."
+    assert said in form_markdown(rows)
+    assert "laid out" not in form_markdown(table())
+    assert "context_floor_layouts" not in table()
+
+
 def test_counts_and_activations_are_those_of_each_form():
     """The whole head of the hand-made records has twice as much."""
     (row,) = table().to_dict("records")

@@ -154,6 +154,9 @@ def _row(record: HeadProfileRecord, head: str, height: int, width: int) -> dict[
                     row |= _compiled(f"{scope}_{direction}_{form}", cost, scope, direction)
         floor = _floor(costs["fast"], scope, record)
         row[f"{scope}_floor_ms"] = floor
+        if any(cost.layouts for cost in record.costs):  # older records do not say
+            known = "" if math.isnan(floor) else _layouts(costs["fast"], scope)
+            row[f"{scope}_floor_layouts"] = known
         row[f"{scope}_floor_fraction"] = floor / row[f"{scope}_forward_fast_ms"]
         row |= {f"{scope}_{name}": value for name, value in _counts(costs, scope).items()}
     for form, cost in costs.items():
@@ -214,6 +217,14 @@ def _floor(cost: FormCost | None, scope: str, record: HeadProfileRecord) -> floa
     )
 
 
+def _layouts(cost: FormCost | None, scope: str) -> str:
+    """Of the operands of the products, each as in the pass."""
+    known = cost.layouts.get(scope, []) if cost else []
+    orders = [layout for layout in known if layout.startswith("axes")]
+    named = [layout for layout in known if layout not in orders]
+    return ", ".join([*named, *(["transposed"] if orders else [])]) or "as counted"
+
+
 def _sheets(table: pd.DataFrame) -> Iterator[Sheet]:
     """A table for each scope that has numbers."""
     several = len(_sizes(table)) > 1
@@ -260,6 +271,7 @@ def _legend(table: pd.DataFrame) -> list[str]:
             "Floor: convolutions and matrix products of the fast form's forward pass, each run "
             "alone in the same rounds, summed."
         )
+        lines += _floor_layouts(table)
     lines.append("Activations: predicted peak of a forward pass, without weights and input.")
     if _any(table, "_measured_bytes"):
         lines.append("Measured: what the device's allocator handed out of the same.")
@@ -279,6 +291,18 @@ def _by_reason(rows: Sequence[Mapping[Any, Any]]) -> Iterator[str]:
     for reason in dict.fromkeys(row["compiled_reason"] for row in rows if row["compiled_reason"]):
         named = ", ".join(_label(row) for row in rows if row["compiled_reason"] == reason)
         yield f"Not compiled, {named}: {reason}"
+
+
+def _floor_layouts(table: pd.DataFrame) -> Iterator[str]:
+    """Which layouts the floors of which rows are of, as seen in the largest scope that has one."""
+    scopes = [f"{scope}_floor_layouts" for scope in ("head", "context")]
+    rows: dict[str, list[str]] = {}
+    several = len(_sizes(table)) > 1
+    for row in table.to_dict("records"):
+        if seen := next((row[name] for name in scopes if row.get(name)), ""):
+            rows.setdefault(seen, []).append(_label(row) if several else row["head"])
+    for layouts, labels in rows.items():
+        yield f"Operands of floors, laid out as in the pass: {layouts} in {', '.join(labels)}."
 
 
 def _any(table: pd.DataFrame, ending: str) -> bool:
