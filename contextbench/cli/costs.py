@@ -26,6 +26,7 @@ from contextbench.cli.shared import (
 )
 from contextbench.config.files import ConfigError
 from contextbench.config.protocols import load_protocol
+from contextbench.records.count_checks import CountCheckRecord
 from contextbench.records.fits import FitsRecord
 from contextbench.records.loading import LoaderRecord
 from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
@@ -65,6 +66,9 @@ def profile(
         bool,
         typer.Option("--floors", help="With --features: also time each convolution and product."),
     ] = False,
+    check_counts: Annotated[
+        bool, typer.Option("--check-counts", help="Put fvcore's counts beside ours; time nothing.")
+    ] = False,
     fits: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +81,9 @@ def profile(
     ] = None,
     rounds: RoundsOption = ROUNDS,
     precision: PrecisionOption = "float32",
+    layout: Annotated[
+        str, typer.Option(help="Of images: contiguous or channels_last.")
+    ] = "contiguous",
     device: DeviceOption = "auto",
     overrides: SetOption = None,
     out: Annotated[
@@ -88,17 +95,23 @@ def profile(
 
     Example: contextbench profile --features 2048x64x64 --implementation both --backward
 
+    Example: contextbench profile --features 2048x64x64 --floors --layout channels_last
+
     Example: contextbench profile --sizes 32,48,64,96,128 --scopes context -o scaling
 
     Example: contextbench profile --protocol cityscapes-r50 --fits 24GiB
 
     Example: contextbench profile --features 512x24x24 --scopes head --modes eager,compile
+
+    Example: contextbench profile --features 2048x32x32 --check-counts
     """
     with guarded():
         from contextbench.measure.command import (
             HeadRequest,
             ModelRequest,
             Sampling,
+            counts_of_heads,
+            counts_of_models,
             fits_of_models,
             modes_of,
             profile_of_heads,
@@ -119,12 +132,29 @@ def profile(
                     "--floors": floors,
                     "--modes": modes is not None,
                     "--rounds": rounds != ROUNDS,
+                    "--layout": layout != "contiguous",
+                    "--check-counts": check_counts,
+                },
+            )
+        if check_counts:
+            _refuse_beside(
+                "--check-counts counts the scope head, or model, in float32 and times nothing",
+                {
+                    "--scopes": scopes != ALL_SCOPES,
+                    "--backward": backward,
+                    "--floors": floors,
+                    "--modes": modes is not None,
+                    "--rounds": rounds != ROUNDS,
+                    "--precision": precision != "float32",
+                    "--layout": layout != "contiguous",
                 },
             )
         if predict_only and modes is not None:
             raise ConfigError("--modes says what to time, and --predict times nothing")
         wanted = modes_of(None if modes is None else listed(modes, "--modes"))
-        sampling = Sampling(0 if predict_only else rounds, precision, device_of(device), wanted)
+        sampling = Sampling(
+            0 if predict_only else rounds, precision, device_of(device), wanted, layout
+        )
         with execution_of(Path(), device, None, 0) as execution:
             if features is None and sizes is None:
                 if backward or floors or implementation != "fast":
@@ -134,6 +164,9 @@ def profile(
                 models = ModelRequest(
                     protocol, tuple(overrides or ()), heads_of(heads), image, classes
                 )
+                if check_counts:
+                    _show_check(counts_of_models(models, sampling, execution), out, as_json)
+                    return
                 if fits is not None:
                     _show_fits(fits_of_models(models, fits, sampling, execution), out, as_json)
                     return
@@ -147,6 +180,9 @@ def profile(
             alone = HeadRequest(
                 features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
             )
+            if check_counts:
+                _show_check(counts_of_heads(alone, sampling, execution), out, as_json)
+                return
             record = profile_of_heads(alone, sampling, execution)
             with execution.stop.at_once():
                 _show_heads(record, out, as_json)
@@ -247,6 +283,17 @@ def _show_fits(record: FitsRecord, out: Path | None, as_json: bool) -> None:
         print_json(record.model_dump(mode="json"))
         return
     console.print(fits_sheet(record))
+
+
+def _show_check(record: CountCheckRecord, out: Path | None, as_json: bool) -> None:
+    from contextbench.report.tables.counts import check_sheet
+
+    if out is not None:
+        write_model(out / "counts.json", record)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    console.print(check_sheet(record))
 
 
 def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> None:

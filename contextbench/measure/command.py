@@ -12,6 +12,7 @@ from contextbench.config.evaluation import SINGLE, EvaluateConfig
 from contextbench.config.files import ConfigError, nearest
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import load_protocol
+from contextbench.measure.count_check import check_heads_alone, check_models
 from contextbench.measure.counts import FeatureSize, parse_feature_size
 from contextbench.measure.fits import fits_of
 from contextbench.measure.head_profile import SCOPES, Extent, HeadTiming, profile_heads
@@ -19,8 +20,9 @@ from contextbench.measure.passes import Workload
 from contextbench.measure.profile import Timing, profile_models, watched
 from contextbench.models.build import check_heads
 from contextbench.models.compiled import Mode
-from contextbench.models.precision import Dtype, Precision
+from contextbench.models.precision import Dtype, MemoryFormat, Precision
 from contextbench.papers.published import TableSpec
+from contextbench.records.count_checks import CountCheckRecord
 from contextbench.records.fits import FitsRecord
 from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
 from contextbench.training.execution import Execution
@@ -28,6 +30,7 @@ from heads.interface import Implementation
 
 DTYPES = get_args(Dtype)
 MODES: tuple[Mode, ...] = get_args(Mode)
+LAYOUTS = get_args(MemoryFormat)
 FORMS = (*get_args(Implementation), "both")
 MOST_TRAIN_ROUNDS = 6
 
@@ -40,6 +43,7 @@ class Sampling:
     precision: str
     device: torch.device
     modes: Sequence[Mode] = ()
+    layout: str = "contiguous"  # of images
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,33 @@ def fits_of_models(
     return fits_of(work, request.heads, budget_bytes, _timing(sampling, execution))
 
 
+def counts_of_models(
+    request: ModelRequest, sampling: Sampling, execution: Execution
+) -> CountCheckRecord:
+    """Two counts of whole models at the size of the image. Raises as `profile_of_models` does."""
+    work = _workload(request, sampling)
+    return check_models(work, request.heads, _timing(sampling, execution))
+
+
+def counts_of_heads(
+    request: HeadRequest, sampling: Sampling, execution: Execution
+) -> CountCheckRecord:
+    """Two counts of heads alone. Raises `ConfigError` for sizes and names that cannot be."""
+    return check_heads_alone(
+        _feature_sizes(request),
+        request.heads,
+        _implementations(request),
+        request.classes,
+        _timing(sampling, execution),
+    )
+
+
 def _workload(request: ModelRequest, sampling: Sampling) -> Workload:
     protocol = load_protocol(request.protocol, request.overrides)
     size = _image_size(request.image) if request.image else protocol.train.crop
     # What is asked for is a pass of this size, however the protocol evaluates.
     whole = protocol.model_copy(update={"evaluate": {SINGLE: EvaluateConfig()}})
-    precision = precision_of(sampling.precision)
+    precision = precision_of(sampling.precision, sampling.layout)
     work = Workload(whole, request.classes, size, images=None, precision=precision)
     work.check()
     check_heads(whole, request.heads, request.classes)
@@ -102,14 +127,12 @@ def profile_of_heads(
     request: HeadRequest, sampling: Sampling, execution: Execution
 ) -> HeadProfileRecord:
     """Measure heads alone. Raises `ConfigError` for sizes and names that cannot be."""
-    _check_choice("--implementation", request.implementation, FORMS)
     for scope in request.extent.scopes:
         _check_choice("--scopes", scope, SCOPES)
-    both = request.implementation == "both"
     return profile_heads(
         _feature_sizes(request),
         request.heads,
-        get_args(Implementation) if both else (request.implementation,),
+        _implementations(request),
         request.classes,
         _head_timing(sampling, execution),
         request.extent,
@@ -130,10 +153,11 @@ def profile_of_table(
     return fast.model_copy(update={"costs": [*reference.costs, *fast.costs]})
 
 
-def precision_of(dtype: str) -> Precision:
-    """What `--precision` names. Raises `ConfigError` for anything else."""
+def precision_of(dtype: str, layout: str = "contiguous") -> Precision:
+    """What `--precision` and `--layout` name. Raises `ConfigError` for anything else."""
     _check_choice("--precision", dtype, DTYPES)
-    return Precision(dtype=dtype)  # type: ignore[arg-type]
+    _check_choice("--layout", layout, LAYOUTS)
+    return Precision(dtype=dtype, memory_format=layout)  # type: ignore[arg-type]
 
 
 def modes_of(names: Sequence[str] | None) -> tuple[Mode, ...]:
@@ -157,8 +181,14 @@ def _timing(sampling: Sampling, execution: Execution) -> Timing:
 
 def _head_timing(sampling: Sampling, execution: Execution) -> HeadTiming:
     timing = _timing(sampling, execution)
-    precision = precision_of(sampling.precision)
+    precision = precision_of(sampling.precision, sampling.layout)
     return HeadTiming(timing.rounds, 0, timing.device, timing.task, precision=precision)
+
+
+def _implementations(request: HeadRequest) -> Sequence[str]:
+    _check_choice("--implementation", request.implementation, FORMS)
+    both = request.implementation == "both"
+    return get_args(Implementation) if both else (request.implementation,)
 
 
 def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:

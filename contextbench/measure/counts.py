@@ -61,14 +61,26 @@ class FeatureSize(NamedTuple):
     width: int
 
 
+class Pass(NamedTuple):
+    """One forward pass in evaluation mode, on the meta device."""
+
+    output: Any
+    counts: Counts
+    macs: Mapping[str, int]  # by operator, such as `convolution`; they add up to `counts.macs`
+
+
 def count(module: nn.Module, *inputs: Any) -> Counts:
     """Counts of `module(*inputs)` in evaluation mode; `module` itself is neither run nor changed.
 
     `inputs` are tensors on any device, or tuples of them; only their shapes and dtypes matter.
     Raises ValueError if the operations counted are odd in number, so not twice any MACs.
     """
-    _, counts = _run(on_meta(module), inputs)
-    return counts
+    return run_on_meta(module, *inputs).counts
+
+
+def run_on_meta(module: nn.Module, *inputs: Any) -> Pass:
+    """As `count`, with what it is made of."""
+    return _run(on_meta(module), inputs)
 
 
 def count_scopes(
@@ -79,9 +91,9 @@ def count_scopes(
     `model` is backbone and head, without the resizing of the logits to the image.
     """
     images = torch.empty(1, 3, *image_size, device="meta")
-    features, below = _run(on_meta(backbone), (images,))
-    scopes = count_head_scopes(head, features)
-    return {**scopes, "model": below + scopes["head"]}
+    below = _run(on_meta(backbone), (images,))
+    scopes = count_head_scopes(head, below.output)
+    return {**scopes, "model": below.counts + scopes["head"]}
 
 
 def count_head_scopes(head: ContextHead, features: Features) -> dict[str, Counts]:
@@ -93,7 +105,7 @@ def count_head_scopes(head: ContextHead, features: Features) -> dict[str, Counts
     features = tree_map_only(Tensor, lambda t: t.to("meta"), features)
     with torch.no_grad():
         inputs = head.context_inputs(features)
-    return {"context": _run(head.context, inputs)[1], "head": _run(head, (features,))[1]}
+    return {"context": _run(head.context, inputs).counts, "head": _run(head, (features,)).counts}
 
 
 def parse_feature_size(text: str) -> FeatureSize:
@@ -135,8 +147,8 @@ def on_meta(module: ModuleT) -> ModuleT:
     return copy.deepcopy(module, memo).eval()
 
 
-def _run(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, Counts]:
-    """Output on the meta device, and counts, of a module on the meta device."""
+def _run(module: nn.Module, inputs: tuple[Any, ...]) -> Pass:
+    """Of a module on the meta device."""
     inputs = tree_map_only(Tensor, lambda t: t.to("meta"), inputs)
     counter = FlopCounterMode(display=False, custom_mapping=dict(_VECTOR_PRODUCTS))
     observer = _Observer(module)
@@ -146,7 +158,11 @@ def _run(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, Counts]:
     macs, odd = divmod(counter.get_total_flops(), 2)
     if odd:
         raise ValueError(f"{type(module).__name__}: an odd number of operations, {2 * macs + 1}")
-    return output, Counts(observer.parameters, macs, tuple(sorted(observer.uncounted)))
+    by_operator = {
+        _name(packet): flops // 2 for packet, flops in counter.get_flop_counts()["Global"].items()
+    }
+    counts = Counts(observer.parameters, macs, tuple(sorted(observer.uncounted)))
+    return Pass(output, counts, by_operator)
 
 
 class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -185,7 +201,8 @@ def _is_free(func: Any) -> bool:
 
 def _name(func: Any) -> str:
     """`softmax` for aten._softmax.default, `relu` for aten.relu_.default."""
-    name = func._overloadpacket.__name__.strip("_")
+    packet = getattr(func, "_overloadpacket", func)
+    name = packet.__name__.strip("_")
     return _PLAIN_NAMES.get(name, name)
 
 
