@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow oracles check format clean install-dev
+.PHONY: help demo test slow gpu-check oracles check format clean install-dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-dev ## run the tests
 
 slow: $(VENV)/.installed-dev ## run the slow tests: exports, compilers, processes, memory
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'slow and not gpu' $(ARGS)
+
+gpu-check: $(VENV)/.installed-dev ## find out in eight minutes what a GPU does, into device/
+	$(BIN)/contextbench check-device --tests tests $(ARGS)
 
 oracles: $(ORACLES)/.installed ## compare heads and imported models with other packages, in an environment of its own
 	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py tests/interop $(ARGS)

@@ -69,6 +69,10 @@ COMMANDS = {
     "profile-data": Command(
         "costs:profile_data", "Measure whether loading of training data keeps up with training."
     ),
+    "check-device": Command(
+        "devices:check_device",
+        "Find out in minutes what a device does: heads, models, formats, kernels, tests.",
+    ),
     "table": Command(
         "tables:table",
         "Put a paper's table and this code's numbers side by side, or compare the runs of a "

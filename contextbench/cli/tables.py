@@ -18,12 +18,14 @@ from contextbench.cli.shared import (
     execution_of,
     guarded,
     listed,
+    print_json,
     print_notes,
     print_rows,
     print_text,
 )
 from contextbench.config.files import ConfigError, names_in, nearest
 from contextbench.papers.published import TableSpec, load_published, load_table
+from contextbench.records.device import read_device
 from contextbench.records.profiles import HeadProfileRecord, read_head_profile
 from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
@@ -63,6 +65,9 @@ def table(
         str,
         typer.Argument(help="A paper's table, by name or file (see `list tables`), or a folder."),
     ],
+    folder: Annotated[
+        Path | None, typer.Argument(help="After `device`: what `check-device` wrote.")
+    ] = None,
     form: Annotated[
         TableFormat, typer.Option("--format", help="What to print.")
     ] = TableFormat.CONSOLE,
@@ -101,10 +106,15 @@ def table(
     Example: contextbench table results/probe --format latex --columns miou,parameters,latency_ratio
 
     Example: contextbench table results/probe --classes f1
+
+    Example: contextbench table device results/device
     """
     with guarded(resume=True):
         if as_json and form is not TableFormat.CONSOLE:
             raise ConfigError(f"--json and --format {form} exclude each other")
+        if folder is not None or what == "device":
+            _device(what, folder, form, as_json)
+            return
         names = listed(columns, "--columns") if columns is not None else None
         wanted = Wanted(form, names, sort, out, as_json)
         if what not in names_in("tables") and Path(what).is_dir():
@@ -123,6 +133,20 @@ def table(
             hint = nearest(what, names_in("tables"))
             raise ConfigError(f"{what!r} is neither a folder, a file nor a paper's table; {hint}")
         _beside_paper(what, record, (rounds, precision, device), wanted)
+
+
+def _device(what: str, folder: Path | None, form: TableFormat, as_json: bool) -> None:
+    from contextbench.report.tables.device import device_markdown
+
+    if what != "device" or folder is None:
+        raise ConfigError("a second argument goes with `device`: contextbench table device FOLDER")
+    if form not in (TableFormat.CONSOLE, TableFormat.MARKDOWN):
+        raise ConfigError(f"--format {form}: what a device does is told in Markdown, or --json")
+    record = read_device(folder)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print_text(device_markdown(record))
 
 
 def _compare(folder: Path, wanted: Wanted, view: str | None, classes: ClassMetric | None) -> None:
