@@ -1,14 +1,17 @@
 """Number formats: only those that exist, and float32 products in one format everywhere."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from contextbench.config.files import ConfigError
 from contextbench.models import device, precision
 from contextbench.models.device import device_of
-from contextbench.models.precision import Precision, float32_products
+from contextbench.models.precision import Dtype, MemoryFormat, Precision, float32_products
+from contextbench.records.formats import Format, NumberFormat
 
 CPU = torch.device("cpu")
 
@@ -83,3 +86,12 @@ def test_devices_that_cannot_be_waited_for_are_refused(
         device_of("meta")
     with pytest.raises(ConfigError, match="cannot be used here"):
         device_of("no such device")
+
+
+def test_records_know_every_format_that_models_run_in() -> None:
+    """As a profile, a run and a choice state it."""
+    for dtype in get_args(Dtype):
+        for layout in get_args(MemoryFormat):
+            stated = {"dtype": dtype, "memory_format": layout}
+            assert TypeAdapter(Format).validate_python(stated) == stated
+            assert NumberFormat.model_validate(stated).model_dump() == stated

@@ -7,12 +7,15 @@ from pydantic import AfterValidator, ConfigDict
 
 from contextbench.records.stored import Part, Stored, content_of, fitting, valid
 
+Dtype = Literal["float32", "tf32", "bfloat16"]
+Layout = Literal["contiguous", "channels_last"]
+
 
 class NumberFormat(Stored):
     """The number format and memory layout that a model runs in."""
 
-    dtype: Literal["float32", "tf32", "bfloat16"]
-    memory_format: Literal["contiguous", "channels_last"]
+    dtype: Dtype
+    memory_format: Layout
 
 
 class StoredPrecision(Stored):
@@ -30,8 +33,8 @@ def read_precision(path: Path) -> StoredPrecision:
 
 
 class _Format(Part):
-    dtype: Literal["float32", "bfloat16"] | None = None
-    memory_format: Literal["contiguous", "channels_last"] | None = None
+    dtype: Dtype | None = None
+    memory_format: Layout | None = None
 
 
 def _known_format(precision: dict[str, str]) -> dict[str, str]:
