@@ -17,6 +17,7 @@ from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import load_protocol
 from contextbench.measure.counts import FeatureSize
 from contextbench.measure.head_profile import Extent, HeadTiming, profile_heads
+from contextbench.models import compiled
 from contextbench.models.build import build_model
 from contextbench.models.compiled import Compiled, _apart, why_not_compiled
 from contextbench.models.precision import Precision
@@ -105,9 +106,22 @@ def test_without_a_compiler_eager_is_timed_and_the_other_column_says_why() -> No
     assert "TORCHDYNAMO" not in text
 
 
+def test_training_where_nothing_compiles_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torch's own try, which takes seconds: that is in the next test."""
+    reason = "torch cannot compile for cpu here: none"
+    monkeypatch.setattr(compiled, "why_not_compiled", lambda _device: reason)
+    refused_training(tmp_path / "runs")
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_compiler")
-def test_training_compiled_code_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    out = tmp_path / "runs"
+def test_training_without_a_compiler_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    refused_training(tmp_path / "runs")
+
+
+def refused_training(out: Path) -> None:
     arguments = ["train", "--head", "fcn", "--device", "cpu", "--compile", "-o", str(out)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
