@@ -198,11 +198,15 @@ def test_losses_are_predicted_and_timed(loss: dict[str, Any], tmp_path: Path) ->
     assert (found.training_memory_bytes or 0) > (plain.training_memory_bytes or 0)
 
 
-def test_hours_are_those_of_all_steps_and_all_passes() -> None:
-    protocol = small.protocol(steps=1000)
+@pytest.mark.parametrize(("watch", "passes"), [(None, 3), ({"every": 300, "images": 2}, 3 + 4 * 2)])
+def test_hours_are_those_of_all_steps_and_all_passes(
+    watch: dict[str, int] | None, passes: int
+) -> None:
+    """Of three images; watched images are seen after 300, 600, 900 and 1000 steps."""
+    protocol = small.protocol(steps=1000, watch=watch)
     found = forecaster(protocol, steps=2).forecast(small.head())
     assert len(found.step_ms) == len(found.pass_ms) == 2
-    seconds = (1000 * median(found.step_ms) + 3 * median(found.pass_ms)) / 1000
+    seconds = (1000 * median(found.step_ms) + passes * median(found.pass_ms)) / 1000
     assert found.hours == pytest.approx(seconds / 3600)
 
 

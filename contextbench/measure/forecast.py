@@ -102,9 +102,12 @@ class Forecaster:
 
     @property
     def _passes(self) -> float:
-        """Of all images in all views, in each process; those of other sizes by their area."""
+        """Of all images in all views, in each process; those of other sizes by their area.
+
+        Watched images are seen as those of the first view.
+        """
         area = math.prod(self.workload.input_size)
-        return sum(
+        return self.workload.watched_passes + sum(
             math.ceil((work.images or 0) / work.processes)
             * work.passes
             * math.prod(work.input_size)

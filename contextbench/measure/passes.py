@@ -147,6 +147,15 @@ class Workload:
     def _mirrored(self) -> int:
         return 1 + self.evaluate.flip
 
+    @property
+    def watched_passes(self) -> float:
+        """Passes of `input_size` that a process takes while its training is watched."""
+        config = self.protocol.train
+        if config.watch is None:
+            return 0.0
+        times = math.ceil(config.steps / config.watch.every)
+        return times * math.ceil(config.watch.images / self.processes) * self.passes
+
     def _input(self, view: Size) -> Size:
         window = self.evaluate.window
         return view if window is None else (min(window[0], view[0]), min(window[1], view[1]))

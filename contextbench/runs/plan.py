@@ -432,8 +432,8 @@ def _watch_notes(protocol: Protocol) -> Iterable[str]:
     if watch is not None:
         times = math.ceil(steps / watch.every)
         yield (
-            f"Watched: {watch.images:,} images of {protocol.watched_split} {times:,} times, which "
-            f"is not in the hours."
+            f"Watched: {watch.images:,} images of {protocol.watched_split} {times:,} times; hours "
+            "take each for one of the first view."
         )
 
 
