@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow gpu-check oracles check format clean install-dev
+.PHONY: help demo test slow gpu-check oracles results check format clean install-dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -34,6 +34,22 @@ gpu-check: $(VENV)/.installed-dev ## find out in eight minutes what a GPU does, 
 
 oracles: $(ORACLES)/.installed ## compare heads and imported models with other packages, in an environment of its own
 	$(ORACLES)/bin/python -m pytest -m 'oracle and not gpu' tests/heads/test_equivalence.py tests/interop $(ARGS)
+
+results: $(VENV)/.installed ## make the tables and figures in results/ again from the records there
+	$(BIN)/contextbench plot results/probe -o results/probe
+	$(BIN)/contextbench insight results/probe -o results/probe/insight.md
+	$(BIN)/contextbench plot results/camvid-small -o results/camvid-small
+	$(BIN)/contextbench ablate encnet --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate encnet-se-weight --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate encnet-codewords --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate ocr-relation --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate ocr-supervision --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench plot results/complexity/forms -o results/complexity/forms
+	$(BIN)/contextbench plot results/complexity/scaling -o results/complexity/scaling
+	$(BIN)/contextbench plot results/complexity/attention-64 -o results/complexity/attention-64
+	$(BIN)/contextbench plot results/complexity/attention-128 -o results/complexity/attention-128
+	$(BIN)/contextbench plot results/complexity/pyramid-oc/forms -o results/complexity/pyramid-oc/forms
+	$(BIN)/contextbench plot results/complexity/pyramid-oc/scaling -o results/complexity/pyramid-oc/scaling
 
 check: $(VENV)/.installed-dev ## check format, lint and types
 	$(BIN)/ruff format --check .

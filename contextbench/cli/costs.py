@@ -302,6 +302,7 @@ def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> N
     from contextbench.report.tables.scaling import scaling_sheet
 
     if out is not None:
+        write_model(out / "profile.json", record)
         write_head_report(record, out)
     if as_json:
         print_json(record.model_dump(mode="json"))

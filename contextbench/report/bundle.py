@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from contextbench.records.examples import Examples
 from contextbench.records.failures import Failure
 from contextbench.records.profiles import HeadProfileRecord
-from contextbench.records.stored import write_model
 from contextbench.records.tuning import TuningRecord
 from contextbench.report.collection import Collection
 from contextbench.report.columns import write_csv
@@ -108,8 +107,7 @@ def write_report(
 def write_head_report(
     record: HeadProfileRecord, folder: Path, *, formats: Sequence[Format] = FORMATS
 ) -> list[Path]:
-    """The record of heads alone, and all that is made of it; the paths of the latter."""
-    write_model(folder / "profile.json", record)
+    """All that is made of a record of heads alone; the paths."""
     written = write_forms(record, folder)
     if record.sizes > 1:
         written += write_scaling(record, folder)
