@@ -44,10 +44,10 @@ def without_room_for(monkeypatch: pytest.MonkeyPatch, head: str, error: Exceptio
     """Timing of passes of one head fails so many times."""
     real, left = profile.pass_call, iter(range(times))
 
-    def pass_call(work: Any, config: HeadConfig, device: torch.device) -> Callable[[], object]:
+    def pass_call(work: Any, config: HeadConfig, *rest: Any) -> Callable[[], object]:
         if config.name == head and next(left, None) is not None:
             raise error
-        return real(work, config, device)
+        return real(work, config, *rest)
 
     monkeypatch.setattr(profile, "pass_call", pass_call)
 
