@@ -18,6 +18,7 @@ from contextbench.config.files import ConfigError, nearest
 from contextbench.records.examples import read_examples
 from contextbench.records.profiles import read_head_profile
 from contextbench.records.runs import find_runs
+from contextbench.records.stored import write_model
 from contextbench.report.collection import collect
 from contextbench.report.insight import judge
 from contextbench.statistics.scores import ClassMetric
@@ -55,6 +56,8 @@ def plot(
         kinds = _formats(formats)
         if not find_runs(results) and (results / "profile.json").exists():
             profile = read_head_profile(results / "profile.json")
+            if out.resolve() != results.resolve():  # what is read stays as it is
+                write_model(out / "profile.json", profile)
             print_paths(write_head_report(profile, out, formats=kinds))
             return
         collection = collect(results, view)
