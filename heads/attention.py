@@ -33,7 +33,8 @@ def pair_weights(query: Tensor, key: Tensor, scale: float | None = None) -> Tens
     """Of all pairs, (N, h w, h' w'); those of a pixel of the query sum to 1."""
     # In one expression, so that no more than two matrices live at a time.
     return (
-        torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2)) * _scale(query, scale)
+        torch.einsum("ndi,ndj->nij", query.flatten(2), key.flatten(2))
+        * _scale(query.shape[1], scale)
     ).softmax(dim=-1)  # over the keys' pixels
 
 
@@ -58,14 +59,14 @@ def gather_fast(query: Tensor, key: Tensor, value: Tensor, scale: float | None =
     """
     q = _in_rows(query)
     k = q if key is query else _in_rows(key)
-    gathered = gather_rows(q, k, _in_rows(value), _scale(query, scale))
+    gathered = gather_rows(q, k, _in_rows(value), scale)
     return as_map(gathered.transpose(1, 2), query)
 
 
-def gather_rows(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def gather_rows(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """`gather_fast` of pixels in rows: (N, P, d), (N, P', d) and (N, P', c) -> (N, P, c)."""
     way = _gather_fused if query.shape[2] == value.shape[2] else _gather_in_blocks
-    return way(query, key, value, scale)
+    return way(query, key, value, _scale(query.shape[2], scale))
 
 
 def _gather_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -83,8 +84,8 @@ def _gather_in_blocks(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     return torch.cat(gathered, dim=1) if len(gathered) > 1 else gathered[0]
 
 
-def _scale(query: Tensor, scale: float | None) -> float:
-    return 1 / math.sqrt(query.shape[1]) if scale is None else scale
+def _scale(channels: int, scale: float | None) -> float:
+    return 1 / math.sqrt(channels) if scale is None else scale
 
 
 def _in_rows(x: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ authors` is that form; by default x is that of the other heads and every layer h
 start. Released dropout is 0.05, here 0.1 as for most heads.
 """
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -74,7 +73,7 @@ def gather_at_once(block: Sequence[Tensor], rows: int, columns: int) -> Tensor:
     """
     *pair, value = (cells_in_rows(t, rows, columns) for t in block)
     query, key = pair[0], pair[-1]
-    gathered = gather_rows(query, key, value, 1 / math.sqrt(query.shape[-1]))
+    gathered = gather_rows(query, key, value)
     height, width = block[0].shape[-2:]
     return rows_as_map(gathered, rows, columns, (height, width))
 

@@ -354,7 +354,6 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_torchrun_restarts_from_the_last_checkpoint(two, tmp_path):
     """Killed within the third of six steps, saved after every one: four are left."""
     with torchrun("tests.ranks", "killed", tmp_path, restarts=1) as process:

@@ -1,10 +1,11 @@
 """The commands that measure cost: of heads, and of loading data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from contextbench.cli.shared import (
     DeviceOption,
@@ -119,6 +120,14 @@ def profile(
         )
         from contextbench.measure.head_profile import Extent
 
+        timing = {
+            "--scopes": scopes != ALL_SCOPES,
+            "--backward": backward,
+            "--floors": floors,
+            "--modes": modes is not None,
+            "--rounds": rounds != ROUNDS,
+            "--layout": layout != "contiguous",
+        }
         if fits is not None:
             _refuse_beside(
                 "--fits predicts whole models at sizes of its own and times nothing",
@@ -127,27 +136,14 @@ def profile(
                     "--sizes": sizes is not None,
                     "--image": image is not None,
                     "--implementation": implementation != "fast",
-                    "--scopes": scopes != ALL_SCOPES,
-                    "--backward": backward,
-                    "--floors": floors,
-                    "--modes": modes is not None,
-                    "--rounds": rounds != ROUNDS,
-                    "--layout": layout != "contiguous",
+                    **timing,
                     "--check-counts": check_counts,
                 },
             )
         if check_counts:
             _refuse_beside(
                 "--check-counts counts the scope head, or model, in float32 and times nothing",
-                {
-                    "--scopes": scopes != ALL_SCOPES,
-                    "--backward": backward,
-                    "--floors": floors,
-                    "--modes": modes is not None,
-                    "--rounds": rounds != ROUNDS,
-                    "--precision": precision != "float32",
-                    "--layout": layout != "contiguous",
-                },
+                {**timing, "--precision": precision != "float32"},
             )
         if predict_only and modes is not None:
             raise ConfigError("--modes says what to time, and --predict times nothing")
@@ -251,49 +247,43 @@ def _workers_of(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _show_loading(record: LoaderRecord, out: Path | None, as_json: bool) -> None:
-    from contextbench.report.tables.loading import loading_console
-
-    if out is not None:
-        write_model(out / "loader.json", record)
+def _show(
+    record: BaseModel, path: Path | None, as_json: bool, drawn: Callable[[], Iterable[Any]]
+) -> None:
+    """Write the record where that is wanted; print it, as JSON or as what is `drawn` of it."""
+    if path is not None:
+        write_model(path, record)
     if as_json:
         print_json(record.model_dump(mode="json"))
         return
-    console.print(loading_console(record))
+    for part in drawn():
+        console.print(part)
+
+
+def _show_loading(record: LoaderRecord, out: Path | None, as_json: bool) -> None:
+    from contextbench.report.tables.loading import loading_console
+
+    _show(record, out and out / "loader.json", as_json, lambda: [loading_console(record)])
 
 
 def _show_models(record: ProfileRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.comparison import cost_table
     from contextbench.report.tables.comparison import comparison_sheet
 
-    if out is not None:
-        write_model(out / "profile.json", record)
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-        return
-    console.print(comparison_sheet(cost_table(record)))
+    path = out and out / "profile.json"
+    _show(record, path, as_json, lambda: [comparison_sheet(cost_table(record))])
 
 
 def _show_fits(record: FitsRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.tables.fits import fits_sheet
 
-    if out is not None:
-        write_model(out / "fits.json", record)
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-        return
-    console.print(fits_sheet(record))
+    _show(record, out and out / "fits.json", as_json, lambda: [fits_sheet(record)])
 
 
 def _show_check(record: CountCheckRecord, out: Path | None, as_json: bool) -> None:
     from contextbench.report.tables.counts import check_sheet
 
-    if out is not None:
-        write_model(out / "counts.json", record)
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-        return
-    console.print(check_sheet(record))
+    _show(record, out and out / "counts.json", as_json, lambda: [check_sheet(record)])
 
 
 def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> None:
@@ -301,12 +291,11 @@ def _show_heads(record: HeadProfileRecord, out: Path | None, as_json: bool) -> N
     from contextbench.report.tables.forms import form_console, form_table
     from contextbench.report.tables.scaling import scaling_sheet
 
+    def drawn() -> Iterator[Any]:
+        yield form_console(form_table(record))
+        if record.sizes > 1:
+            yield scaling_sheet(record)
+
+    _show(record, out and out / "profile.json", as_json, drawn)
     if out is not None:
-        write_model(out / "profile.json", record)
         write_head_report(record, out)
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-        return
-    console.print(form_console(form_table(record)))
-    if record.sizes > 1:
-        console.print(scaling_sheet(record))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from contextbench.cli.runs import FAMILIES
 from contextbench.cli.shared import (
     DeviceOption,
     HeadsOption,
@@ -22,8 +23,6 @@ from contextbench.config.protocols import load_protocol
 from contextbench.records.device import NAME, DeviceRecord
 from contextbench.records.stored import write_model
 from contextbench.system.files import write_text
-
-FAMILIES = "fcn,ppm,aspp,ocnet,encnet,ocr"
 
 
 def check_device(

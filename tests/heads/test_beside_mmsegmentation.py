@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from contextbench.measure.latency import Call, interleaved
+from contextbench.measure.latency import interleaved
 from heads import Channels, Features, build_head
+from tests.heads.calls import forward, forward_backward
 from tests.heads.test_equivalence import mmseg
 
 pytestmark = [pytest.mark.timing, pytest.mark.oracle, pytest.mark.timeout(1800)]
@@ -86,26 +87,6 @@ PAIRS = {
         stages=(0, 1, 2, 3),
     ),
 }
-
-
-def forward(head: nn.Module, stages: Features) -> Call:
-    def call() -> None:
-        with torch.inference_mode():
-            head(stages)
-
-    return call
-
-
-def forward_backward(head: nn.Module, stages: Features) -> Call:
-    """Batch norm as in evaluation: a branch that is pooled to one cell has one image only."""
-
-    def call() -> None:
-        output = head(Features(*(stage.detach().requires_grad_() for stage in stages)))
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        logits.backward(torch.ones_like(logits))
-        head.zero_grad(set_to_none=True)
-
-    return call
 
 
 # Of three rounds, one burst of other work moves the median by a quarter.

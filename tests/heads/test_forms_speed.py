@@ -16,6 +16,7 @@ import torch
 from contextbench.measure.latency import Call, interleaved
 from heads import HEADS, Channels, ContextHead, Features, build_head
 from heads.contract import FORMS
+from tests.heads.calls import forward, forward_backward
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(1800)]
 
@@ -49,24 +50,6 @@ def stages(case: Case) -> Features:
     sides = (2 * case.side, case.side, case.side, case.side)
     maps = (torch.randn(case.batch, c, s, s) for c, s in zip(widths, sides, strict=True))
     return Features(*(each.contiguous(memory_format=torch.channels_last) for each in maps))
-
-
-def forward(head: ContextHead, features: Features) -> Call:
-    def call() -> None:
-        with torch.inference_mode():
-            head(features)
-
-    return call
-
-
-def forward_backward(head: ContextHead, features: Features) -> Call:
-    """Batch norm as in evaluation: a branch that is pooled to one cell has one image only."""
-
-    def call() -> None:
-        head(features).logits.mean().backward()
-        head.zero_grad(set_to_none=True)
-
-    return call
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
