@@ -324,12 +324,14 @@ def test_unwritable_output_folder(tmp_path):
         ("profile", "--features", "2048x128"),
         ("profile", "--sizes", "32,x"),
         ("profile", "--sizes", "32", "--scopes", "modle"),
-        ("profile", "--image", "64x64", "--sizes", "32"),
         ("profile", "--floors"),
         ("profile", "--fits", "24"),
         ("profile", "--fits", "24GiB", "--sizes", "32"),
         ("table", "ocr"),
         ("profile", "--image", "big"),
+        ("profile", "--image", "1_0x64"),
+        ("profile", "--image", "64x0"),
+        ("profile", "--image", "9" * 5000 + "x64"),
         ("profile", "--precision", "float8"),
         ("profile", "--features", "64x8x8", "--implementation", "fats"),
         ("evaluate", "/nowhere"),
@@ -339,6 +341,21 @@ def test_unwritable_output_folder(tmp_path):
 )
 def test_wrong_usage_is_one_message_and_exit_code_2(arguments):
     assert "error: " in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--sizes", "32", "--image", "64x64"], "--image"),
+        (["--features", "64x8x8", "--protocol", "cityscapes-r50"], "--protocol"),
+        (["--features", "64x8x8", "--set", "train.batch=2"], "--set"),
+        (["--scopes", "core", "--implementation", "both"], "--implementation, --scopes"),
+        (["--backward", "--floors"], "--backward, --floors"),
+    ],
+)
+def test_profile_ignores_no_option(arguments, options):
+    """What is about models says nothing of heads alone, nor the other way round."""
+    assert refused("profile", "--predict", *arguments).rstrip().endswith(f"leave out {options}")
 
 
 def test_missing_weights_say_how_to_pass_a_file(tmp_path):

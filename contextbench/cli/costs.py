@@ -121,12 +121,20 @@ def profile(
         from contextbench.measure.head_profile import Extent
 
         timing = {
-            "--scopes": scopes != ALL_SCOPES,
             "--backward": backward,
             "--floors": floors,
             "--modes": modes is not None,
             "--rounds": rounds != ROUNDS,
             "--layout": layout != "contiguous",
+        }
+        of_heads = {
+            "--implementation": implementation != "fast",
+            "--scopes": scopes != ALL_SCOPES,
+        }
+        of_models = {
+            "--protocol": protocol != "probe",
+            "--set": overrides is not None,
+            "--image": image is not None,
         }
         if fits is not None:
             _refuse_beside(
@@ -135,7 +143,7 @@ def profile(
                     "--features": features is not None,
                     "--sizes": sizes is not None,
                     "--image": image is not None,
-                    "--implementation": implementation != "fast",
+                    **of_heads,
                     **timing,
                     "--check-counts": check_counts,
                 },
@@ -143,7 +151,7 @@ def profile(
         if check_counts:
             _refuse_beside(
                 "--check-counts counts the scope head, or model, in float32 and times nothing",
-                {**timing, "--precision": precision != "float32"},
+                {**timing, "--scopes": of_heads["--scopes"], "--precision": precision != "float32"},
             )
         if predict_only and modes is not None:
             raise ConfigError("--modes says what to time, and --predict times nothing")
@@ -151,30 +159,26 @@ def profile(
         sampling = Sampling(
             0 if predict_only else rounds, precision, device_of(device), wanted, layout
         )
+        asked = heads_of(heads)
         with execution_of(Path(), device, None, 0) as execution:
             if features is None and sizes is None:
-                if backward or floors or implementation != "fast":
-                    raise ConfigError(
-                        "--backward, --floors and --implementation need --features or --sizes"
-                    )
-                models = ModelRequest(
-                    protocol, tuple(overrides or ()), heads_of(heads), image, classes
+                _refuse_beside(
+                    "without --features or --sizes whole models are measured",
+                    {**of_heads, "--backward": backward, "--floors": floors},
                 )
+                size = size_of(image, "--image")
+                models = ModelRequest(protocol, tuple(overrides or ()), asked, size, classes)
                 if check_counts:
                     _show_check(counts_of_models(models, sampling, execution), out, as_json)
-                    return
-                if fits is not None:
+                elif fits is not None:
                     _show_fits(fits_of_models(models, fits, sampling, execution), out, as_json)
-                    return
-                _show_models(profile_of_models(models, sampling, execution), out, as_json)
+                else:
+                    _show_models(profile_of_models(models, sampling, execution), out, as_json)
                 return
-            if image is not None:
-                raise ConfigError(
-                    "--image is for whole models, --features and --sizes are for heads alone"
-                )
+            _refuse_beside("--features and --sizes ask for heads alone, not for models", of_models)
             extent = Extent(listed(scopes, "--scopes"), backward, floors, wanted or ("eager",))
             alone = HeadRequest(
-                features or PAPER_FEATURES, sizes, heads_of(heads), classes, implementation, extent
+                features or PAPER_FEATURES, sizes, asked, classes, implementation, extent
             )
             if check_counts:
                 _show_check(counts_of_heads(alone, sampling, execution), out, as_json)

@@ -6,6 +6,7 @@ longer than everything that `--help` does; everything else is imported at the he
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -185,10 +186,10 @@ def size_of(text: str | None, option: str) -> tuple[int, int] | None:
 
     if text is None:
         return None
-    try:
-        height, width = (int(side) for side in text.split("x"))
-    except ValueError:
-        raise ConfigError(f"{option} {given(text)}: write height x width, like 512x1024") from None
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip())
+    if match is None:
+        raise ConfigError(f"{option} {given(text)}: write height x width, like 512x1024")
+    height, width = int(match[1]), int(match[2])
     if not all(1 <= side <= LARGEST_SIDE for side in (height, width)):
         raise ConfigError(f"{option} {given(text)}: sides are from 1 to {LARGEST_SIDE}")
     return height, width

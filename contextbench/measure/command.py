@@ -53,7 +53,7 @@ class ModelRequest:
     protocol: str
     overrides: Sequence[str]
     heads: Sequence[HeadConfig]
-    image: str | None
+    image: tuple[int, int] | None
     classes: int
 
 
@@ -113,7 +113,7 @@ def counts_of_heads(
 
 def _workload(request: ModelRequest, sampling: Sampling) -> Workload:
     protocol = load_protocol(request.protocol, request.overrides)
-    size = _image_size(request.image) if request.image else protocol.train.crop
+    size = request.image or protocol.train.crop
     # What is asked for is a pass of this size, however the protocol evaluates.
     whole = protocol.model_copy(update={"evaluate": {SINGLE: EvaluateConfig()}})
     precision = precision_of(sampling.precision, sampling.layout)
@@ -205,13 +205,6 @@ def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:
             "such as 32,48,64"
         )
     return [size._replace(height=int(side), width=int(side)) for side in sides]
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
-    if match is None:
-        raise ConfigError(f"--image {text!r}: expected height x width, such as 1024x2048")
-    return int(match[1]), int(match[2])
 
 
 def _check_choice(option: str, given: str, allowed: Sequence[str]) -> None:

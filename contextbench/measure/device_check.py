@@ -171,7 +171,7 @@ def _model(
 ) -> Callable[[float], Found]:
     height, width = wanted.image
     changes = (f"train.crop=[{height},{width}]", f"train.batch={wanted.batch}")
-    request = ModelRequest(wanted.protocol, changes, [head], f"{height}x{width}", wanted.classes)
+    request = ModelRequest(wanted.protocol, changes, [head], (height, width), wanted.classes)
     sampling = Sampling(wanted.rounds, dtype, execution.device)
     return lambda _: profile_of_models(request, sampling, execution)
 

@@ -19,7 +19,7 @@ from contextbench.report.verdicts import verdict_sentence
 from contextbench.statistics.intervals import Interval, Ranking
 from contextbench.system.console import SafeConsole
 from tests.report.printed import per_class_markdown, render_latex, render_markdown
-from tests.report.rankings import RANKING, head, pair, ranked_runs
+from tests.report.rankings import RANKING, collected, head, pair, ranked_runs
 from tests.report.records import (
     HEADS,
     class_iou,
@@ -94,6 +94,15 @@ def test_the_legend_says_how_intervals_groups_and_differences_were_made():
     assert "95 % interval over test images (1 000 resamples of 50 images, in blocks of 7" in text
     assert "Holm's correction over all pairs, at 5 %" in text
     assert "with a power of 0.8, corrected for all pairs: 3.0 points, median over pairs" in text
+    assert "to the best head; brackets: over other trainings and other images." in text
+
+
+def test_the_legend_explains_no_brackets_that_one_training_lacks(tmp_path):
+    collection = collected(tmp_path, {"fcn": [0.5], "ppm": [0.7]})
+    table = comparison_table(collection.runs, None, ranking=collection.ranking)
+    text = render_markdown(table, [])
+    assert "- Difference: to the best head.\n" in text
+    assert "over other trainings" not in text
 
 
 @pytest.mark.parametrize("render", [render_markdown, render_latex])

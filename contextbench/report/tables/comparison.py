@@ -313,7 +313,7 @@ def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
             ["models_groups"],
         ),
         Remark(
-            "Difference: to the best head; brackets: over other trainings and other images.",
+            f"Difference: to the best head{_brackets_of_differences(table)}.",
             ["difference_to_best"],
         ),
         Remark(
@@ -329,6 +329,11 @@ def _legend_of_scores(table: pd.DataFrame) -> list[Remark]:
         )
         remarks.append(Remark(text, ["miou", "groups", "difference_to_best"]))
     return remarks
+
+
+def _brackets_of_differences(table: pd.DataFrame) -> str:
+    bounded = "difference_low" in table and table["difference_low"].notna().any()
+    return "; brackets: over other trainings and other images" if bounded else ""
 
 
 def _test_of(table: pd.DataFrame) -> str:
