@@ -84,7 +84,9 @@ class Extent:
 
     `backward` is forward and backward together, with gradients of the features and of all
     parameters; batch norm keeps its evaluation form there, as one image cannot train a branch
-    pooled to one cell. `floors` are the convolutions and matrix products, each alone.
+    pooled to one cell. A core that lets no gradient through (EMANet's) has none to compute, so that
+    its two times are of the same work. `floors` are the convolutions and matrix products, each
+    alone.
     """
 
     scopes: Sequence[str] = SCOPES
@@ -330,9 +332,10 @@ def _forward_backward(runs: Sequence[Run], timing: HeadTiming) -> Call:
             leaves = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(), inputs)
             with timing.precision.autocast(timing.device):
                 output = module(*leaves)
-            results = [t for t in tree_iter(output) if isinstance(t, Tensor)]
+            # None where a method lets no gradient through: EMANet's bases are found without.
+            results = [t for t in tree_iter(output) if isinstance(t, Tensor) and t.requires_grad]
             with timing.precision.products():
-                torch.autograd.backward(results, [torch.ones_like(result) for result in results])
+                torch.autograd.backward(results, [torch.ones_like(t) for t in results])
             module.zero_grad(set_to_none=True)
 
     return step

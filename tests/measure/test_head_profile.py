@@ -1,5 +1,7 @@
 """Costs of heads alone: what is in a record, and that each call runs what its name says."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from contextbench.measure import head_profile
 from contextbench.measure.counts import FeatureSize
 from contextbench.measure.head_profile import Extent, HeadTiming, profile_heads
 from contextbench.records.profiles import FormCost, HeadProfileRecord
-from heads import Channels, build_head
+from heads import HEADS, Channels, build_head
 from heads.attention import DenseAttention
 from heads.encnet import Encoding
 
@@ -50,6 +52,19 @@ def test_every_form_has_counts_memory_and_two_samples_of_every_scope(
         assert (
             cost.counts.keys() == cost.memory.keys() == cost.products.keys() == {"context", "head"}
         )
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_every_head_is_timed_with_backward_in_every_scope(name: str) -> None:
+    """EMANet's core lets no gradient through, which once made all its times fail."""
+    extent = Extent(backward=True)
+    forms = ("fast", "reference")
+    costs = profile_heads([SIZE], configs(name), forms, 5, timing(1), extent).costs
+    assert [cost.failure for cost in costs] == [None, None]
+    scopes = {"context", "head"} if name in ("fcn", "asp_ocr") else {"core", "context", "head"}
+    for cost in costs:
+        timed = {(each.scope, each.direction) for each in cost.timings}
+        assert timed == set(product(scopes, ("forward", "forward_backward")))
 
 
 def test_counts_are_those_of_the_form(record: HeadProfileRecord) -> None:
