@@ -54,7 +54,13 @@ def test_every_form_has_counts_memory_and_two_samples_of_every_scope(
         )
 
 
-@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "emanet" else pytest.mark.slow)
+        for name in sorted(HEADS)
+    ],
+)
 def test_every_head_is_timed_with_backward_in_every_scope(name: str) -> None:
     """EMANet's core lets no gradient through, which once made all its times fail."""
     extent = Extent(backward=True)
