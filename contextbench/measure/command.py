@@ -10,6 +10,7 @@ import torch
 from contextbench.config.amounts import bytes_of
 from contextbench.config.evaluation import SINGLE, EvaluateConfig
 from contextbench.config.files import ConfigError, nearest
+from contextbench.config.frozen import LARGEST_SIDE
 from contextbench.config.heads import HeadConfig
 from contextbench.config.protocols import load_protocol
 from contextbench.measure.count_check import check_heads_alone, check_models
@@ -25,6 +26,7 @@ from contextbench.papers.published import TableSpec
 from contextbench.records.count_checks import CountCheckRecord
 from contextbench.records.fits import FitsRecord
 from contextbench.records.profiles import HeadProfileRecord, ProfileRecord
+from contextbench.system.reading import given
 from contextbench.training.execution import Execution
 from heads.interface import Implementation
 
@@ -199,14 +201,15 @@ def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:
     if request.sizes is None:
         return [size]
     sides = [part.strip() for part in request.sizes.split(",")]
-    if not all(re.fullmatch(r"[1-9]\d*", side) for side in sides) or len(set(sides)) < len(sides):
+    whole = all(re.fullmatch(r"[1-9]\d{0,8}", side) for side in sides)
+    if not whole or len(set(sides)) < len(sides) or max(map(int, sides)) > LARGEST_SIDE:
         raise ConfigError(
-            f"--sizes {request.sizes!r}: expected different heights of square feature maps, "
-            "such as 32,48,64"
+            f"--sizes {given(request.sizes)}: expected different heights of square feature maps, "
+            f"up to {LARGEST_SIDE}, such as 32,48,64"
         )
     return [size._replace(height=int(side), width=int(side)) for side in sides]
 
 
-def _check_choice(option: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise ConfigError(f"{option} {given!r} is unknown; {nearest(given, allowed)}")
+def _check_choice(option: str, chosen: str, allowed: Sequence[str]) -> None:
+    if chosen not in allowed:
+        raise ConfigError(f"{option} {given(chosen)} is unknown; {nearest(chosen, allowed)}")

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from contextbench.config.frozen import LARGEST_SIDE
+from contextbench.system.reading import given
 from heads.interface import Channels, ContextHead, Features
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -110,15 +112,17 @@ def count_head_scopes(head: ContextHead, features: Features) -> dict[str, Counts
 
 def parse_feature_size(text: str) -> FeatureSize:
     """`2048x128x128`, channels x height x width of layer4; ValueError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text.strip())
+    match = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", text.strip())
     if match is None:
         raise ValueError(
-            f"feature size {text!r}: expected channels x height x width, such as 2048x128x128"
+            f"feature size {given(text)}: expected channels x height x width, such as 2048x128x128"
         )
     size = FeatureSize(*(int(number) for number in match.groups()))
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(f"feature size {given(text)}: the largest number is {LARGEST_SIDE}")
     if size.channels % 8:
         raise ValueError(
-            f"feature size {text!r}: {size.channels} channels, expected a multiple of 8 "
+            f"feature size {given(text)}: {size.channels} channels, expected a multiple of 8 "
             "(each earlier stage of a ResNet has half as many, three times)"
         )
     return size
