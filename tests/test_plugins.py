@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 
 from contextbench.cli import app
 from contextbench.config.files import ConfigError
-from contextbench.config.heads import HeadConfig
+from contextbench.config.heads import HeadConfig, known_names
 from contextbench.models.build import check_heads, head_options
 from contextbench.models.heads import (
     head_class,
-    head_names,
     identified,
     known_heads,
     named_head,
@@ -58,7 +57,7 @@ def test_an_entry_point_is_a_head_by_its_name(others: Packages) -> None:
     assert (head.plugin.distribution, head.plugin.version) == ("strip-package", "1.2")
     assert head_class(head).__name__ == "Plain"
     assert "width" in head_options(small.protocol(), head)
-    assert head_names()[-1] == "strip"
+    assert known_names()[-1] == "strip"
 
 
 def test_a_class_is_called_as_in_its_code(others: Packages) -> None:
@@ -467,7 +466,7 @@ def test_options_of_a_checked_head_are_narrow(name: str) -> None:
 
 @pytest.mark.slow
 def test_registered_heads_keep_every_promise() -> None:
-    for name in head_names():
+    for name in known_names():
         head = named_head(name)
         found = list(findings(narrow_subject(head_class(head), head.options)))
         assert len(found) > 20

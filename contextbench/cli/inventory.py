@@ -10,12 +10,12 @@ import torch
 
 from contextbench.config.evaluation import EvaluateConfig
 from contextbench.config.files import names_in
-from contextbench.config.heads import HeadConfig
+from contextbench.config.heads import HeadConfig, known_names
 from contextbench.config.protocols import Protocol, load_protocol
 from contextbench.data.named import known_datasets
 from contextbench.models.backbone import RESNETS, build_backbone
 from contextbench.models.build import build_model
-from contextbench.models.heads import head_names, known_heads
+from contextbench.models.heads import known_heads
 from contextbench.models.hrnet import HRNETS
 from contextbench.models.timm_backbone import HRNET_STRIDE, PREFIX, hrnet_names
 from contextbench.papers.ablations import load_ablation
@@ -104,9 +104,9 @@ INVENTORY: dict[str, Callable[[], dict[str, str]]] = {
     "protocols": _protocol_lines,
     "datasets": lambda: _plugged(known_datasets()),
     "backbones": _backbone_lines,
-    "tables": lambda: {name: load_table(name, head_names()).title for name in names_in("tables")},
+    "tables": lambda: {name: load_table(name, known_names()).title for name in names_in("tables")},
     "ablations": lambda: {
-        name: load_ablation(name, head_names()).title for name in names_in("ablations")
+        name: load_ablation(name, known_names()).title for name in names_in("ablations")
     },
 }
 """Name and one line about each, by kind."""

@@ -24,6 +24,7 @@ from contextbench.cli.shared import (
     print_text,
 )
 from contextbench.config.files import ConfigError, names_in, nearest
+from contextbench.config.heads import known_names
 from contextbench.papers.published import TableSpec, load_published, load_table
 from contextbench.records.device import read_device
 from contextbench.records.profiles import HeadProfileRecord, read_head_profile
@@ -166,10 +167,9 @@ def _compare(folder: Path, wanted: Wanted, view: str | None, classes: ClassMetri
 def _beside_paper(
     name: str, record: Path | None, sampling: tuple[int, str, str], wanted: Wanted
 ) -> None:
-    from contextbench.models.heads import head_names
     from contextbench.report.papers.complexity import paper_table, printed_paper
 
-    spec = load_table(name, head_names())
+    spec = load_table(name, known_names())
     published = load_published(spec)
     costs = read_head_profile(record) if record is not None else _sampled(spec, *sampling)
     _print(printed_paper(spec, paper_table(spec, published, costs)), wanted)

@@ -14,6 +14,7 @@ from contextbench.config.files import (
     validated,
 )
 from contextbench.config.frozen import Plugged, Weight
+from contextbench.system import plugins
 from contextbench.system.plugins import is_place, name_of
 
 
@@ -28,6 +29,11 @@ class HeadConfig(Plugged, Named):
     head: str
     options: dict[str, Any] = {}
     loss_weights: dict[str, Weight] = {}
+
+
+def known_names() -> list[str]:
+    """Of registered heads, each of which has a shipped file, and of entry points. No torch."""
+    return list(dict.fromkeys([*names_in("heads"), *plugins.installed(plugins.HEADS)]))
 
 
 def load_head(name: str, known: Iterable[str]) -> HeadConfig:

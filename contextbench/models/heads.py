@@ -7,7 +7,7 @@ installed as its entry point is. No name has two meanings: a clash is refused, n
 from collections.abc import Sequence
 
 from contextbench.config.files import ConfigError, names_in, nearest
-from contextbench.config.heads import HeadConfig, load_head
+from contextbench.config.heads import HeadConfig, known_names, load_head
 from contextbench.system import plugins
 from contextbench.system.plugins import Known, PluginError
 from contextbench.system.reading import given
@@ -16,13 +16,8 @@ from heads import HEADS, ContextHead
 OWN = frozenset({*HEADS, *names_in("heads")})
 
 
-def head_names() -> list[str]:
-    """Registered heads and the names of entry points, none of which is loaded."""
-    return list(dict.fromkeys([*HEADS, *plugins.installed(plugins.HEADS)]))
-
-
 def known_heads() -> Known[type[ContextHead]]:
-    """All that `head_names` names, loaded."""
+    """All that `known_names` names, loaded."""
     return plugins.known(plugins.HEADS, HEADS, _class_at, OWN)
 
 
@@ -31,7 +26,7 @@ def named_head(name: str) -> HeadConfig:
     if ":" in name and not name.endswith((".yaml", ".yml")):
         plugins.check_place(name)
     plugins.entry_place(plugins.HEADS, name, OWN)  # refuses a name of two meanings
-    return identified(load_head(name, head_names()))
+    return identified(load_head(name, known_names()))
 
 
 def named_heads(names: Sequence[str]) -> list[HeadConfig]:
@@ -79,7 +74,7 @@ def _place_of(head: str) -> str | None:
         return place
     if plugins.is_place(head):
         return head
-    raise PluginError(f"unknown head {given(head)}; {nearest(head, head_names())}")
+    raise PluginError(f"unknown head {given(head)}; {nearest(head, known_names())}")
 
 
 def head_class(config: HeadConfig) -> type[ContextHead]:
@@ -96,7 +91,7 @@ def head_class(config: HeadConfig) -> type[ContextHead]:
     place = plugins.entry_place(plugins.HEADS, config.head, OWN)
     if place is None:
         raise PluginError(
-            f"unknown head {given(config.head)}; {nearest(config.head, head_names())}"
+            f"unknown head {given(config.head)}; {nearest(config.head, known_names())}"
         )
     return _class_at(place)
 
