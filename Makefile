@@ -39,11 +39,11 @@ results: $(VENV)/.installed ## make the tables and figures in results/ again fro
 	$(BIN)/contextbench plot results/probe -o results/probe
 	$(BIN)/contextbench insight results/probe -o results/probe/insight.md
 	$(BIN)/contextbench plot results/camvid-small -o results/camvid-small
-	$(BIN)/contextbench ablate encnet --protocol probe --seeds 0,1,2 --report-only -o results/ablations
-	$(BIN)/contextbench ablate encnet-se-weight --protocol probe --seeds 0,1,2 --report-only -o results/ablations
-	$(BIN)/contextbench ablate encnet-codewords --protocol probe --seeds 0,1,2 --report-only -o results/ablations
-	$(BIN)/contextbench ablate ocr-relation --protocol probe --seeds 0,1,2 --report-only -o results/ablations
-	$(BIN)/contextbench ablate ocr-supervision --protocol probe --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate encnet --protocol results/ablations/probe.yaml --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate encnet-se-weight --protocol results/ablations/probe.yaml --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate encnet-codewords --protocol results/ablations/probe.yaml --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate ocr-relation --protocol results/ablations/probe.yaml --seeds 0,1,2 --report-only -o results/ablations
+	$(BIN)/contextbench ablate ocr-supervision --protocol results/ablations/probe.yaml --seeds 0,1,2 --report-only -o results/ablations
 	$(BIN)/contextbench plot results/complexity/forms -o results/complexity/forms
 	$(BIN)/contextbench plot results/complexity/scaling -o results/complexity/scaling
 	$(BIN)/contextbench plot results/complexity/attention-64 -o results/complexity/attention-64
