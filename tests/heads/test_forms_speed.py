@@ -40,6 +40,9 @@ CASES = [
     Case(256, 64, 24, 8, 15),
     Case(256, 128, 24, 1, 31),
     Case(256, 64, 48, 1, 15),
+    Case(256, 64, 97, 1, 7),  # a prime number: nothing divides its maps
+    Case(256, 64, 128, 1, 5),
+    Case(2048, 512, 24, 1, 9),
     Case(2048, 512, 64, 1, 5),
 ]
 
