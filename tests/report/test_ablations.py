@@ -146,7 +146,7 @@ def test_the_legend_says_what_does_not_compare() -> None:
     assert f"ADE20K val, ResNet-50: {differ} data, backbone, recipe." in text
     assert "Absolute values of the two sides do not compare" in text
     assert "the difference to the row “FCN”" in text
-    assert "probe val, resnet10, 400 steps of 8 images (protocol probe)" in text
+    assert "probe val, resnet10, 560 steps of 8 images (protocol probe)" in text
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_cells_of_another_configuration_are_refused(tmp_path: Path) -> None:
     protocol = load_protocol("probe")
     stored(tmp_path, protocol, {"fcn": 0.5})
     longer = load_protocol("probe", ["train.steps=500"])
-    with pytest.raises(RecordError, match=r"protocol\.train\.steps was 400, is 500"):
+    with pytest.raises(RecordError, match=r"protocol\.train\.steps was 560, is 500"):
         read(tmp_path, longer, 0)
     stored(tmp_path, protocol, {"fcn": 0.5}, head={"name": "fcn", "head": "fcn", "options": {}})
     with pytest.raises(RecordError, match=r"head\.options"):
