@@ -49,8 +49,8 @@ def _log_probabilities(logits: Tensor, labels: Tensor) -> list[tuple[int, list[f
 
 def test_without_options_it_is_the_plain_cross_entropy() -> None:
     logits, labels = _logits(2, CLASSES, 3, 3), _labels()
-    criterion = Criterion.of(load_protocol("probe"), None)
-    assert load_protocol("probe").train.loss == LossConfig()
+    criterion = Criterion.of(load_protocol("camvid-small"), None)
+    assert load_protocol("camvid-small").train.loss == LossConfig()
     assert torch.equal(criterion.pixel_loss(logits, labels), pixel_cross_entropy(logits, labels))
     assert criterion.extra_weights == criterion.extra_terms(logits, labels) == {}
 
