@@ -15,7 +15,6 @@ from contextbench.config.files import (
 )
 from contextbench.config.frozen import Plugged, Weight
 from contextbench.system import plugins
-from contextbench.system.plugins import is_place, name_of
 
 
 class HeadConfig(Plugged, Named):
@@ -43,14 +42,14 @@ def load_head(name: str, known: Iterable[str]) -> HeadConfig:
     any class, `package.module:Class`. Raises `ConfigError` as `load_protocol` does.
     """
     heads = set(known)
-    if is_place(name):
-        return validated(HeadConfig, {"name": name_of(name), "head": name}, name)
+    if plugins.is_place(name):
+        return validated(HeadConfig, {"name": plugins.name_of(name), "head": name}, name)
     if name in heads and name not in names_in("heads"):
         return HeadConfig(name=name, head=name)
     path = find_config(name, "heads", extra=heads)
     content = read_mapping(path)
     refuse_stated(HeadConfig, content, str(path))
     config = validated(HeadConfig, {"name": path.stem, **content}, str(path))
-    if config.head not in heads and not is_place(config.head):
+    if config.head not in heads and not plugins.is_place(config.head):
         raise ConfigError(f"{path}: head {config.head!r} is unknown; {nearest(config.head, heads)}")
     return config
