@@ -336,7 +336,7 @@ def test_a_caution_names_the_window_that_is_reached():
 
 @pytest.mark.slow
 def test_a_long_average_of_a_short_run_scores_like_the_last_step(tmp_path):
-    """A constant decay keeps the first weights, of 1.5 % mIoU. The last have 32 %, the mean less."""
+    """A constant decay keeps the first weights, of 1.5 % mIoU; the last have 32 %."""
     options = {"size": 96, "train_images": 64, "eval_images": 16}
     scored = []
     for ema in (None, 0.9999):
