@@ -42,6 +42,9 @@ from tests import small
 
 CPU = torch.device("cpu")
 
+# What `probe` was when the scores of averaged weights were measured.
+MEASURED = str(Path(__file__).parents[1] / "results" / "ablations" / "probe.yaml")
+
 
 def setup(resume: Path | None = None, **settings):
     protocol = small.protocol(**settings)
@@ -336,11 +339,11 @@ def test_a_caution_names_the_window_that_is_reached():
 
 @pytest.mark.slow
 def test_a_long_average_of_a_short_run_scores_like_the_last_step(tmp_path):
-    """A constant decay keeps the first weights, of 1.5 % mIoU; the last have 32 %."""
+    """With a constant decay it keeps the first weights: 1.5 % of mIoU where the last have 33 %."""
     options = {"size": 96, "train_images": 64, "eval_images": 16}
     scored = []
     for ema in (None, 0.9999):
-        protocol = load_protocol("probe", ["backbone.width=16", "precision=float32"])
+        protocol = load_protocol(MEASURED, ["backbone.width=16", "precision=float32"])
         settings = {"crop": (96, 96), "batch": 4, "steps": 60, "ema": ema}
         protocol = protocol.model_copy(
             update={
@@ -352,7 +355,7 @@ def test_a_long_average_of_a_short_run_scores_like_the_last_step(tmp_path):
         totals = run_cell(cell, small.execution(tmp_path / str(ema))).totals
         scored.append(scores(totals.intersection, totals.predicted, totals.labelled).miou)
     last, averaged = scored
-    assert averaged > 0.75 * last
+    assert averaged > 0.9 * last
 
 
 def stopping_at(batches, step, stop):
