@@ -1,6 +1,5 @@
 """The command that runs a paper's ablation and puts its scores beside the measured ones."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +25,10 @@ from contextbench.cli.shared import (
     print_rows,
     seeds_of,
 )
-from contextbench.config.files import names_in
-from contextbench.config.heads import HeadConfig, known_names
+from contextbench.config.heads import HeadConfig, known_names, place_of
 from contextbench.config.protocols import load_protocol
 from contextbench.papers.ablations import Ablation, load_ablation, variants
 from contextbench.report.papers.runs import read_rows
-from contextbench.system import plugins
 
 
 def ablate(
@@ -88,15 +85,13 @@ def ablate(
 
 def _loaded(name: str) -> Ablation:
     """With the code of those of its heads that are plug-ins. Without one it needs no torch."""
-    shipped = names_in("heads")
     ablation = load_ablation(name, known_names())
-    rows = tuple(replace(row, head=_identified(row.head, shipped)) for row in ablation.rows)
+    rows = tuple(replace(row, head=_identified(row.head)) for row in ablation.rows)
     return replace(ablation, rows=rows)
 
 
-def _identified(head: HeadConfig, shipped: Sequence[str]) -> HeadConfig:
-    if head.head in shipped:
-        plugins.entry_place(plugins.HEADS, head.head, shipped)  # refuses a name of two meanings
+def _identified(head: HeadConfig) -> HeadConfig:
+    if place_of(head.head) is None:
         return head
 
     from contextbench.models.heads import identified

@@ -15,6 +15,7 @@ from contextbench.config.files import (
 )
 from contextbench.config.frozen import Plugged, Weight
 from contextbench.system import plugins
+from contextbench.system.reading import given
 
 
 class HeadConfig(Plugged, Named):
@@ -33,6 +34,20 @@ class HeadConfig(Plugged, Named):
 def known_names() -> list[str]:
     """Of registered heads, each of which has a shipped file, and of entry points. No torch."""
     return list(dict.fromkeys([*names_in("heads"), *plugins.installed(plugins.HEADS)]))
+
+
+def place_of(head: str) -> str | None:
+    """Of a class that is installed or named by its place; None for a registered head. No torch.
+
+    Raises `PluginError` for what is none of them, and for a name of two meanings.
+    """
+    registered = names_in("heads")
+    place = plugins.entry_place(plugins.HEADS, head, registered)
+    if head in registered or place is not None:
+        return place
+    if plugins.is_place(head):
+        return head
+    raise plugins.PluginError(f"unknown head {given(head)}; {nearest(head, known_names())}")
 
 
 def load_head(name: str, known: Iterable[str]) -> HeadConfig:

@@ -1,6 +1,5 @@
 """`contextbench profile`: from what was asked on the command line to a record of costs."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -201,13 +200,16 @@ def _feature_sizes(request: HeadRequest) -> list[FeatureSize]:
     if request.sizes is None:
         return [size]
     sides = [part.strip() for part in request.sizes.split(",")]
-    whole = all(re.fullmatch(r"[1-9]\d{0,8}", side) for side in sides)
-    if not whole or len(set(sides)) < len(sides) or max(map(int, sides)) > LARGEST_SIDE:
+    try:
+        sizes = [parse_feature_size(f"{size.channels}x{side}x{side}") for side in sides]
+    except ValueError:
+        sizes = []
+    if not sizes or len(set(sizes)) < len(sizes):
         raise ConfigError(
             f"--sizes {given(request.sizes)}: expected different heights of square feature maps, "
             f"up to {LARGEST_SIDE}, such as 32,48,64"
         )
-    return [size._replace(height=int(side), width=int(side)) for side in sides]
+    return sizes
 
 
 def _check_choice(option: str, chosen: str, allowed: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ installed as its entry point is. No name has two meanings: a clash is refused, n
 from collections.abc import Sequence
 
 from contextbench.config.files import ConfigError, names_in, nearest
-from contextbench.config.heads import HeadConfig, known_names, load_head
+from contextbench.config.heads import HeadConfig, known_names, load_head, place_of
 from contextbench.system import plugins
 from contextbench.system.plugins import Known, PluginError
 from contextbench.system.reading import given
@@ -45,7 +45,7 @@ def named_heads(names: Sequence[str]) -> list[HeadConfig]:
 
 def identified(config: HeadConfig) -> HeadConfig:
     """`config`, which the user gives, with the code that its head is if that is a plug-in."""
-    place = _place_of(config.head)
+    place = place_of(config.head)
     if place is None:
         return config
     _refuse_clash(config.name, place)
@@ -62,19 +62,6 @@ def _refuse_clash(name: str, place: str) -> None:
             f"{place} would be called {name!r} in folders and tables, as {other} head is: give it "
             f"a file of another name, NAME.yaml with the line 'head: {place}'"
         )
-
-
-def _place_of(head: str) -> str | None:
-    """Of a class that is installed or named by its place; None for a registered head.
-
-    Raises `PluginError` for what is none of them, and for a name of two meanings.
-    """
-    place = plugins.entry_place(plugins.HEADS, head, OWN)
-    if head in HEADS or place is not None:
-        return place
-    if plugins.is_place(head):
-        return head
-    raise PluginError(f"unknown head {given(head)}; {nearest(head, known_names())}")
 
 
 def head_class(config: HeadConfig) -> type[ContextHead]:
