@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from contextbench.config.protocols import load_protocol
@@ -88,8 +89,29 @@ def test_ohem_averages_over_the_hard_pixels(threshold: float, keep: int) -> None
 
 def test_ignored_pixels_are_never_hard() -> None:
     labels = _labels().long()
-    hard = hard_pixels(_logits(2, CLASSES, 6, 7), labels, OhemConfig(threshold=1.0, keep=1))
+    losses = F.cross_entropy(
+        _logits(2, CLASSES, 6, 7), labels, ignore_index=IGNORE, reduction="none"
+    )
+    hard = hard_pixels(losses, labels != IGNORE, OhemConfig(threshold=1.0, keep=1))
     assert torch.equal(hard, labels != IGNORE)
+
+
+def test_class_weights_and_smoothing_do_not_change_which_pixels_are_hard() -> None:
+    """The mean of weighted, smoothed losses over the pixels that are hard by the plain one."""
+    logits, labels = _logits(2, CLASSES, 6, 7), _labels().long()
+    ohem, weights = OhemConfig(threshold=0.3, keep=20), torch.tensor([1.0, 9.0, 0.2, 3.0])
+    plain = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    hard = torch.zeros_like(plain, dtype=torch.bool).flatten()
+    order = plain.flatten().sort(descending=True).indices.tolist()
+    for rank, pixel in enumerate(order):
+        hard[pixel] = rank < 20 or math.exp(-plain.flatten()[pixel]) <= 0.3
+    hard = hard.view_as(plain) & (labels != IGNORE)
+    smoothed = F.cross_entropy(
+        logits, labels, weights, ignore_index=IGNORE, reduction="none", label_smoothing=0.1
+    )
+    expected = smoothed[hard].sum() / weights[labels[hard]].sum()
+    criterion = Criterion(class_weights=weights, ohem=ohem, label_smoothing=0.1)
+    torch.testing.assert_close(criterion.pixel_loss(logits, labels), expected)
 
 
 def test_dice_by_hand() -> None:

@@ -38,7 +38,7 @@ from contextbench.data.base import DataError, Facts, LabelSet, Picture, Sample
 PROBE_VERSION = "1"
 
 SPLITS = ("train", "val", "test")
-GRID = 4  # figures a side; `draw_plan` lists as many as fill it
+GRID = 4  # figures a side; as many as `_FIGURES` lists
 MIN_SIDE = 64  # pixels; below, small discs and patterns fall under two pixels
 
 # Colours for eyes with and without colour vision; the two classes of a pair differ in lightness.
@@ -72,6 +72,12 @@ LABELS = LabelSet(
 BACKGROUND, BRICK, MOSS, SCENE, SMALL, LARGE, MARKER = 0, 1, 3, 5, 6, 7, 8
 KEYS, BLOBS = (10, 12, 14), (16, 17, 18)  # one of each a hue
 MATERIALS = 19
+
+# The figures of an image by the number of plain blobs of each hue.
+_FIGURES = {
+    1: (BRICK, MOSS, MARKER, *[SCENE] * 3, *[SMALL] * 2, *[LARGE] * 2, *KEYS, *BLOBS),
+    2: (BRICK, MOSS, MARKER, *[SCENE] * 2, SMALL, LARGE, *KEYS, *BLOBS, *BLOBS),
+}
 
 HUE_CIRCLE = 6 * 256
 _HUE_JITTER = 96  # keeps hues of one image at least 512 - 2 * 96 apart
@@ -146,7 +152,7 @@ class ContextProbe:
     """`length` images of `size` (height, width); `split` and `seed` choose the stream of scenes.
 
     Splits are drawn from different seed material and have no image in common. Figures scale with
-    the shorter side of `size`.
+    the shorter side of `size`. `blobs` is the number of plain blobs of each hue, 1 or 2.
     """
 
     labels = LABELS
@@ -158,6 +164,7 @@ class ContextProbe:
         size: tuple[int, int] = (192, 192),
         seed: int,
         split: str = "train",
+        blobs: int = 1,
     ) -> None:
         if split not in SPLITS:
             raise DataError(f"probe: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
@@ -165,7 +172,10 @@ class ContextProbe:
             raise DataError(f"probe: length {length} must be at least 1 and seed {seed} at least 0")
         if min(size) < MIN_SIDE:
             raise DataError(f"probe: size {size} is too small; both sides need {MIN_SIDE} pixels")
+        if blobs not in _FIGURES:
+            raise DataError(f"probe: blobs {blobs} must be 1 or 2, which are drawn of each hue")
         self.length, self.size, self.seed, self.split = length, size, seed, split
+        self.blobs = blobs
 
     def __len__(self) -> int:
         return self.length
@@ -174,7 +184,8 @@ class ContextProbe:
         if not 0 <= index < self.length:
             raise IndexError(f"probe: index {index} is outside 0 .. {self.length - 1}")
         bits = Bits(self.seed, SPLITS.index(self.split), index)
-        image, labels = render(draw_plan(bits, self.size), bits, self.size)
+        plan = draw_plan(bits, self.size, self.blobs)
+        image, labels = render(plan, bits, self.size)
         return Sample(self.name(index), torch.from_numpy(image), torch.from_numpy(labels))
 
     def image_size(self, _index: int) -> tuple[int, int]:
@@ -194,6 +205,8 @@ class ContextProbe:
             "split": self.split,
             "classes": self.labels.classes,
         }
+        if self.blobs != 1:  # which older records say nothing of
+            facts["blobs"] = self.blobs
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(first.image.numpy().tobytes())
         digest.update(first.labels.numpy().tobytes())
@@ -201,9 +214,9 @@ class ContextProbe:
 
 
 class ProbeSource:
-    """Options: `train_images`, `eval_images` (of val and of test), `size`, `seed`.
+    """Options: `train_images`, `eval_images` (of val and of test), `size`, `seed`, `blobs`.
 
-    `size` is a whole number or [height, width]. No folder is needed.
+    `size` is a whole number or [height, width], `blobs` of each hue 1 or 2. No folder is needed.
     """
 
     def __init__(
@@ -214,9 +227,11 @@ class ProbeSource:
         eval_images: int = 128,
         size: Any = 192,
         seed: int = 0,
+        blobs: int = 1,
     ) -> None:
         self._size = _height_width(size)
         self._seed = _whole("seed", seed)
+        self._blobs = _whole("blobs", blobs)
         evaluated = _whole("eval_images", eval_images)
         counts = {
             "train": _whole("train_images", train_images),
@@ -229,7 +244,9 @@ class ProbeSource:
     def open(self, split: str) -> ContextProbe:
         """Raises `DataError` for an unknown split, and for sizes and counts that are too small."""
         length = self._counts.get(split, 1)
-        return ContextProbe(length=length, size=self._size, seed=self._seed, split=split)
+        return ContextProbe(
+            length=length, size=self._size, seed=self._seed, split=split, blobs=self._blobs
+        )
 
     def images(self, split: str) -> list[Picture]:
         """Drawn as they are read. Raises `DataError` as `open` does."""
@@ -257,8 +274,8 @@ def _height_width(size: Any) -> tuple[int, int]:
     raise DataError(f"dataset probe: size {size!r} must be a whole number or [height, width]")
 
 
-def draw_plan(bits: Bits, size: tuple[int, int]) -> Plan:
-    """What to draw and where."""
+def draw_plan(bits: Bits, size: tuple[int, int], blobs: int = 1) -> Plan:
+    """What to draw and where, with `blobs` plain blobs of each hue."""
     first = bits.below(HUE_CIRCLE)
     hues = tuple(
         (first + third * HUE_CIRCLE // 3 + bits.between(-_HUE_JITTER, _HUE_JITTER)) % HUE_CIRCLE
@@ -266,10 +283,9 @@ def draw_plan(bits: Bits, size: tuple[int, int]) -> Plan:
     )
     patterns = _PATTERNS[bits.below(len(_PATTERNS))]
     marker = bits.below(2)
-    kinds = [BRICK, MOSS, MARKER, *[SCENE] * 3, *[SMALL] * 2, *[LARGE] * 2, *KEYS, *BLOBS]
     cells = bits.shuffled(GRID * GRID)
     figures: list[Disc | Patch] = []
-    for kind, cell in zip(kinds, cells, strict=True):
+    for kind, cell in zip(_FIGURES[blobs], cells, strict=True):
         figures += _place(kind, cell, patterns, bits, size)
     return Plan(marker, hues, patterns, tuple(figures))
 

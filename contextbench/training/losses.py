@@ -7,6 +7,7 @@ too: bfloat16 has fewer than three significant digits, too few for a loss curve.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -129,17 +130,16 @@ class Criterion:
             resized = self._resized(logits, labels)
             target = labels.long()
             weights = None if self.class_weights is None else self.class_weights.to(resized)
-            losses = F.cross_entropy(
-                resized,
-                target,
-                weight=weights,
-                ignore_index=ignore_index,
-                label_smoothing=self.label_smoothing,
-                reduction="none",
+            of_pixels = partial(F.cross_entropy, ignore_index=ignore_index, reduction="none")
+            losses = of_pixels(
+                resized, target, weight=weights, label_smoothing=self.label_smoothing
             )
             counted = target != ignore_index
             if self.ohem is not None:
-                counted = hard_pixels(resized.detach(), target, self.ohem, ignore_index)
+                plain = losses
+                if weights is not None or self.label_smoothing:
+                    plain = of_pixels(resized.detach(), target)
+                counted = hard_pixels(plain.detach(), counted, self.ohem)
             share = counted.float() if weights is None else _of_labels(weights, target) * counted
             return self.mean((losses * counted).sum(), share.sum())
 
@@ -160,17 +160,13 @@ class Criterion:
         return resize_logits(logits.float(), size, align_corners=self.align_corners)
 
 
-def hard_pixels(
-    logits: Tensor, labels: Tensor, ohem: OhemConfig, ignore_index: int = IGNORE
-) -> Tensor:
-    """Which of the labelled pixels count: bool (N, H, W) for logits (N, K, H, W), labels (N, H, W).
+def hard_pixels(losses: Tensor, labelled: Tensor, ohem: OhemConfig) -> Tensor:
+    """Which of the labelled pixels count, by plain cross-entropies; all three are (N, H, W).
 
-    Those whose true class has a probability below the threshold and, if these are fewer than
-    `keep`, the `keep` least probable of the batch.
+    Those whose true class has a probability, exp(-loss), below the threshold and, if these are
+    fewer than `keep`, the `keep` least probable of the batch.
     """
-    labelled = labels != ignore_index
-    true_class = torch.where(labelled, labels, 0)[:, None]
-    probability = logits.softmax(dim=1).gather(1, true_class)[:, 0]
+    probability = (-losses).exp()
     candidates = probability[labelled]
     if candidates.numel() <= ohem.keep:
         return labelled

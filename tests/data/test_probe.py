@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ from contextbench.data.probe import (
 )
 
 SIZE = (96, 96)
-# Probe version 1; sizes 64x64, 192x192 and 96x130.
-GOLDEN = ["5ca40731efe9bc0f", "0ee91b3367768365", "55e050f4fcb574eb"]
+# Probe version 1; sizes 64x64, 192x192 and 96x130, and the second with two blobs a hue.
+GOLDEN = ["5ca40731efe9bc0f", "0ee91b3367768365", "55e050f4fcb574eb", "e88e09cd3fa2870e"]
 NAMES = ContextProbe.labels.classes
 ID = {name: index for index, name in enumerate(NAMES)}
 
@@ -47,6 +48,7 @@ def test_pixels_and_labels_are_the_same_on_every_machine() -> None:
     """Golden digests. A change needs a new `PROBE_VERSION`: old results stop being comparable."""
     samples = [ContextProbe(length=4, size=size, seed=3)[2] for size in [(64, 64), (192, 192)]]
     samples.append(ContextProbe(length=9, size=(96, 130), seed=0, split="val")[8])
+    samples.append(ContextProbe(length=4, size=(192, 192), seed=3, blobs=2)[2])
     digests = [
         hashlib.sha256(s.image.numpy().tobytes() + s.labels.numpy().tobytes()).hexdigest()[:16]
         for s in samples
@@ -64,15 +66,27 @@ def test_samples_have_the_declared_form() -> None:
     assert sample.image.dtype == sample.labels.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("blobs", [1, 2])
 @pytest.mark.parametrize("size", [(64, 64), (96, 150), (192, 192)])
-def test_every_image_holds_all_four_groups(size: tuple[int, int]) -> None:
-    for sample in ContextProbe(length=20, size=size, seed=1):
+def test_every_image_holds_all_four_groups(size: tuple[int, int], blobs: int) -> None:
+    for sample in ContextProbe(length=20, size=size, seed=1, blobs=blobs):
         present = set(sample.labels.unique().tolist())
         either = {name for name in NAMES if name.startswith(("scene_", "local_marker_"))}
         assert {ID[name] for name in set(NAMES) - either} <= present
         assert (ID["scene_a"] in present) == (ID["local_marker_white"] in present)
         assert (ID["scene_b"] in present) == (ID["local_marker_black"] in present)
         assert len(present & {ID["scene_a"], ID["scene_b"]}) == 1
+
+
+@pytest.mark.parametrize("blobs", [1, 2])
+def test_a_grid_is_full_and_each_hue_has_its_key_and_blobs(blobs: int) -> None:
+    """16 cells hold one figure each; a grey or plain blob is three discs."""
+    for index in range(50):
+        drawn = Counter(f.material for f in draw_plan(Bits(0, 0, index), SIZE, blobs).figures)
+        discs = sum(drawn[material] for material in (SCENE, *BLOBS))
+        assert discs / 3 + sum(drawn.values()) - discs == 16
+        assert [drawn[key] for key in KEYS] == [1, 1, 1]
+        assert [drawn[blob] for blob in BLOBS] == [3 * blobs] * 3
 
 
 def test_both_scenes_and_all_patterns_are_equally_frequent() -> None:
@@ -214,7 +228,7 @@ def test_the_size_of_an_image_is_known_without_drawing_it() -> None:
 
 def test_the_fingerprint_tells_what_differs() -> None:
     base = {"length": 5, "size": SIZE, "seed": 0, "split": "train"}
-    changes = [{}, {"length": 6}, {"size": (64, 64)}, {"seed": 1}, {"split": "val"}]
+    changes = [{}, {"length": 6}, {"size": (64, 64)}, {"seed": 1}, {"split": "val"}, {"blobs": 2}]
     prints = [ContextProbe(**{**base, **change}).fingerprint() for change in changes]
     assert len(set(prints)) == len(prints)
     assert prints[0] == ContextProbe(**base).fingerprint()
@@ -227,6 +241,7 @@ def test_the_fingerprint_tells_what_differs() -> None:
         ({"length": 0}, "length 0"),
         ({"seed": -1}, "seed -1"),
         ({"size": (32, 96)}, r"\(32, 96\).*64"),
+        ({"blobs": 3}, "blobs 3.*1 or 2"),
     ],
 )
 def test_impossible_requests_are_refused(change: dict, message: str) -> None:
