@@ -114,6 +114,30 @@ def test_class_weights_and_smoothing_do_not_change_which_pixels_are_hard() -> No
     torch.testing.assert_close(criterion.pixel_loss(logits, labels), expected)
 
 
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        Criterion(),
+        Criterion(ohem=OhemConfig(threshold=0.3, keep=20)),
+        Criterion(class_weights=torch.tensor([1.0, 9.0, 0.2, 3.0]), label_smoothing=0.1),
+    ],
+    ids=["plain", "ohem", "weights, smoothing"],
+)
+def test_the_layout_of_logits_changes_neither_loss_nor_gradient(criterion: Criterion) -> None:
+    """Rows of classes, which channels-last logits are taken as, against the strided dimension."""
+    labels = _labels()
+    losses, gradients = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        logits = _logits(2, CLASSES, 3, 4).contiguous(memory_format=layout).requires_grad_()
+        loss = criterion.pixel_loss(logits, labels)
+        loss.backward()
+        assert logits.grad is not None
+        losses.append(loss.detach())
+        gradients.append(logits.grad)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 def test_dice_by_hand() -> None:
     """Two pixels of class 0, one of 1, none of 2 and 3: 1 - 2 overlap / (predicted + true)."""
     p = torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1], [0.2, 0.6, 0.1, 0.1]])

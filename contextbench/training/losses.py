@@ -43,8 +43,33 @@ def pixel_cross_entropy(
     with torch.autocast(logits.device.type, enabled=False):
         size = (labels.shape[-2], labels.shape[-1])
         resized = resize_logits(logits.float(), size, align_corners=align_corners)
-        total = F.cross_entropy(resized, labels.long(), ignore_index=ignore_index, reduction="sum")
-        return mean(total, (labels != ignore_index).sum())
+        losses = _cross_entropies(resized, labels.long(), ignore_index)
+        return mean(losses.sum(), (labels != ignore_index).sum())
+
+
+def _cross_entropies(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Of each pixel, 0 where ignored: logits (N, K, H, W) and labels (N, H, W) -> (N, H, W).
+
+    In channels-last order the classes of a pixel lie side by side, and softmax over them as rows
+    (N H W, K) takes 0.6 to 0.75 times as long, forward and backward, as over a strided dimension.
+    """
+    of_pixels = partial(
+        F.cross_entropy,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    if logits.is_contiguous() or not logits.is_contiguous(memory_format=torch.channels_last):
+        return of_pixels(logits, labels)
+    rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
+    return of_pixels(rows, labels.flatten()).view_as(labels)
 
 
 def presence_loss(
@@ -130,15 +155,12 @@ class Criterion:
             resized = self._resized(logits, labels)
             target = labels.long()
             weights = None if self.class_weights is None else self.class_weights.to(resized)
-            of_pixels = partial(F.cross_entropy, ignore_index=ignore_index, reduction="none")
-            losses = of_pixels(
-                resized, target, weight=weights, label_smoothing=self.label_smoothing
-            )
+            losses = _cross_entropies(resized, target, ignore_index, weights, self.label_smoothing)
             counted = target != ignore_index
             if self.ohem is not None:
                 plain = losses
                 if weights is not None or self.label_smoothing:
-                    plain = of_pixels(resized.detach(), target)
+                    plain = _cross_entropies(resized.detach(), target, ignore_index)
                 counted = hard_pixels(plain.detach(), counted, self.ohem)
             share = counted.float() if weights is None else _of_labels(weights, target) * counted
             return self.mean((losses * counted).sum(), share.sum())
