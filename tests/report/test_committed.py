@@ -1,5 +1,6 @@
 """The committed tables are those that the committed records give."""
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -12,6 +13,24 @@ ROOT = Path(__file__).parents[2]
 RECIPE = re.compile(r"^results:.*\n((?:\t.*\n)+)", re.MULTILINE)
 TABLES = {".md", ".csv", ".tex"}  # figures depend on the fonts of a machine
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from contextbench.cli import app; app()"
+
+
+# Columns of the README's table, and their names in the table that `plot` makes.
+COLUMNS = {
+    "head": "head",
+    "mIoU %": "mIoU %",
+    "over seeds": "over seeds",
+    "letters of heads": "letters of heads",
+    "difference": "difference points",
+    "local %": "IoU local %",
+    "scene %": "IoU scene %",
+    "size %": "IoU size %",
+    "recall %": "IoU recall %",
+    "params M": "params M",
+    "MACs G": "MACs G",
+    "memory MiB": "memory MiB",
+    "latency × FCN": "latency ×FCN",
+}
 
 
 def commands() -> list[list[str]]:
@@ -45,3 +64,30 @@ def test_make_results_gives_the_committed_tables(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert tables(copy) == tables(ROOT / "results")
     assert {path: path.read_bytes() for path in copy.rglob("*.json")} == records
+
+
+def first_table(text: str) -> list[list[str]]:
+    """Cells of each line of the first table of a Markdown text, without marks of bold."""
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), text.splitlines())
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in table]
+    return [[cell.replace("**", "") for cell in row] for row in (cells[0], *cells[2:])]
+
+
+def test_the_readmes_comparison_is_that_of_the_records() -> None:
+    """Each cell of it; the difference of the highest head to itself is not written."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- demo -->")[1]
+    heading, *rows = first_table(readme)
+    names, *made = first_table((ROOT / "results/probe/table.md").read_text(encoding="utf-8"))
+    assert heading == list(COLUMNS)
+    columns = [names.index(COLUMNS[name]) for name in heading]
+    expected = [[row[column] for column in columns] for row in made]
+    expected[0][heading.index("difference")] = "–"
+    assert rows == expected
+
+
+def test_the_readmes_ablation_is_that_of_the_records() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Papers' tables again")[1]
+    table = ROOT / "results/ablations/probe/ablations/encnet.md"
+    made = first_table(table.read_text(encoding="utf-8"))
+    assert first_table(readme)[1:] == [row[:-1] for row in made[1:]]  # without `separated`
