@@ -198,12 +198,12 @@ def uncounted_operators(runs: Sequence[RunRecord], profile: ProfileRecord | None
     """
     if profile is None:
         return []
-    names = by_head(runs) or profile.heads
+    present = by_head(runs) or profile.heads
     listed = {
         name: set(counts.uncounted)
-        for name in names
-        if name in profile.heads
-        and (counts := profile.heads[name].counts.get(profile.scope)) is not None
+        for name, costs in profile.heads.items()
+        if name in present
+        and (counts := costs.counts.get(profile.scope)) is not None
         and counts.uncounted
     }
     if not listed:

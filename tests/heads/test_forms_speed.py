@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from contextbench.measure.latency import Call, interleaved
+from contextbench.models.precision import Dtype, Precision
 from heads import HEADS, Channels, ContextHead, Features, build_head
 from heads.contract import FORMS
-from tests.heads.calls import forward, forward_backward
+from tests.heads.calls import CPU, forward, forward_backward
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(1800)]
 
 RESOLUTION = 1.05  # how far from each other the times of one function are in so many rounds
-CPU = torch.device("cpu")
 
 
 class Case(NamedTuple):
@@ -47,30 +47,36 @@ CASES = [
 ]
 
 
-def stages(case: Case) -> Features:
-    """As a dilated backbone in the layout of training on a CPU gives them."""
+def stages(case: Case, precision: Precision) -> Features:
+    """As a dilated backbone gives them."""
     widths = Channels(*(case.channels // part for part in (8, 4, 2, 1)))
     sides = (2 * case.side, case.side, case.side, case.side)
     maps = (torch.randn(case.batch, c, s, s) for c, s in zip(widths, sides, strict=True))
-    return Features(*(each.contiguous(memory_format=torch.channels_last) for each in maps))
+    wanted = {"dtype": precision.torch_dtype, "memory_format": precision.torch_memory_format}
+    return Features(*(each.to(**wanted) for each in maps))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("direction", [forward, forward_backward])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_fast_form_is_slower_than_its_reference(
-    case: Case, direction: Callable[[ContextHead, Features], Call]
+    case: Case, direction: Callable[[ContextHead, Features, Precision], Call], dtype: Dtype
 ) -> None:
-    """All heads and both forms take turns; a ratio is the median of those of the rounds."""
-    features, calls = stages(case), {}
+    """All heads and both forms take turns; a ratio is the median of those of the rounds.
+
+    In the layout of training on a CPU. Processors without bfloat16 emulate it, ten times slower.
+    """
+    precision = Precision(dtype, "channels_last")
+    features, calls = stages(case, precision), {}
     widths = Channels(*(stage.shape[1] for stage in features))
     for name in HEADS:
         for form in FORMS:
             head = build_head(name, widths, 21, width=case.width, implementation=form)
             head.to(memory_format=torch.channels_last).eval()
-            calls[name, form] = direction(head, features)
+            calls[name, form] = direction(head, features, precision)
     times = interleaved(calls, rounds=case.rounds, warmup=2, device=CPU)
     ratios = {}
-    print(f"\n{case}, {direction.__name__}, {torch.get_num_threads()} threads")
+    print(f"\n{case}, {direction.__name__}, {dtype}, {torch.get_num_threads()} threads")
     for name in HEADS:
         fast, reference = (times[name, form] for form in ("fast", "reference"))
         of_fcn = statistics.median(fast) / statistics.median(times["fcn", "fast"])
