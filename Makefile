@@ -48,8 +48,8 @@ results: $(VENV)/.installed ## make the tables and figures in results/ again fro
 	$(BIN)/contextbench plot results/complexity/scaling -o results/complexity/scaling
 	$(BIN)/contextbench plot results/complexity/attention-64 -o results/complexity/attention-64
 	$(BIN)/contextbench plot results/complexity/attention-128 -o results/complexity/attention-128
-	$(BIN)/contextbench plot results/complexity/pyramid-oc/forms -o results/complexity/pyramid-oc/forms
-	$(BIN)/contextbench plot results/complexity/pyramid-oc/scaling -o results/complexity/pyramid-oc/scaling
+	$(BIN)/contextbench plot results/complexity/repeated -o results/complexity/repeated
+	$(BIN)/contextbench plot results/complexity/scaling-pyramid-oc -o results/complexity/scaling-pyramid-oc
 
 check: $(VENV)/.installed-dev ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,12 +1,15 @@
 """The committed tables are those that the committed records give."""
 
 import itertools
+import math
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +94,31 @@ def test_the_readmes_ablation_is_that_of_the_records() -> None:
     table = ROOT / "results/ablations/probe/ablations/encnet.md"
     made = first_table(table.read_text(encoding="utf-8"))
     assert first_table(readme)[1:] == [row[:-1] for row in made[1:]]  # without `separated`
+
+
+def forms_as_written(row: "pd.Series[Any]") -> list[str]:
+    """Ratios and times of a line of `forms.csv`, as both READMEs write them."""
+    ratios = [
+        row[f"{scope}_{direction}_speedup"]
+        for scope in ("core", "context")
+        for direction in ("forward", "forward_backward")
+    ]
+    times = [row["context_forward_fast_ms"], row["context_floor_ms"]]
+    peaks = [row[f"context_{form}_activation_peak_bytes"] for form in ("reference", "fast")]
+    return [
+        row["head"],
+        *("–" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios),
+        *(f"{time:.0f}" for time in times),
+        f"{1 / row['context_floor_fraction']:.2f}",
+        *(f"{peak / 2**20:.0f}" for peak in peaks),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "before"),
+    [("README.md", "--scopes core,context"), ("results/complexity/README.md", "--scopes core,")],
+)
+def test_the_readmes_forms_are_those_of_the_record(document: str, before: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8").split(before)[1]
+    made = pd.read_csv(ROOT / "results/complexity/forms/forms.csv")
+    assert first_table(text)[1:] == [forms_as_written(row) for _, row in made.iterrows()]
