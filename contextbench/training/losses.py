@@ -67,10 +67,10 @@ def _cross_entropies(
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    if logits.is_contiguous() or not logits.is_contiguous(memory_format=torch.channels_last):
-        return of_pixels(logits, labels)
-    rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
-    return of_pixels(rows, labels.flatten()).view_as(labels)
+    rows = logits.permute(0, 2, 3, 1)
+    if rows.is_contiguous():
+        return of_pixels(rows.flatten(0, 2), labels.flatten()).view_as(labels)
+    return of_pixels(logits, labels)
 
 
 def presence_loss(

@@ -72,7 +72,7 @@ def test_no_fast_form_is_slower_than_its_reference(
     for name in HEADS:
         for form in FORMS:
             head = build_head(name, widths, 21, width=case.width, implementation=form)
-            head.to(memory_format=torch.channels_last).eval()
+            head.to(memory_format=precision.torch_memory_format).eval()
             calls[name, form] = direction(head, features, precision)
     times = interleaved(calls, rounds=case.rounds, warmup=2, device=CPU)
     ratios = {}

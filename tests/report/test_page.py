@@ -489,7 +489,7 @@ def test_attention_of_an_image_that_is_not_an_example_is_shown_without_it() -> N
 
 
 def test_the_command_names_heads_seeds_and_what_was_changed() -> None:
-    """`probe` is shipped with hundreds of steps; these runs had 7."""
+    """`probe` is shipped with 480 steps; these runs had 7."""
     protocol = load_protocol("probe").model_dump(mode="json")
     protocol["train"]["steps"] = 7
     whole = pages.collection(("fcn", "ppm"), (0, 1), protocol=protocol)
